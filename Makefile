@@ -1,0 +1,75 @@
+# stepfs: `make help` says what there is.
+
+GO          ?= go
+BIN         := bin/stepfs
+# Tools are pinned here and run with `go run`: nothing is installed, and none of
+# what they need gets into go.mod.
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+# Packages whose tests mount for real run one at a time: they are heavy on the
+# disk, and one's leftovers must not be mistaken for another's.
+REAL        := stepfs/fs stepfs/cmd/... stepfs/integration/...
+UNIT         = $(filter-out $(shell $(GO) list $(REAL) 2>/dev/null),$(shell $(GO) list ./...))
+TESTFLAGS   ?=
+ROUNDS      ?= 50
+SOAK_ROUNDS ?= 2000
+
+VERSION     := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+
+.DEFAULT_GOAL := help
+.PHONY: help build deps demo test unit real race lint fmt bench soak clean leftovers
+
+help: ## say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/stepfs
+	@mkdir -p bin
+	$(GO) build -trimpath -o $(BIN) ./cmd/stepfs
+
+deps: ## install what tests and demo need (apt-get; only what is missing)
+	@tools/deps.sh
+
+demo: ## train a small transformer on a mount, lose its checkpoints, get them back
+	@tools/deps.sh demo
+	@$(MAKE) --no-print-directory build
+	@integration/demo/demo.sh
+
+test: deps unit real ## run every test: packages, then the binary on real mounts
+	@tools/leftovers.sh
+
+unit:
+	$(GO) test -p 2 $(TESTFLAGS) $(UNIT)
+
+real:
+	$(GO) test -p 1 -timeout 20m $(TESTFLAGS) $(filter-out stepfs/integration/...,$(REAL))
+	STEPFS_ROUNDS=$(ROUNDS) $(GO) test -p 1 -v -timeout 40m $(TESTFLAGS) ./integration/...
+
+race: deps ## the same under the race detector, with fewer rounds of faults
+	$(GO) test -race -p 2 $(TESTFLAGS) $(UNIT)
+	STEPFS_RACE=1 STEPFS_ROUNDS=10 $(GO) test -race -p 1 -timeout 60m $(TESTFLAGS) $(REAL)
+	@tools/leftovers.sh
+
+lint: ## gofmt, vet, staticcheck, the import arrows, govulncheck
+	@out=$$(gofmt -l .); test -z "$$out" || { echo "gofmt -w these:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) test -count=1 ./internal/lint
+	@tools/vulncheck.sh $(GOVULNCHECK) ./...
+
+fmt: ## gofmt everything
+	gofmt -w .
+
+bench: deps build ## the benchmarks: a table, and bench/out/bench.json
+	@mkdir -p bench/out
+	$(GO) run ./bench -bin $(BIN) -json bench/out/bench.json $(BENCHFLAGS)
+
+soak: deps ## kill -9 the daemon for hours: SOAK_ROUNDS=2000
+	STEPFS_ROUNDS=$(SOAK_ROUNDS) $(GO) test -count=1 -v -timeout 0 -run Kill ./integration
+	@tools/leftovers.sh
+
+leftovers: ## fail when a mount, a daemon or a loop device was left behind
+	@tools/leftovers.sh
+
+clean: ## remove what make made
+	rm -rf bin bench/out integration/out demo

@@ -1,0 +1,167 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"stepfs/chunkstore/pack"
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
+)
+
+// maxEntries bounds the chunks of one pack, so that neither its footer nor its
+// index transaction grows without limit when directory objects are small.
+const maxEntries = 8192
+
+// claim decides what becomes of a chunk of n plain bytes. pw == nil: it is
+// durable already. Otherwise the caller's content depends on pw, and when
+// fresh the caller must append the chunk to it (pw.append).
+//
+// The index is asked under s.mu: between "not in flight" and "claimed" no
+// other pack may become durable with the chunk in it, or it would be stored
+// twice.
+func (s *Store) claim(id ID, n int) (pw *packWriter, fresh bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.closed {
+		return nil, false, ErrClosed
+	}
+	if pw := s.mu.inflight[id]; pw != nil {
+		return pw, false, nil
+	}
+	ok, err := s.usable(id)
+	if err != nil || ok {
+		return nil, false, err
+	}
+	pw = s.mu.cur
+	if pw == nil {
+		pw = &packWriter{s: s, done: make(chan struct{}), opened: time.Now()}
+		s.mu.cur = pw
+		s.mu.packs[pw] = struct{}{}
+	}
+	s.mu.inflight[id] = pw
+	pw.claimed = append(pw.claimed, id)
+	pw.pending++
+	pw.size += int64(n) + pack.PartHeaderSize
+	pw.used = time.Now()
+	if pw.size >= s.cfg.PackSize || len(pw.claimed) >= maxEntries {
+		s.closeLocked(pw)
+	}
+	return pw, true, nil
+}
+
+// usable says whether the durable index has the chunk in a pack that new
+// content may refer to: not one that prune is retiring, and not one that we
+// know to be damaged (storing the chunk again is what heals it).
+func (s *Store) usable(id ID) (bool, error) {
+	loc, rec, err := s.locate(id)
+	if errors.Is(err, state.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return rec.State == schema.PackLive && !s.damage.has(id, loc.Pack), nil
+}
+
+// closeLocked stops pw taking claims; it is finished once its last claimed
+// chunk has been appended.
+func (s *Store) closeLocked(pw *packWriter) {
+	if pw.closed {
+		return
+	}
+	pw.closed = true
+	if s.mu.cur == pw {
+		s.mu.cur = nil
+	}
+	s.finishLocked(pw)
+}
+
+// failLocked makes pw fail for everyone who depends on it, and forgets its
+// claims at once, so that a later ingest of the same chunks starts afresh.
+func (s *Store) failLocked(pw *packWriter, err error) {
+	if pw.failure == nil {
+		pw.failure = err
+	}
+	s.unclaimLocked(pw)
+	s.closeLocked(pw)
+}
+
+func (s *Store) unclaimLocked(pw *packWriter) {
+	for _, id := range pw.claimed {
+		if s.mu.inflight[id] == pw {
+			delete(s.mu.inflight, id)
+		}
+	}
+	pw.claimed = nil
+}
+
+func (s *Store) finishLocked(pw *packWriter) {
+	if pw.closed && pw.pending == 0 && !pw.finishing {
+		pw.finishing = true
+		go pw.finish()
+	}
+}
+
+// appended gives back one claim of pw: its chunk is in the pack's file, with
+// saved bytes less than was reserved, or err says why not.
+func (s *Store) appended(pw *packWriter, saved int64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pw.pending--
+	pw.size -= saved
+	pw.used = time.Now()
+	if err != nil {
+		s.failLocked(pw, err)
+	}
+	s.finishLocked(pw)
+}
+
+// expect is called when somebody starts to wait for pw. A pack closes when it
+// is full; if nobody fills it, it closes by itself, so that a waiter never
+// hangs: after IdleClose without a writer, or after ten times that in any case.
+func (s *Store) expect(pw *packWriter) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !pw.closed && !pw.expected {
+		pw.expected = true
+		time.AfterFunc(s.cfg.IdleClose, pw.idle)
+	}
+}
+
+// idle is the timer that expect started.
+func (pw *packWriter) idle() {
+	s := pw.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if pw.closed {
+		return
+	}
+	quiet := time.Since(pw.used)
+	if quiet >= s.cfg.IdleClose || time.Since(pw.opened) >= 10*s.cfg.IdleClose {
+		s.closeLocked(pw)
+		return
+	}
+	time.AfterFunc(s.cfg.IdleClose-quiet, pw.idle)
+}
+
+// Flush closes the open pack and waits until every pack that was open or on
+// its way is durable and indexed. It returns the first failure.
+func (s *Store) Flush(ctx context.Context) error {
+	s.mu.Lock()
+	if s.mu.cur != nil {
+		s.closeLocked(s.mu.cur)
+	}
+	packs := slices.Collect(maps.Keys(s.mu.packs))
+	s.mu.Unlock()
+	var first error
+	for _, pw := range packs {
+		if err := pw.wait(ctx); err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
+}

@@ -1,0 +1,76 @@
+package chunkstore
+
+import (
+	"sync"
+
+	"stepfs/chunkstore/pack"
+)
+
+// damage remembers what was found damaged or missing since the store was
+// opened. For new content a hit in it is a miss, so that saving the same data
+// again heals it. Its size is that of the damage.
+type damage struct {
+	mu     sync.Mutex
+	lost   map[uint64]struct{}    // packs whose file is gone
+	chunks map[ID]struct{}        // chunks whose bytes are wrong
+	bad    map[pack.Name]struct{} // pack files that can't be adopted
+}
+
+func (d *damage) has(id ID, number uint64) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, lost := d.lost[number]
+	_, bad := d.chunks[id]
+	return lost || bad
+}
+
+func (d *damage) losePack(number uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.lost == nil {
+		d.lost = make(map[uint64]struct{})
+	}
+	d.lost[number] = struct{}{}
+}
+
+func (d *damage) badChunk(id ID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.chunks == nil {
+		d.chunks = make(map[ID]struct{})
+	}
+	d.chunks[id] = struct{}{}
+}
+
+func (d *damage) badPack(name pack.Name) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.bad == nil {
+		d.bad = make(map[pack.Name]struct{})
+	}
+	d.bad[name] = struct{}{}
+}
+
+// healed forgets chunks that have just been stored again.
+func (d *damage) healed(entries []pack.Entry) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.chunks) == 0 {
+		return
+	}
+	for _, e := range entries {
+		delete(d.chunks, e.ID)
+	}
+}
+
+func (d *damage) reset() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lost, d.chunks, d.bad = nil, nil, nil
+}
+
+func (d *damage) counts() (lost, chunks, bad int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.lost), len(d.chunks), len(d.bad)
+}

@@ -1,0 +1,108 @@
+package chunkstore
+
+import (
+	"context"
+	"fmt"
+
+	"stepfs/chunkstore/pack"
+)
+
+// Ingest splits the content of src and stores what is new. prior are the refs
+// of an earlier version at the same offsets, in order; they only save work and
+// may be nil, or of anything else. It runs in the caller's goroutine; at most
+// Config.Workers calls run at a time, the others wait.
+//
+// A chunk is never in memory twice, and no more than one per worker is: what
+// Ingest needs does not grow with the content, but for its refs.
+func (s *Store) Ingest(ctx context.Context, src Source, prior []Ref) (*Pending, error) {
+	segs, err := coalesce(src.Segments())
+	if err != nil {
+		return nil, err
+	}
+	var w *worker
+	select {
+	case w = <-s.workers:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-s.closing:
+		return nil, ErrClosed
+	}
+	if w == nil {
+		w = s.newWorker()
+	}
+	defer func() { s.workers <- w }()
+	p := s.newPending()
+	w.begin(src, prior)
+	defer w.release()
+	for _, seg := range segs {
+		if err := w.segment(ctx, seg, p); err != nil {
+			return nil, fmt.Errorf("ingest: %w", err)
+		}
+	}
+	return p, nil
+}
+
+// segment stores one data range, chunk by chunk.
+func (w *worker) segment(ctx context.Context, seg Segment, p *Pending) error {
+	w.seek(seg)
+	for w.pos < w.limit {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		part, id, inherited, err := w.next()
+		if err != nil {
+			return err
+		}
+		n := len(part) - pack.PartHeaderSize
+		p.refs = append(p.refs, Ref{Off: w.pos, Len: uint32(n), ID: id})
+		w.pos += int64(n)
+		if inherited {
+			p.reused += int64(n)
+			p.s.counters.inherited.Add(uint64(n))
+		}
+		if err := p.add(part, id, pack.TypeData); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Put stores one object as a single chunk of its own type; its ref is
+// Refs()[0]. Objects are at most pack.MaxRaw bytes.
+func (s *Store) Put(ctx context.Context, data []byte) (*Pending, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if len(data) > pack.MaxRaw {
+		return nil, fmt.Errorf("%w: object of %d bytes", ErrSource, len(data))
+	}
+	b := s.buffers.get(pack.PartHeaderSize + len(data))
+	defer s.buffers.put(b)
+	copy(b.bytes[pack.PartHeaderSize:], data)
+	p := s.newPending()
+	id := s.name(data)
+	p.refs = []Ref{{Len: uint32(len(data)), ID: id}}
+	if err := p.add(b.bytes, id, pack.TypeTree); err != nil {
+		return nil, fmt.Errorf("put: %w", err)
+	}
+	return p, nil
+}
+
+// coalesce joins segments that touch: a cut between two of them would be one
+// that no content asked for.
+func coalesce(in []Segment) ([]Segment, error) {
+	var out []Segment
+	end := int64(0)
+	for _, s := range in {
+		if s.Len <= 0 || s.Off < end || s.Off+s.Len < s.Off {
+			return nil, fmt.Errorf("%w: segment of %d bytes at %d, after %d", ErrSource, s.Len, s.Off, end)
+		}
+		if len(out) > 0 && s.Off == end {
+			out[len(out)-1].Len += s.Len
+		} else {
+			out = append(out, s)
+		}
+		end = s.Off + s.Len
+	}
+	return out, nil
+}

@@ -1,0 +1,206 @@
+package pack
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"math/rand"
+	"reflect"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+func drawEntries(t *rapid.T) []Entry {
+	off := int64(HeaderSize)
+	var es []Entry
+	for range rapid.IntRange(0, 6).Draw(t, "entries") {
+		e := Entry{
+			Type:   Type(rapid.Byte().Draw(t, "type")),
+			Enc:    Encoding(rapid.ByteRange(1, 5).Draw(t, "enc")),
+			Offset: off + int64(rapid.IntRange(0, 3).Draw(t, "gap")),
+			Raw:    rapid.Uint32Max(4096).Draw(t, "raw"),
+			CRC:    rapid.Uint32().Draw(t, "crc"),
+		}
+		copy(e.ID[:], rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "id"))
+		e.Stored = e.Raw
+		if e.Enc != EncRaw {
+			e.Stored = rapid.Uint32Max(4096).Draw(t, "stored")
+			if n := rapid.IntRange(0, MaxExt).Draw(t, "ext"); n > 0 {
+				e.Ext = bytes.Repeat([]byte{0xee}, n)
+			}
+		}
+		es = append(es, e)
+		off = e.End()
+	}
+	return es
+}
+
+// whole builds a pack with payloads of zeros.
+func whole(info Info, es []Entry) []byte {
+	b := AppendHeader(nil, info)
+	for _, e := range es {
+		b = append(b, make([]byte, int(e.Offset)-len(b))...)
+		at := len(b)
+		b = append(b, make([]byte, PartHeaderSize)...)
+		PutPartHeader(b[at:], e, info.Domain)
+		b = append(b, e.Ext...)
+		b = append(b, make([]byte, e.Stored)...)
+	}
+	body := int64(len(b))
+	footer := AppendFooter(nil, Footer{Info: info, Body: body, Entries: es})
+	return AppendTrailer(append(b, footer...), body, len(footer))
+}
+
+func TestRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		info := Info{Hash: HashBLAKE3, Domain: rapid.Uint32().Draw(t, "domain")}
+		es := drawEntries(t)
+		b := whole(info, es)
+		f, name, err := ReadFooter(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.Info != info || len(f.Entries) != len(es) {
+			t.Fatalf("footer %+v", f)
+		}
+		for i, e := range es {
+			if !reflect.DeepEqual(f.Entries[i], e) {
+				t.Fatalf("entry %d is %+v, want %+v", i, f.Entries[i], e)
+			}
+			part, domain, err := ParsePartHeader(b[e.Offset:])
+			part.Offset = e.Offset
+			if err != nil || domain != info.Domain || !reflect.DeepEqual(part, e) {
+				t.Fatalf("part %d is %+v, %d, %v, want %+v", i, part, domain, err, e)
+			}
+		}
+		if got, ok := ParseFileName(name.FileName()); !ok || got != name {
+			t.Fatalf("name %s does not parse", name.FileName())
+		}
+		if n := FooterSize(es); int64(n)+f.Body+TrailerSize != int64(len(b)) {
+			t.Fatalf("footer size %d", n)
+		}
+	})
+}
+
+// TestFlips: no bit of header, part header, footer or trailer can change
+// unnoticed.
+func TestFlips(t *testing.T) {
+	info := Info{Hash: HashBLAKE3, Domain: 9}
+	e := Entry{ID: ID{5}, Type: TypeTree, Enc: EncZstd, Offset: HeaderSize, Raw: 99, Stored: 40, CRC: 77, Ext: []byte{1, 2, 3}}
+	good := whole(info, []Entry{e})
+	payload := int(e.PayloadOffset())
+	for i := range good {
+		for _, bit := range []byte{1, 0x10, 0x80} {
+			b := bytes.Clone(good)
+			b[i] ^= bit
+			_, _, footer := ReadFooter(bytes.NewReader(b), int64(len(b)))
+			_, _, part := ParsePartHeader(b[HeaderSize:])
+			inPart := i >= HeaderSize && i < payload
+			inPayload := i >= payload && i < payload+40
+			if errors.Is(part, ErrFormat) != inPart || errors.Is(footer, ErrFormat) == (inPart || inPayload) {
+				t.Fatalf("byte %d ^ %#x: part %v, footer %v", i, bit, part, footer)
+			}
+		}
+	}
+}
+
+func TestTruncated(t *testing.T) {
+	b := whole(Info{Hash: HashBLAKE3}, []Entry{{Type: TypeData, Enc: EncRaw, Offset: HeaderSize, Raw: 3, Stored: 3}})
+	for n := range len(b) {
+		if _, _, err := ReadFooter(bytes.NewReader(b[:n]), int64(n)); !errors.Is(err, ErrFormat) {
+			t.Fatalf("%d of %d bytes: %v", n, len(b), err)
+		}
+	}
+}
+
+// TestLies: footers whose checksum is right and whose content is not.
+func TestLies(t *testing.T) {
+	ok := Entry{Type: TypeData, Enc: EncZstd, Offset: HeaderSize, Raw: 10, Stored: 10}
+	for what, f := range map[string]Footer{
+		"overlap":          {Body: 1000, Entries: []Entry{ok, ok}},
+		"before the body":  {Body: 1000, Entries: []Entry{{Enc: EncZstd, Offset: HeaderSize - 1}}},
+		"behind the body":  {Body: HeaderSize + PartHeaderSize + 9, Entries: []Entry{ok}},
+		"negative offset":  {Body: 1000, Entries: []Entry{{Enc: EncZstd, Offset: -1}}},
+		"offset overflows": {Body: 1000, Entries: []Entry{{Enc: EncZstd, Offset: 1<<63 - 10}}},
+		"huge chunk":       {Body: 1 << 40, Entries: []Entry{{Enc: EncZstd, Offset: HeaderSize, Raw: MaxRaw + 1}}},
+		"huge payload":     {Body: 1 << 40, Entries: []Entry{{Enc: EncZstd, Offset: HeaderSize, Stored: MaxRaw + 1}}},
+		"raw of two sizes": {Body: 1000, Entries: []Entry{{Enc: EncRaw, Offset: HeaderSize, Raw: 10, Stored: 9}}},
+		"body too short":   {Body: HeaderSize - 1},
+		"negative body":    {Body: -1},
+		"unknown hash":     {Info: Info{Hash: 2}, Body: 1000},
+	} {
+		if f.Hash == 0 {
+			f.Hash = HashBLAKE3
+		}
+		if _, err := ParseFooter(AppendFooter(nil, f)); !errors.Is(err, ErrFormat) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// TestGolden holds the format still: these bytes are in people's stores.
+func TestGolden(t *testing.T) {
+	e := Entry{ID: ID{0: 0xaa, 31: 0xbb}, Type: TypeData, Enc: EncRaw, Offset: HeaderSize, Raw: 3, Stored: 3, CRC: Checksum([]byte("abc"))}
+	b := whole(Info{Hash: HashBLAKE3, Domain: 1}, []Entry{e})
+	copy(b[e.PayloadOffset():], "abc")
+	if got := hex.EncodeToString(b); got != golden {
+		t.Fatalf("the format changed:\n%s", got)
+	}
+}
+
+func FuzzReadFooter(f *testing.F) {
+	f.Add(whole(Info{Hash: HashBLAKE3}, nil))
+	f.Add(whole(Info{Hash: HashBLAKE3, Domain: 3}, []Entry{{Type: TypeData, Enc: EncZstd, Offset: HeaderSize, Raw: 30, Stored: 3, Ext: []byte("base")}}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if _, _, err := ReadFooter(bytes.NewReader(b), int64(len(b))); err != nil && !errors.Is(err, ErrFormat) {
+			t.Fatal(err)
+		}
+		fuzzFooter(t, b)
+	})
+}
+
+// fuzzFooter repairs the checksum of b as a footer, so that the fuzzer gets
+// behind it.
+func fuzzFooter(t *testing.T, b []byte) {
+	if len(b) < 4 {
+		return
+	}
+	b = bytes.Clone(b)
+	le.PutUint32(b[len(b)-4:], Checksum(b[:len(b)-4]))
+	f, err := ParseFooter(b)
+	if err != nil {
+		if !errors.Is(err, ErrFormat) {
+			t.Fatal(err)
+		}
+		return
+	}
+	end := int64(HeaderSize)
+	for _, e := range f.Entries {
+		if e.Offset < end || e.End() > f.Body {
+			t.Fatalf("entry out of place: %+v", e)
+		}
+		end = e.End()
+	}
+}
+
+func FuzzParsePartHeader(f *testing.F) {
+	f.Add(whole(Info{Hash: HashBLAKE3}, []Entry{{Enc: EncRaw, Offset: HeaderSize}})[HeaderSize:])
+	f.Add(randomBytes(80))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if e, _, err := ParsePartHeader(b); err == nil && e.Raw > MaxRaw {
+			t.Fatalf("%+v", e)
+		}
+	})
+}
+
+func FuzzFooterEntries(f *testing.F) {
+	f.Add(AppendFooter(nil, Footer{Info: Info{Hash: HashBLAKE3}, Body: 4000, Entries: []Entry{{Enc: EncRaw, Offset: 32}, {Enc: EncRaw, Offset: 200}}}))
+	f.Fuzz(fuzzFooter)
+}
+
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	rand.New(rand.NewSource(1)).Read(b)
+	return b
+}

@@ -1,0 +1,203 @@
+package chunkstore
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"stepfs/chunkstore/pack"
+)
+
+const tmpSuffix = ".tmp"
+
+// packWriter is one pack from its first claim until it is durable and indexed,
+// or has failed. Nothing of a pack is kept in memory but its table of
+// contents: parts go to the file as they come.
+type packWriter struct {
+	s      *Store
+	done   chan struct{} // closed when the pack is durable and indexed, or failed
+	err    error         // why it failed; read only after done
+	opened time.Time
+
+	// Under s.mu:
+	claimed   []ID
+	pending   int   // claims whose chunk is not in the file yet
+	size      int64 // bytes written and reserved
+	used      time.Time
+	closed    bool // takes no more claims
+	finishing bool
+	expected  bool // somebody waits
+	failure   error
+
+	// wmu orders the appends. It is taken before s.mu.
+	wmu     sync.Mutex
+	file    vfs.File
+	tmp     string
+	slot    bool
+	off     int64
+	entries []pack.Entry
+	broken  error // the first write error: the file is of no use after it
+}
+
+// wait returns once the pack is durable and indexed, or why it is not.
+func (pw *packWriter) wait(ctx context.Context) error {
+	select {
+	case <-pw.done:
+		return pw.err
+	default:
+	}
+	select {
+	case <-pw.done:
+		return pw.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// append writes the payload part[pack.PartHeaderSize:] as the chunk e, which
+// the caller has claimed; the room before it takes the part's header, so that
+// a part is one write(2).
+func (pw *packWriter) append(part []byte, e pack.Entry) error {
+	e.Stored = uint32(len(part) - pack.PartHeaderSize)
+	e.CRC = pack.Checksum(part[pack.PartHeaderSize:])
+	err := pw.write(part, e)
+	pw.s.appended(pw, int64(e.Raw)-int64(e.Stored), err)
+	return err
+}
+
+func (pw *packWriter) write(part []byte, e pack.Entry) error {
+	pw.wmu.Lock()
+	defer pw.wmu.Unlock()
+	if pw.broken == nil && pw.file == nil {
+		pw.broken = pw.create()
+	}
+	if pw.broken != nil {
+		return pw.broken
+	}
+	e.Offset = pw.off
+	pack.PutPartHeader(part, e, pw.s.cfg.Domain)
+	if pw.broken = pw.put(part); pw.broken != nil {
+		return pw.broken
+	}
+	pw.entries = append(pw.entries, e)
+	return nil
+}
+
+func (pw *packWriter) put(b []byte) error {
+	n, err := pw.file.Write(b)
+	pw.off += int64(n)
+	if err != nil {
+		return fmt.Errorf("write pack: %w", err)
+	}
+	return nil
+}
+
+// create makes the temporary file. It waits for a slot first: packs that are
+// on their way to the disk hold dirty memory, and the disk sets the pace.
+// A pack with a slot never waits for one without, so this ends.
+func (pw *packWriter) create() error {
+	s := pw.s
+	s.slots <- struct{}{}
+	pw.slot = true
+	pw.tmp = s.fs.PathJoin(s.dir, fmt.Sprintf("%016x%s", s.tmpSeq.Add(1), tmpSuffix))
+	f, err := s.fs.Create(pw.tmp, "stepfs-pack")
+	if err != nil {
+		return fmt.Errorf("create pack: %w", err)
+	}
+	pw.file = f
+	return pw.put(pack.AppendHeader(nil, s.packInfo()))
+}
+
+func (s *Store) packInfo() pack.Info {
+	return pack.Info{Hash: pack.HashBLAKE3, Domain: s.cfg.Domain}
+}
+
+// finish makes the pack durable and indexes it, or cleans up after a failure,
+// and tells everyone who waits. It runs once, after the last append.
+func (pw *packWriter) finish() {
+	s := pw.s
+	s.mu.Lock()
+	err := pw.failure
+	s.mu.Unlock()
+	if err == nil {
+		err = pw.seal()
+	} else {
+		pw.discard()
+	}
+	s.mu.Lock()
+	s.unclaimLocked(pw)
+	delete(s.mu.packs, pw)
+	pw.err = err
+	pw.entries = nil // a Pending may keep pw for long
+	close(pw.done)
+	s.mu.Unlock()
+	if pw.slot {
+		<-s.slots
+	}
+}
+
+// seal: footer, fsync, rename, fsync of the directory, and only then the index.
+// It leaves no file behind when it fails, with one exception (see publish).
+func (pw *packWriter) seal() error {
+	s, body := pw.s, pw.off
+	footer := pack.AppendFooter(nil, pack.Footer{Info: s.packInfo(), Body: body, Entries: pw.entries})
+	name := pack.NameOf(footer)
+	err := pw.put(pack.AppendTrailer(footer, body, len(footer)))
+	if err == nil {
+		if err = pw.file.Sync(); err != nil {
+			err = fmt.Errorf("sync pack: %w", err)
+		}
+	}
+	if err != nil {
+		pw.discard()
+		return err
+	}
+	dropCache(pw.file)
+	if err := pw.file.Close(); err != nil {
+		pw.file = nil
+		pw.discard()
+		return fmt.Errorf("close pack: %w", err)
+	}
+	pw.file = nil
+	path := s.fs.PathJoin(s.dir, name.FileName())
+	if err := s.fs.Rename(pw.tmp, path); err != nil {
+		pw.discard()
+		return fmt.Errorf("name pack: %w", err)
+	}
+	pw.tmp = path
+	if err := s.syncDir(); err != nil {
+		pw.discard()
+		return fmt.Errorf("sync pack directory: %w", err)
+	}
+	return pw.publish(name, body)
+}
+
+// publish indexes the durable pack. If that fails while the engine is well,
+// nothing refers to the file, and it goes. If the engine itself has failed,
+// the record may or may not be in the journal: then the file stays, for the
+// index to point at or for the next Open to adopt.
+func (pw *packWriter) publish(name pack.Name, body int64) error {
+	err := pw.s.indexPack(name, body, pw.entries)
+	if err != nil && pw.s.db.Err() == nil {
+		pw.discard()
+	}
+	return err
+}
+
+// discard removes what there is of the file. Errors are of no interest: the
+// caller has a better one, and the next Open removes what is left.
+func (pw *packWriter) discard() {
+	if pw.file != nil {
+		_ = pw.file.Close()
+		pw.file = nil
+	}
+	if pw.tmp != "" {
+		_ = pw.s.fs.Remove(pw.tmp)
+	}
+}
+
+func isTemp(name string) bool { return strings.HasSuffix(name, tmpSuffix) }

@@ -1,0 +1,103 @@
+package chunkstore
+
+import (
+	"context"
+
+	"stepfs/chunkstore/pack"
+)
+
+// Pending is content that has been handed to the store. Its refs are final,
+// but nothing may be told that they are stored before Wait has returned nil.
+type Pending struct {
+	s      *Store
+	refs   []Ref
+	packs  map[*packWriter]struct{} // not known to be done
+	new    int64
+	stored int64
+	reused int64
+}
+
+func (s *Store) newPending() *Pending {
+	return &Pending{s: s, packs: make(map[*packWriter]struct{})}
+}
+
+// Refs gives the chunks of the content in order.
+func (p *Pending) Refs() []Ref { return p.refs }
+
+// NewBytes is how many plain bytes were new to the store.
+func (p *Pending) NewBytes() int64 { return p.new }
+
+// StoredBytes is what those bytes take in packs, part headers included.
+func (p *Pending) StoredBytes() int64 { return p.stored }
+
+// InheritedBytes is how many bytes were cut where the earlier version was,
+// without scanning.
+func (p *Pending) InheritedBytes() int64 { return p.reused }
+
+// Wait returns once every chunk of the content is durable and indexed, or why
+// one is not. After an error the content has to be ingested again; what of it
+// was stored will be found.
+func (p *Pending) Wait(ctx context.Context) error {
+	for pw := range p.packs {
+		p.s.expect(pw)
+	}
+	for pw := range p.packs {
+		if err := pw.wait(ctx); err != nil {
+			return err
+		}
+		delete(p.packs, pw)
+	}
+	return nil
+}
+
+// depend notes that the content needs pw. Now and then it forgets packs that
+// are done, so that a huge content does not hold a record of each.
+func (p *Pending) depend(pw *packWriter) {
+	if _, ok := p.packs[pw]; ok {
+		return
+	}
+	if len(p.packs) >= 16 {
+		for old := range p.packs {
+			select {
+			case <-old.done:
+				if old.err == nil {
+					delete(p.packs, old)
+				}
+			default:
+			}
+		}
+	}
+	p.packs[pw] = struct{}{}
+}
+
+// add stores one chunk unless it is there. part is the plain bytes behind room
+// for a part header; it may be overwritten.
+func (p *Pending) add(part []byte, id ID, typ pack.Type) error {
+	s := p.s
+	n := len(part) - pack.PartHeaderSize
+	pw, fresh, err := s.claim(id, n)
+	if err != nil {
+		return err
+	}
+	s.counters.ingested.Add(uint64(n))
+	if pw == nil {
+		s.counters.duplicate.Add(uint64(n))
+		return nil
+	}
+	p.depend(pw)
+	if !fresh {
+		s.counters.duplicate.Add(uint64(n))
+		return nil
+	}
+	e := pack.Entry{ID: id, Type: typ, Raw: uint32(n)}
+	enc, payload, scratch := s.encode(part)
+	defer s.buffers.put(scratch)
+	e.Enc = enc
+	if err := pw.append(payload, e); err != nil {
+		return err
+	}
+	p.new += int64(n)
+	p.stored += int64(len(payload))
+	s.counters.stored.Add(uint64(len(payload)))
+	return nil
+}

@@ -1,0 +1,173 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/cockroachdb/errors/oserror"
+	"github.com/zeebo/blake3"
+
+	"stepfs/chunkstore/pack"
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
+)
+
+// ReadAt fills dst with the bytes of chunk id from off on. rawLen is the
+// chunk's length as its ref says. Every byte comes from a chunk whose name was
+// checked after decoding; after an error dst is of no use. The errors that
+// matter are ErrCorrupt and ErrMissing.
+func (s *Store) ReadAt(ctx context.Context, id ID, rawLen uint32, dst []byte, off int) error {
+	if off < 0 || off > int(rawLen) || len(dst) > int(rawLen)-off {
+		return fmt.Errorf("%w: %d bytes at %d of %d", ErrRange, len(dst), off, rawLen)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s.counters.read.Add(uint64(len(dst)))
+	if e := s.cache.peek(id); e != nil {
+		defer s.cache.release(e)
+		s.counters.cacheHits.Add(1)
+		return copyOut(id, dst, e.buf.bytes, off, rawLen)
+	}
+	if len(dst) == int(rawLen) {
+		done, err := s.readWhole(id, dst)
+		if done || err != nil {
+			return err
+		}
+	}
+	e, err := s.cache.acquire(ctx, id, func() (*buffer, error) { return s.load(id, rawLen) })
+	if err != nil {
+		return err
+	}
+	defer s.cache.release(e)
+	return copyOut(id, dst, e.buf.bytes, off, rawLen)
+}
+
+// copyOut checks against the ref's length too: a ref with the right name and
+// the wrong length is damage elsewhere.
+func copyOut(id ID, dst, plain []byte, off int, rawLen uint32) error {
+	if len(plain) != int(rawLen) {
+		return fmt.Errorf("%w: chunk %x has %d bytes, its ref says %d", ErrCorrupt, id, len(plain), rawLen)
+	}
+	copy(dst, plain[off:])
+	return nil
+}
+
+// readWhole reads a raw chunk that is wanted whole straight into the caller's
+// memory and checks it there. done is false when it is encoded.
+func (s *Store) readWhole(id ID, dst []byte) (done bool, err error) {
+	loc, rec, err := s.find(id, uint32(len(dst)))
+	if err != nil || pack.Encoding(loc.Enc) != pack.EncRaw {
+		return false, err
+	}
+	s.counters.loads.Add(1)
+	return true, s.fetch(id, loc, rec, dst)
+}
+
+// load reads, decodes and verifies a chunk into a buffer of the pool.
+func (s *Store) load(id ID, rawLen uint32) (*buffer, error) {
+	s.loads <- struct{}{}
+	defer func() { <-s.loads }()
+	s.counters.loads.Add(1)
+	loc, rec, err := s.find(id, rawLen)
+	if err != nil {
+		return nil, err
+	}
+	b := s.buffers.get(int(loc.Raw))
+	if err := s.fetch(id, loc, rec, b.bytes); err != nil {
+		s.buffers.put(b)
+		return nil, err
+	}
+	return b, nil
+}
+
+// find locates a chunk for reading: the pack may be retiring.
+func (s *Store) find(id ID, rawLen uint32) (schema.ChunkLoc, schema.PackRecord, error) {
+	loc, rec, err := s.locate(id)
+	if errors.Is(err, state.ErrNotFound) {
+		return loc, rec, fmt.Errorf("%w: chunk %x is not in the index", ErrMissing, id)
+	}
+	if err != nil {
+		return loc, rec, err
+	}
+	if loc.Raw != rawLen || loc.Raw > pack.MaxRaw || loc.Stored > pack.MaxRaw {
+		return loc, rec, fmt.Errorf("%w: chunk %x has %d bytes (stored %d), its ref says %d", ErrCorrupt, id, loc.Raw, loc.Stored, rawLen)
+	}
+	return loc, rec, nil
+}
+
+// fetch fills dst, which is as long as the chunk, and verifies it.
+func (s *Store) fetch(id ID, loc schema.ChunkLoc, rec schema.PackRecord, dst []byte) error {
+	name := pack.Name(rec.Name).FileName()
+	f, err := s.files.acquire(s.fs.PathJoin(s.dir, name))
+	if oserror.IsNotExist(err) {
+		s.damage.losePack(loc.Pack)
+		return s.report(fmt.Errorf("%w: pack %s, with chunk %x in it", ErrMissing, name, id))
+	}
+	if err != nil {
+		return fmt.Errorf("open pack: %w", err)
+	}
+	defer s.files.release(f)
+	err = s.plain(f, loc, dst)
+	if err == nil && s.name(dst) == id {
+		return nil
+	}
+	if err == nil {
+		err = errors.New("its bytes do not have its name")
+	}
+	var io *ioError
+	if errors.As(err, &io) {
+		return fmt.Errorf("read pack %s: %w", name, io.err)
+	}
+	s.damage.badChunk(id)
+	return s.report(fmt.Errorf("%w: pack %s, chunk %x at %d: %w", ErrCorrupt, name, id, loc.Offset, err))
+}
+
+// plain reads a payload and decodes it into dst.
+func (s *Store) plain(f io.ReaderAt, loc schema.ChunkLoc, dst []byte) error {
+	if pack.Encoding(loc.Enc) == pack.EncRaw {
+		if int(loc.Stored) != len(dst) {
+			return fmt.Errorf("raw chunk of %d bytes stored in %d", len(dst), loc.Stored)
+		}
+		return readStored(f, dst, loc.Offset)
+	}
+	b := s.buffers.get(int(loc.Stored))
+	defer s.buffers.put(b)
+	if err := readStored(f, b.bytes, loc.Offset); err != nil {
+		return err
+	}
+	return s.decode(pack.Encoding(loc.Enc), b.bytes, dst)
+}
+
+// ioError is a failure of the disk, which says nothing about the bytes.
+type ioError struct{ err error }
+
+func (e *ioError) Error() string { return e.err.Error() }
+
+func readStored(f io.ReaderAt, b []byte, off int64) error {
+	n, err := f.ReadAt(b, off)
+	if n == len(b) {
+		return nil
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		return fmt.Errorf("the pack ends after %d of %d bytes", n, len(b))
+	}
+	return &ioError{err}
+}
+
+// report tells the owner about damage and gives the error back.
+func (s *Store) report(err error) error {
+	if s.cfg.Events.Damage != nil {
+		s.cfg.Events.Damage(err)
+	}
+	return err
+}
+
+// name gives the chunk name of b.
+func (s *Store) name(b []byte) ID {
+	h := s.hashers.Get().(*blake3.Hasher)
+	defer s.hashers.Put(h)
+	return nameWith(h, b)
+}

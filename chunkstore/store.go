@@ -1,0 +1,181 @@
+package chunkstore
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/zeebo/blake3"
+
+	"stepfs/internal/journal"
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
+)
+
+// DB is what the chunk index needs of the store's metadata: *state.Engine.
+// It is an interface so that tests can make single calls fail.
+type DB interface {
+	Get(key []byte) ([]byte, error)
+	NewIter(lower, upper []byte) (*pebble.Iterator, error)
+	Update(kind schema.Kind, fn func(tx *state.Tx) error) (journal.Pos, error)
+	Sync(pos journal.Pos) error
+	Err() error
+}
+
+// Store is an open chunk store. Its methods are safe for concurrent use.
+type Store struct {
+	cfg   Config
+	db    DB
+	fs    vfs.FS
+	dir   string
+	codec *codec
+
+	dirMu   sync.Mutex // vfs.File.Sync may not run twice at a time
+	dirFile vfs.File   // of dir, for syncing
+
+	workers chan *worker  // free ingest workers; nil ones are not built yet
+	slots   chan struct{} // held by each pack that has a file and is not finished
+	closing chan struct{} // closed by Close
+	hashers sync.Pool     // *blake3.Hasher
+	buffers *bufferPool
+
+	files *fileCache
+	cache *chunkCache
+	loads chan struct{} // chunks being read and decoded at a time
+
+	damage   damage
+	counters counters
+	tmpSeq   atomic.Uint64
+	firstNew uint64 // no pack found at Open has this number or a greater one
+
+	mu struct {
+		sync.Mutex
+		closed   bool
+		inflight map[ID]*packWriter       // claimed chunks that are not indexed yet
+		cur      *packWriter              // takes new claims; nil when there is none
+		packs    map[*packWriter]struct{} // all that are not finished, cur included
+		totals   totals                   // of the indexed packs
+	}
+}
+
+// Open opens the chunk store in dir, which is made if it is not there; its
+// parent must be there, and durable.
+// Temporary files of an earlier run are removed; packs that a crash kept out
+// of the index are adopted; packs whose file is gone are remembered, so that
+// nothing new refers to them.
+func Open(db DB, fs vfs.FS, dir string, cfg Config) (*Store, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	codec, err := newCodec(cfg)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		cfg:     cfg,
+		db:      db,
+		fs:      fs,
+		dir:     dir,
+		codec:   codec,
+		workers: make(chan *worker, cfg.Workers),
+		slots:   make(chan struct{}, cfg.Sealing+1),
+		closing: make(chan struct{}),
+		buffers: newBufferPool(32 << 20),
+		loads:   make(chan struct{}, 4),
+	}
+	for range cfg.Workers {
+		s.workers <- nil
+	}
+	s.hashers.New = func() any { return newHasher(cfg.Key) }
+	s.files = newFileCache(fs, cfg.OpenFiles)
+	s.cache = newChunkCache(cfg.CacheBytes, s.buffers)
+	s.mu.inflight = make(map[ID]*packWriter)
+	s.mu.packs = make(map[*packWriter]struct{})
+	if err := s.openDir(); err != nil {
+		codec.close()
+		return nil, fmt.Errorf("open chunk store %s: %w", dir, err)
+	}
+	return s, nil
+}
+
+func (s *Store) openDir() error {
+	if err := s.fs.MkdirAll(s.dir, 0o700); err != nil {
+		return err
+	}
+	// A pack is only as durable as the directory that it is in.
+	parent, err := s.fs.OpenDir(s.fs.PathDir(s.dir))
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(parent.Sync(), parent.Close()); err != nil {
+		return err
+	}
+	d, err := s.fs.OpenDir(s.dir)
+	if err != nil {
+		return err
+	}
+	s.dirFile = d
+	if err := s.recover(); err != nil {
+		_ = d.Close() // the first error is the one to report
+		return err
+	}
+	return nil
+}
+
+func (s *Store) syncDir() error {
+	s.dirMu.Lock()
+	defer s.dirMu.Unlock()
+	return s.dirFile.Sync()
+}
+
+// Close abandons the open pack, waits for those on their way to the disk, and
+// releases everything. What was abandoned fails with ErrClosed; call Flush
+// first to keep it.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	if s.mu.closed {
+		s.mu.Unlock()
+		return ErrClosed
+	}
+	s.mu.closed = true
+	close(s.closing)
+	if cur := s.mu.cur; cur != nil {
+		s.failLocked(cur, ErrClosed)
+	}
+	s.mu.Unlock()
+	for range s.cfg.Workers { // running Ingest calls end at their next claim
+		<-s.workers
+	}
+	s.mu.Lock()
+	packs := slices.Collect(maps.Keys(s.mu.packs))
+	s.mu.Unlock()
+	for _, pw := range packs {
+		<-pw.done
+	}
+	s.cache.drop()
+	s.files.drop()
+	s.codec.close()
+	return s.dirFile.Close()
+}
+
+func newHasher(key [32]byte) *blake3.Hasher {
+	h, err := blake3.NewKeyed(key[:])
+	if err != nil {
+		panic(err) // only for a key that is not 32 bytes
+	}
+	return h
+}
+
+// nameWith gives the chunk name of b.
+func nameWith(h *blake3.Hasher, b []byte) (id ID) {
+	h.Reset()
+	_, _ = h.Write(b) // never fails
+	h.Sum(id[:0])
+	return id
+}

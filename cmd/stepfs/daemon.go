@@ -1,0 +1,294 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	stepfsfs "stepfs/fs"
+	"stepfs/internal/storedir"
+)
+
+const (
+	logName = storedir.LogName
+
+	// gracePoll is how often a leaving daemon looks whether files are still
+	// open for writing.
+	gracePoll = 50 * time.Millisecond
+
+	// lazyPatience is how long a daemon waits for the last users of a mount
+	// that it took away lazily; they lose it when the process ends.
+	lazyPatience = 2 * time.Second
+)
+
+// daemon is one mount, from the first check to the last close.
+type daemon struct {
+	opts  *mountOptions
+	point string
+	dir   *storedir.Dir
+	store *local
+	mount *mounted
+	api   *apiServer
+	since time.Time
+
+	sigs   chan os.Signal
+	leave  chan leaveCall // from the socket
+	served chan error     // Serve's end: somebody unmounted, or the connection failed
+}
+
+// leaveCall asks the daemon to unmount and, if that worked, to end.
+type leaveCall struct {
+	lazy bool
+	done chan error
+}
+
+// startDaemon goes from a command line to a mount that answers. Whatever it
+// has started it takes down again when a later part fails.
+func startDaemon(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, storeArg, pointArg string) (_ *daemon, err error) {
+	d := &daemon{opts: o, since: time.Now(), sigs: make(chan os.Signal, 4), leave: make(chan leaveCall), served: make(chan error, 1)}
+	signal.Notify(d.sigs, syscall.SIGINT, syscall.SIGTERM)
+	defer func() {
+		if err != nil {
+			signal.Stop(d.sigs)
+			err = errors.Join(err, d.teardown())
+		}
+	}()
+	if err := checkFuse(o.allowOther); err != nil {
+		return nil, err
+	}
+	storePath, err := plannedPath(storeArg)
+	if err != nil {
+		return nil, err
+	}
+	if d.point, err = checkMountpoint(pointArg, storePath, func(s string) { slog.Warn(s) }); err != nil {
+		return nil, err
+	}
+	d.dir, err = storedir.Open(storePath, storedir.Options{Create: true, Command: mountVerb, Mountpoint: d.point})
+	if err != nil {
+		return nil, err
+	}
+	if err := d.settings(flags); err != nil {
+		return nil, err
+	}
+	d.remarks()
+	if d.store, err = openParts(d.dir, o); err != nil {
+		return nil, err
+	}
+	d.store.describe = d.describe
+	if err := ctx.Err(); err != nil {
+		return nil, err // a signal during a long replay
+	}
+	if d.mount, err = mountParts(d.store, d.point, o); err != nil {
+		return nil, err
+	}
+	go func() { d.served <- d.mount.serve() }()
+	if err := d.mount.waitReady(); err != nil {
+		return nil, err
+	}
+	d.api, err = listen(d.dir.Lease().Socket, d.store, d.leave)
+	return d, err
+}
+
+// plannedPath is where the store is or will be, as far as links can be resolved.
+func plannedPath(arg string) (string, error) {
+	abs, err := filepath.Abs(arg)
+	if err != nil {
+		return "", fmt.Errorf("resolving the store: %w", err)
+	}
+	if resolved, err := filepath.EvalSymlinks(abs); err == nil {
+		return resolved, nil
+	}
+	if parent, err := filepath.EvalSymlinks(filepath.Dir(abs)); err == nil {
+		return filepath.Join(parent, filepath.Base(abs)), nil
+	}
+	return abs, nil // storedir says what is wrong with it
+}
+
+// settings completes the options from the store's config, and saves them there.
+func (d *daemon) settings(flags *pflag.FlagSet) error {
+	if err := applySettings(flags, d.dir.Config().Settings); err != nil {
+		return err
+	}
+	if err := d.opts.validate(); err != nil {
+		return err
+	}
+	if !d.opts.save {
+		return nil
+	}
+	return d.dir.SaveSettings(changedSettings(flags, d.dir.Config().Settings))
+}
+
+// remarks says what a person may want to know about the store that was opened.
+func (d *daemon) remarks() {
+	if d.dir.Created() {
+		slog.Info("created a store", "store", d.dir.Path(), "id", d.dir.Config().ID)
+	}
+	if l := d.dir.TookOver(); l != nil {
+		slog.Warn("the last stepfs on this store did not close it", "holder", l.String(), "since", l.Since)
+	}
+	if a := d.dir.Advice(); a != "" {
+		slog.Warn("the store is on "+d.dir.Kind().Name+": "+a, "store", d.dir.Path())
+	}
+}
+
+// snapshotsPath is where people find the snapshots.
+func (d *daemon) snapshotsPath() string {
+	if d.opts.snapshotsOnly {
+		return d.point
+	}
+	return filepath.Join(d.point, d.opts.snapDirName)
+}
+
+func (d *daemon) readyLine() readyLine {
+	return readyLine{Event: "ready", Store: d.dir.Path(), Mountpoint: d.point, Snapshots: d.snapshotsPath(), PID: os.Getpid()}
+}
+
+// describe adds to a status what only the daemon knows.
+func (d *daemon) describe(s *Status) {
+	s.Running, s.PID, s.Since = true, os.Getpid(), d.since.UTC().Truncate(time.Second)
+	s.Mountpoint, s.SnapDir = d.point, d.snapshotsPath()
+}
+
+// run serves until the mount ends, and leaves in order.
+func (d *daemon) run() error {
+	for {
+		select {
+		case err := <-d.served:
+			d.served <- err
+			slog.Info("unmounted", "mountpoint", d.point)
+			return errors.Join(err, d.teardown())
+		case sig := <-d.sigs:
+			return d.onSignal(sig)
+		case call := <-d.leave:
+			err := d.unmount(call.lazy)
+			call.done <- err
+			if err == nil {
+				slog.Info("unmounted on request", "mountpoint", d.point)
+				return d.teardown()
+			}
+		case <-d.dir.Lost():
+			return d.onLost()
+		}
+	}
+}
+
+// onSignal: the job may be writing its last checkpoint; see --grace.
+func (d *daemon) onSignal(sig os.Signal) error {
+	slog.Info("leaving", "signal", sig.String(), "open_for_writing", d.store.openFiles())
+	end := time.After(d.opts.grace)
+	poll := time.NewTicker(gracePoll)
+	defer poll.Stop()
+	for waiting := true; waiting && d.store.openFiles() > 0; {
+		select {
+		case <-poll.C:
+		case <-end:
+			slog.Warn("files are still open for writing", "count", d.store.openFiles(), "grace", d.opts.grace)
+			waiting = false
+		case err := <-d.served:
+			d.served <- err
+			waiting = false
+		case call := <-d.leave:
+			call.done <- errors.New("it is leaving already")
+		case <-d.sigs:
+			return d.atOnce()
+		case <-d.dir.Lost():
+			return d.onLost()
+		}
+	}
+	done := make(chan error, 1)
+	go func() { done <- d.depart() }()
+	select {
+	case err := <-done:
+		return err
+	case <-d.sigs:
+		return d.atOnce()
+	}
+}
+
+// depart unmounts, if need be from under whoever is still there, and closes.
+func (d *daemon) depart() error {
+	err := d.unmount(false)
+	if errors.Is(err, unix.EBUSY) {
+		slog.Warn("the mount is busy, taking it away lazily" + describeHolders(d.point))
+		err = d.unmount(true)
+	}
+	return errors.Join(err, d.teardown())
+}
+
+// atOnce ends without closing anything. What write(2) acknowledged is in the
+// page cache and what fsync acknowledged is on the disk; the next start replays.
+func (d *daemon) atOnce() error {
+	slog.Warn("second signal: ending at once")
+	_ = stepfsfs.Unmount(d.point, true) // the next mount clears what stays
+	return &codedError{code: exitInterrupted, err: errReported}
+}
+
+// onLost ends without writing another byte: the store is somebody else's.
+func (d *daemon) onLost() error {
+	_ = stepfsfs.Unmount(d.point, true) // the next mount clears what stays
+	return fmt.Errorf("the lease of %s went to another machine while this one was stopped; ending without touching the store", d.dir.Path())
+}
+
+// unmount makes everything durable, then unmounts. A busy mount goes on.
+func (d *daemon) unmount(lazy bool) error {
+	select {
+	case err := <-d.served: // already gone
+		d.served <- err
+		return nil
+	default:
+	}
+	if err := d.store.sync(); err != nil {
+		slog.Error("syncing before the unmount", "error", err)
+	}
+	return stepfsfs.Unmount(d.point, lazy)
+}
+
+// teardown closes what is open, in the opposite order of startDaemon.
+func (d *daemon) teardown() error {
+	var errs []error
+	if d.api != nil {
+		errs = append(errs, d.api.close())
+	}
+	quiet := d.mount == nil || d.mountEnded()
+	if d.store != nil {
+		if quiet {
+			errs = append(errs, d.store.Close())
+		} else {
+			// Requests may still be under way: closing the store below them
+			// would be worse than leaving it to the next start's replay.
+			errs = append(errs, d.store.sync())
+		}
+	}
+	if d.dir != nil {
+		errs = append(errs, d.dir.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// mountEnded unmounts what is still mounted and waits for Serve to return.
+func (d *daemon) mountEnded() bool {
+	select {
+	case <-d.served:
+		return true
+	default:
+	}
+	_ = stepfsfs.Unmount(d.point, true) // after a failed start; else it is gone and says so
+	select {
+	case <-d.served:
+		return true
+	case <-time.After(lazyPatience):
+		return false
+	}
+}
+
+// sync is bounded by nothing: the disk is as slow as it is.
+func (l *local) sync() error { return l.syncAll(context.Background()) }

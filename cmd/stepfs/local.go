@@ -1,0 +1,323 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"stepfs/fs/stage"
+	"stepfs/internal/storedir"
+	"stepfs/snapshot"
+)
+
+// local is a service on a store that this process has open: the daemon's own,
+// or that of a command on a store that is not mounted.
+type local struct {
+	dir   *storedir.Dir
+	parts *parts
+	owned bool // Close ends dir, too: there is no daemon around it
+
+	describe func(*Status) // adds what the daemon knows; nil without one
+	faults   *faultLog
+}
+
+var _ service = (*local)(nil)
+
+// openLocal opens a store for one command.
+func openLocal(path, command string) (service, error) {
+	dir, err := storedir.Open(path, storedir.Options{Command: command})
+	if err != nil {
+		return nil, err
+	}
+	// Only drain has anything done in the background: a command that looks at
+	// a store should not have it sealed or ingested meanwhile.
+	l, err := openParts(dir, &mountOptions{passive: command != drainVerb})
+	if err != nil {
+		return nil, errors.Join(err, dir.Close())
+	}
+	l.owned = true
+	return l, nil
+}
+
+// Close closes the store in order, so that the next Open need not replay.
+func (l *local) Close() error {
+	err := l.parts.close()
+	if l.owned {
+		err = errors.Join(err, l.dir.Close())
+	}
+	return err
+}
+
+// syncAll makes everything that was acknowledged durable.
+func (l *local) syncAll(context.Context) error {
+	if err := l.parts.tree.SettleCommitted(context.Background()); err != nil {
+		return err
+	}
+	return l.parts.engine.Sync(l.parts.engine.Pos())
+}
+
+// openFiles counts the files that somebody writes.
+func (l *local) openFiles() (n int) {
+	l.parts.tree.OpenForWriting(func(uint64, uint64) { n++ })
+	return n
+}
+
+// listPage is how many snapshots are asked for at a time.
+const listPage = 1000
+
+func (l *local) Snapshots(ctx context.Context, q SnapshotQuery, fn func(SnapshotInfo) error) error {
+	if q.Barriers {
+		return l.barriers(ctx, fn)
+	}
+	if err := l.steps(ctx, q.Scope, q.Revisions, fn); err != nil || !q.AllScopes {
+		return err
+	}
+	return l.scopesBelow(ctx, q.Scope, q.Revisions, fn)
+}
+
+func (l *local) scopesBelow(ctx context.Context, parent string, revisions bool, fn func(SnapshotInfo) error) error {
+	for _, name := range l.parts.manager.Scopes(parent) {
+		scope := strings.TrimPrefix(parent+"/"+name, "/")
+		if err := l.steps(ctx, scope, revisions, fn); err != nil {
+			return err
+		}
+		if err := l.scopesBelow(ctx, scope, revisions, fn); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *local) steps(ctx context.Context, scope string, revisions bool, fn func(SnapshotInfo) error) error {
+	for after := ""; ; {
+		page, err := l.parts.manager.Steps(scope, after, listPage)
+		if err != nil {
+			return err
+		}
+		for _, i := range page {
+			after = i.Name
+			all := []snapshot.Info{i}
+			if revisions {
+				if all, err = l.parts.manager.Revisions(scope, i.Name, 0); err != nil {
+					return err
+				}
+			}
+			for _, one := range all {
+				if err := errors.Join(ctx.Err(), fn(describeSnapshot(one))); err != nil {
+					return err
+				}
+			}
+		}
+		if len(page) == 0 {
+			return nil
+		}
+	}
+}
+
+func (l *local) barriers(ctx context.Context, fn func(SnapshotInfo) error) error {
+	for after := uint64(0); ; {
+		page, err := l.parts.manager.Barriers(after, listPage)
+		if err != nil {
+			return err
+		}
+		for _, i := range page {
+			after = i.Seq
+			if err := errors.Join(ctx.Err(), fn(describeSnapshot(i))); err != nil {
+				return err
+			}
+		}
+		if len(page) == 0 {
+			return nil
+		}
+	}
+}
+
+// Find resolves what people call a snapshot. "@77" is the barrier 77.
+func (l *local) Find(_ context.Context, scope, name string) (SnapshotInfo, error) {
+	i, err := l.find(scope, name)
+	if errors.Is(err, snapshot.ErrNotExist) {
+		return SnapshotInfo{}, fmt.Errorf("there is no snapshot %s%s", name, inScope(scope))
+	}
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	return describeSnapshot(i), nil
+}
+
+func (l *local) find(scope, name string) (snapshot.Info, error) {
+	if name == "latest" {
+		if i, ok := l.parts.manager.Latest(scope); ok {
+			return i, nil
+		}
+	}
+	if number, ok := strings.CutPrefix(name, "@"); ok {
+		if seq, err := strconv.ParseUint(number, 10, 64); err == nil {
+			return l.parts.manager.Get(seq)
+		}
+	}
+	return l.parts.manager.Resolve(scope, name)
+}
+
+func inScope(scope string) string {
+	if scope == "" {
+		return ""
+	}
+	return " in scope " + scope
+}
+
+func (l *local) Snapshot(ctx context.Context, r SnapshotRequest) (SnapshotInfo, error) {
+	i, err := l.parts.manager.Snapshot(ctx, r.Scope, r.Name, "command", r.Tags)
+	switch {
+	case errors.Is(err, snapshot.ErrExist):
+		return SnapshotInfo{}, fmt.Errorf("a snapshot %s%s exists already", r.Name, inScope(r.Scope))
+	case errors.Is(err, snapshot.ErrBadName):
+		return SnapshotInfo{}, err // it says all
+	case err != nil:
+		return SnapshotInfo{}, fmt.Errorf("taking snapshot %s: %w", r.Name, err)
+	}
+	return describeSnapshot(i), nil
+}
+
+// Rollback returns the snapshot of what was there before.
+func (l *local) Rollback(ctx context.Context, r RollbackRequest) (SnapshotInfo, error) {
+	i, err := l.parts.manager.Rollback(ctx, r.Scope, r.Step)
+	switch {
+	case errors.Is(err, snapshot.ErrNotExist):
+		return SnapshotInfo{}, fmt.Errorf("there is no snapshot %s%s", r.Step, inScope(r.Scope))
+	case errors.Is(err, snapshot.ErrBusy):
+		return SnapshotInfo{}, fmt.Errorf("not rolling back: %w; stop the job first", err)
+	case err != nil:
+		return SnapshotInfo{}, fmt.Errorf("rolling back to %s: %w", r.Step, err)
+	}
+	return describeSnapshot(i), nil
+}
+
+func (l *local) Source(_ context.Context, s SnapshotInfo) (source, error) {
+	i, err := l.parts.manager.Get(s.Sequence)
+	if err != nil {
+		return nil, fmt.Errorf("opening snapshot %s: %w", s.ID, err)
+	}
+	root := i.ScopeIno
+	if root == 0 {
+		root = stage.RootIno
+	}
+	return &viewSource{l.parts.tree.At(i.Seq), root}, nil
+}
+
+// unstored is how much waits for ingest.
+func (l *local) unstored() (n int64, err error) {
+	err = l.parts.tree.Pending(func(f *stage.Frozen) bool {
+		n += f.Bytes()
+		return true
+	})
+	return n, err
+}
+
+func (l *local) Status(ctx context.Context) (Status, error) {
+	cfg := l.dir.Config()
+	s := Status{
+		Store: l.dir.Path(), ID: cfg.ID, Version: version(), OpenFiles: l.openFiles(),
+		Filesystem: l.dir.Kind().Name, Advice: l.dir.Advice(), RecentFault: l.faults.recent(),
+	}
+	if err := l.parts.engine.Err(); err != nil {
+		s.Fault = err.Error()
+	}
+	space, err := l.dir.Space()
+	if err != nil {
+		return Status{}, err
+	}
+	s.SpaceTotal, s.SpaceFree = space.Total, space.Avail
+	if s.Unstored, err = l.unstored(); err != nil {
+		return Status{}, err
+	}
+	if i, ok := l.parts.manager.Latest(""); ok {
+		last := describeSnapshot(i)
+		s.Last = &last
+	}
+	err = l.Snapshots(ctx, SnapshotQuery{AllScopes: true}, func(SnapshotInfo) error { s.Steps++; return nil })
+	if err == nil {
+		err = l.barriers(ctx, func(i SnapshotInfo) error {
+			if i.Step == "" {
+				s.Barriers++
+			}
+			return nil
+		})
+	}
+	if err != nil {
+		return Status{}, err
+	}
+	if l.describe != nil {
+		l.describe(&s)
+	}
+	return s, nil
+}
+
+func (l *local) Stats(context.Context) (Stats, error) {
+	c := l.parts.chunks.Stats()
+	return Stats{
+		Packs: c.Packs, Chunks: c.Chunks, Raw: c.Raw, Stored: c.Stored, PackBytes: c.Size,
+		Index:    l.parts.engine.Metrics().DiskSpaceUsage(),
+		Ingested: c.Ingested, Duplicate: c.Duplicate, Inherited: c.Inherited, Written: c.Written,
+		Read: c.Read, Loads: c.Loads, CacheHits: c.CacheHits,
+		LostPacks: c.LostPacks, BadPacks: c.BadPacks, DamagedChunks: c.DamagedChunks,
+	}, nil
+}
+
+func (l *local) Drain(ctx context.Context, fn func(DrainProgress) error) error {
+	total, err := l.unstored()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	err = l.parts.manager.Drain(ctx, func(left int64) {
+		total = max(total, left)
+		if err := fn(DrainProgress{Total: total, Remaining: left}); err != nil {
+			cancel(err) // nobody listens any more
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("draining: %w", err)
+	}
+	return fn(DrainProgress{Total: total, Done: true})
+}
+
+func describeSnapshot(i snapshot.Info) SnapshotInfo {
+	s := SnapshotInfo{
+		ID: i.ID(), Step: i.Name, Scope: i.Scope, Revision: i.Revision, Sequence: i.Seq,
+		Time: i.Time.UTC(), Reason: i.Reason, Verdict: i.Verdict, Marks: i.Marks, Tags: i.Tags,
+		Logical: i.Logical, New: i.New, Stored: i.Stored, State: i.State,
+	}
+	if s.Tags == nil {
+		s.Tags = []string{} // consumers should not have to tell null from none
+	}
+	return s
+}
+
+// faultLog keeps what went wrong in the background, for the status; all of it
+// goes to the log as well.
+type faultLog struct {
+	mu   sync.Mutex
+	last []string
+}
+
+const keptFaults = 8
+
+func (f *faultLog) add(what string, err error) {
+	slog.Error(what, "error", err)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.last = append(f.last, fmt.Sprintf("%s %s: %v", time.Now().UTC().Format(time.RFC3339), what, err))
+	f.last = f.last[max(0, len(f.last)-keptFaults):]
+}
+
+func (f *faultLog) recent() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]string(nil), f.last...)
+}

@@ -1,0 +1,16 @@
+package main
+
+import (
+	"log/slog"
+	"os"
+)
+
+// setUpLog sends the log to stderr as text; a daemon in the background has its
+// stderr in STORE/stepfs.log.
+func setUpLog(debug bool) {
+	level := slog.LevelInfo
+	if debug {
+		level = slog.LevelDebug
+	}
+	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
+}

@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// mountVerb is the command in the lease of a store that a daemon has.
+const mountVerb = "mount"
+
+// mountOptions are the flags of mount.
+type mountOptions struct {
+	background    bool
+	snapDir       string // hidden, visible
+	snapDirName   string
+	snapshotsOnly bool
+	readOnly      bool
+	allowOther    bool
+	workers       int
+	sealQuiet     time.Duration
+	grace         time.Duration
+	hotLimit      byteSize
+	logFile       string
+	save          bool
+	json          bool // of global
+	passive       bool // nothing is sealed or ingested; for commands without a mount
+}
+
+// notSettings are the flags of mount that describe one start of it, and are
+// never kept in the store's config.
+var notSettings = []string{"daemon", "log-file", "save-settings", "json", "debug", "store", "help"}
+
+func mountCommand(g *global) *cobra.Command {
+	var o mountOptions
+	const usage = "mount [flags] STORE MOUNTPOINT"
+	c := &cobra.Command{
+		Use:   usage,
+		Short: "Mount a store, and create it when it is not there",
+		Long: `Mount the store in the directory STORE on MOUNTPOINT, an empty directory.
+STORE is created when it is not there; its parent directory must be.
+
+The command stays in the foreground until the mount ends (SIGTERM, Ctrl-C,
+stepfs umount) and prints a line once it is ready. With -d it goes to the
+background, and returns once the mount answers.
+
+On SIGTERM or Ctrl-C it serves on while files are open for writing, for --grace
+at most, then syncs, unmounts and leaves. A second signal ends it at once;
+nothing that was acknowledged is lost by that.`,
+		RunE: func(c *cobra.Command, args []string) error {
+			store, rest, err := g.storeAnd(args, usage, 1, 1)
+			if err != nil {
+				return err
+			}
+			o.json = g.json
+			if err := o.validate(); err != nil {
+				return err
+			}
+			return mountError(runMount(c.Context(), c.Flags(), &o, store, rest[0], c.OutOrStdout()))
+		},
+	}
+	f := c.Flags()
+	f.BoolVarP(&o.background, "daemon", "d", false, "go to the background once the mount answers")
+	f.StringVar(&o.snapDir, "snapdir", "hidden", "whether readdir of the root lists the snapshots directory: hidden or visible")
+	f.StringVar(&o.snapDirName, "snapdir-name", "snapshots", "name of the snapshots directory")
+	f.BoolVar(&o.snapshotsOnly, "snapshots-only", false, "mount the snapshots alone, read-only, at MOUNTPOINT/<step>")
+	f.BoolVar(&o.readOnly, "read-only", false, "mount read-only")
+	f.BoolVar(&o.allowOther, "allow-other", false, "let other users in")
+	f.IntVar(&o.workers, "ingest-workers", 0, "how many files are ingested at the same time (default a quarter of the cores)")
+	f.DurationVar(&o.sealQuiet, "seal-quiet", 30*time.Second, "how long a step must have been quiet to be sealed")
+	f.DurationVar(&o.grace, "grace", 25*time.Second, "how long to serve on after SIGTERM while files are open for writing")
+	f.Var(&o.hotLimit, "hot-limit", "evict the whole copies of stored files while the disk has less free than this, like 100G (default a fifth of it)")
+	f.StringVar(&o.logFile, "log-file", "", "where a mount in the background logs (default STORE/stepfs.log)")
+	f.BoolVar(&o.save, "save-settings", false, "keep the flags given here as the store's defaults")
+	return c
+}
+
+// mountError: for mount, which creates stores, a path that cannot become one
+// is an error like others, not a store that is not there.
+func mountError(err error) error {
+	if exitCode(err) == exitNoStore {
+		return &codedError{code: exitError, err: err}
+	}
+	return err
+}
+
+// validate refuses what no store can make sense of, before anything is touched.
+func (o *mountOptions) validate() error {
+	switch {
+	case o.snapDir != "hidden" && o.snapDir != "visible":
+		return fmt.Errorf("--snapdir is hidden or visible, not %q", o.snapDir)
+	case o.snapDirName == "" || o.snapDirName == "." || o.snapDirName == ".." || strings.ContainsAny(o.snapDirName, "/\x00") || len(o.snapDirName) > 255:
+		return fmt.Errorf("--snapdir-name: %q is no name for a directory", o.snapDirName)
+	case o.workers < 0 || o.workers > 1024:
+		return fmt.Errorf("--ingest-workers: %d is not between 1 and 1024", o.workers)
+	case o.sealQuiet < 0:
+		return errors.New("--seal-quiet is negative")
+	case o.grace < 0:
+		return errors.New("--grace is negative")
+	}
+	return nil
+}
+
+// ingestWorkers is how many workers ingest.
+func (o *mountOptions) ingestWorkers() int {
+	if o.workers > 0 {
+		return o.workers
+	}
+	return max(1, runtime.GOMAXPROCS(0)/4)
+}
+
+// keepFree is the room on the disk for which hot copies are evicted; nil is
+// the default.
+func (o *mountOptions) keepFree() func(total uint64) uint64 {
+	if o.hotLimit == 0 {
+		return nil
+	}
+	return func(total uint64) uint64 { return min(uint64(o.hotLimit), total) }
+}
+
+// applySettings gives flags that neither the command line nor the environment
+// set the values that the store's owner saved.
+func applySettings(flags *pflag.FlagSet, settings map[string]string) error {
+	for name, value := range settings {
+		f := flags.Lookup(name)
+		if f == nil || f.Changed || slices.Contains(notSettings, name) {
+			continue // a flag of another version is no reason not to mount
+		}
+		if err := f.Value.Set(value); err != nil {
+			return fmt.Errorf("the store's setting of --%s: %w; replace it with --%s … --save-settings", name, err, name)
+		}
+	}
+	return nil
+}
+
+// changedSettings adds to the saved settings what was set for this mount.
+func changedSettings(flags *pflag.FlagSet, saved map[string]string) map[string]string {
+	all := map[string]string{}
+	for k, v := range saved {
+		all[k] = v
+	}
+	flags.Visit(func(f *pflag.Flag) {
+		if !slices.Contains(notSettings, f.Name) {
+			all[f.Name] = f.Value.String()
+		}
+	})
+	return all
+}
+
+// runMount is the foreground or background mount.
+func runMount(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, store, point string, out io.Writer) error {
+	ready := readyPipe()
+	if o.background && ready == nil {
+		return startBackground(ctx, o, out)
+	}
+	d, err := startDaemon(ctx, flags, o, store, point)
+	if err != nil {
+		return err
+	}
+	if ready != nil {
+		err = d.detach(ready)
+	} else {
+		err = printReady(out, d.readyLine(), o.json)
+	}
+	if err != nil {
+		return errors.Join(err, d.teardown())
+	}
+	return d.run()
+}
+
+// byteSize is a flag for sizes like 512M or 1.5TiB; units are powers of 1024.
+type byteSize int64
+
+func (b *byteSize) String() string {
+	if *b == 0 {
+		return ""
+	}
+	return strconv.FormatInt(int64(*b), 10)
+}
+
+// Type names the flag's value in help texts.
+func (b *byteSize) Type() string { return "size" }
+
+// Set parses a size.
+func (b *byteSize) Set(s string) error {
+	num := strings.TrimRight(strings.ToUpper(strings.TrimSpace(s)), "IB")
+	shift := 0
+	if num != "" {
+		if i := strings.IndexByte("KMGTPE", num[len(num)-1]); i >= 0 {
+			shift, num = 10*(i+1), num[:len(num)-1]
+		}
+	}
+	v, err := strconv.ParseFloat(num, 64)
+	if v *= math.Pow(2, float64(shift)); err != nil || !(v >= 0) || v >= math.MaxInt64 {
+		return fmt.Errorf("%q is not a size like 512M or 100G", s)
+	}
+	*b = byteSize(v)
+	return nil
+}
+
+// readyLine is what mount says once it is ready.
+type readyLine struct {
+	Event      string `json:"event"`
+	Store      string `json:"store"`
+	Mountpoint string `json:"mountpoint"`
+	Snapshots  string `json:"snapshots"`
+	PID        int    `json:"pid"`
+}
+
+func printReady(w io.Writer, r readyLine, json bool) error {
+	if json {
+		return printJSON(w, r)
+	}
+	_, err := fmt.Fprintf(w, "stepfs: %s is mounted on %s, snapshots are in %s\n", r.Store, r.Mountpoint, r.Snapshots)
+	return err
+}

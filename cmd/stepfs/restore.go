@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// restoreOptions are the flags of restore.
+type restoreOptions struct {
+	scope   string
+	workers int
+	json    bool
+	out     io.Writer
+	errs    io.Writer
+}
+
+func restoreCommand(g *global) *cobra.Command {
+	var o restoreOptions
+	const usage = "restore [flags] STORE STEP[:PATH] TARGET"
+	c := &cobra.Command{
+		Use:   usage,
+		Short: "Write a snapshot, or a part of it, to a directory",
+		Long: `Write the snapshot STEP to the directory TARGET, or only PATH of it: a directory's
+content goes into TARGET, a file becomes TARGET.
+
+STEP is a step (its newest revision), a revision like 12000@77, or the name of a
+snapshot. Every byte is checked against its hash while it is read. Files that
+are complete in TARGET already are skipped, so that an interrupted restore goes
+on where it was; other files in TARGET are left alone.`,
+		RunE: func(c *cobra.Command, args []string) error {
+			store, rest, err := g.storeAnd(args, usage, 2, 2)
+			if err != nil {
+				return err
+			}
+			if o.workers < 0 || o.workers > 256 {
+				return fmt.Errorf("--workers: %d is not between 1 and 256", o.workers)
+			}
+			o.json, o.out, o.errs = g.json, c.OutOrStdout(), c.ErrOrStderr()
+			return runRestore(c.Context(), store, rest[0], rest[1], o)
+		},
+	}
+	c.Flags().StringVar(&o.scope, "scope", "", "the directory of the mount that STEP is of")
+	c.Flags().IntVar(&o.workers, "workers", 0, "how many files are written at the same time (default the cores, 8 at most)")
+	return c
+}
+
+func runRestore(ctx context.Context, store, what, to string, o restoreOptions) error {
+	s, err := openService(ctx, store, "restore")
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	info, path, err := findPart(ctx, s, o.scope, what)
+	if err != nil {
+		return err
+	}
+	src, err := s.Source(ctx, info)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	top, err := src.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("there is no %s in %s", path, info.ID)
+	}
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", info.ID, err)
+	}
+	st, err := s.Status(ctx)
+	if err != nil {
+		return err
+	}
+	dir, name, err := prepareTarget(top, to, st.Store)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if o.workers == 0 {
+		o.workers = min(8, runtime.GOMAXPROCS(0))
+	}
+	r := newRestorer(src, dir, o)
+	err = r.run(ctx, top, name)
+	return r.finish(info, to, err)
+}
+
+// findPart takes "STEP:PATH" apart. A name may hold a colon itself, so the
+// whole is tried as a name first.
+func findPart(ctx context.Context, s service, scope, what string) (SnapshotInfo, string, error) {
+	info, err := findStep(ctx, s, scope, what)
+	step, path, split := strings.Cut(what, ":")
+	if err == nil || !split {
+		return info, ".", err
+	}
+	path = filepath.Clean(path)
+	if !filepath.IsLocal(path) {
+		return SnapshotInfo{}, "", fmt.Errorf("%q is not a path inside a snapshot", path)
+	}
+	info, err = findStep(ctx, s, scope, step)
+	return info, path, err
+}
+
+// findStep finds "12000", "12000@77" and "scope/12000".
+func findStep(ctx context.Context, s service, scope, step string) (SnapshotInfo, error) {
+	if i := strings.LastIndexByte(step, '/'); i >= 0 && scope == "" {
+		scope, step = step[:i], step[i+1:]
+	}
+	return s.Find(ctx, scope, step)
+}
+
+// prepareTarget opens the directory that is written to. name is what the
+// restored entry is called in it: "." for a directory, whose content goes
+// there. Everything below is done through the os.Root, so that a symbolic link
+// in the target leads nowhere outside of it.
+func prepareTarget(top node, to, store string) (dir *os.Root, name string, err error) {
+	abs, err := filepath.Abs(to)
+	if err != nil {
+		return nil, "", fmt.Errorf("resolving the target: %w", err)
+	}
+	name = "."
+	if top.mode&unix.S_IFMT != unix.S_IFDIR {
+		if st, err := os.Stat(abs); err == nil && st.IsDir() {
+			name = filepath.Base(top.path)
+		} else {
+			abs, name = filepath.Dir(abs), filepath.Base(abs)
+		}
+	}
+	resolved, err := filepath.EvalSymlinks(abs)
+	if err == nil {
+		abs = resolved
+	}
+	if isWithin(abs, store) {
+		return nil, "", fmt.Errorf("the target %s is inside the store", abs)
+	}
+	if err := os.MkdirAll(abs, 0o755); err != nil {
+		return nil, "", fmt.Errorf("making the target: %w", err)
+	}
+	dir, err = os.OpenRoot(abs)
+	if err != nil {
+		return nil, "", fmt.Errorf("opening the target: %w", err)
+	}
+	return dir, name, nil
+}
+
+// restoreSummary is the last line of `restore --json`.
+type restoreSummary struct {
+	Event    string `json:"event"`
+	Snapshot string `json:"snapshot"`
+	Target   string `json:"target"`
+	Files    int64  `json:"files"`   // written
+	Skipped  int64  `json:"skipped"` // complete already
+	Others   int64  `json:"others"`  // directories, links, …
+	Bytes    int64  `json:"bytes"`   // of the files written
+	Failed   int64  `json:"failed"`
+}
+
+// finish prints what was done and turns failures of single files into exit code 3.
+func (r *restorer) finish(info SnapshotInfo, to string, err error) error {
+	r.bar.finish()
+	if err != nil {
+		if errors.Is(err, context.Canceled) {
+			fmt.Fprintln(r.opts.errs, "stepfs: interrupted; the same command goes on where this one was")
+		}
+		return err
+	}
+	s := restoreSummary{"restored", info.ID, to, r.files.Load(), r.skipped.Load(), r.others.Load(), r.bytes.Load(), r.failed.Load()}
+	if r.opts.json {
+		err = printJSON(r.opts.out, s)
+	} else {
+		_, err = fmt.Fprintf(r.opts.out, "restored %s to %s: %d files, %s; %d were there already\n",
+			info.ID, to, s.Files, humanBytes(s.Bytes), s.Skipped)
+	}
+	if err == nil && s.Failed > 0 {
+		return &codedError{exitPartly, fmt.Errorf("%d entries could not be restored as they were; see above", s.Failed)}
+	}
+	return err
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func snapshotsCommand(g *global) *cobra.Command {
+	var q SnapshotQuery
+	const usage = "snapshots [flags] STORE"
+	c := &cobra.Command{
+		Use:     usage,
+		Aliases: []string{"list"},
+		Short:   "List the snapshots",
+		RunE: func(c *cobra.Command, args []string) error {
+			store, _, err := g.storeAnd(args, usage, 0, 0)
+			if err != nil {
+				return err
+			}
+			s, err := openService(c.Context(), store, c.Name())
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			p := newSnapshotPrinter(c.OutOrStdout(), g.json)
+			if err := s.Snapshots(c.Context(), q, p.print); err != nil {
+				return err
+			}
+			return p.flush()
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&q.Scope, "scope", "", "list the steps of this directory of the mount")
+	f.BoolVar(&q.AllScopes, "all-scopes", false, "list the steps of every scope")
+	f.BoolVar(&q.Revisions, "revisions", false, "list every revision of a step, not only the newest")
+	f.BoolVar(&q.Barriers, "barriers", false, "list every barrier that is kept")
+	return c
+}
+
+// snapshotPrinter prints snapshots as JSON Lines or as a table.
+type snapshotPrinter struct {
+	out   io.Writer
+	json  bool
+	table interface {
+		io.Writer
+		Flush() error
+	}
+	any bool
+}
+
+func newSnapshotPrinter(out io.Writer, json bool) *snapshotPrinter {
+	return &snapshotPrinter{out: out, json: json, table: table(out)}
+}
+
+func (p *snapshotPrinter) print(s SnapshotInfo) error {
+	if p.json {
+		return printJSON(p.out, s)
+	}
+	if !p.any {
+		p.any = true
+		fmt.Fprintln(p.table, "SNAPSHOT\tTIME\tREASON\tVERDICT\tSTATE\tLOGICAL\tNEW\tSTORED\tTAGS")
+	}
+	name := s.ID
+	if s.Scope != "" {
+		name = s.Scope + "/" + name
+	}
+	_, err := fmt.Fprintf(p.table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, humanTime(s.Time), s.Reason, orDash(s.Verdict),
+		s.State, humanBytes(s.Logical), humanBytes(s.New), humanBytes(s.Stored), orDash(strings.Join(s.Tags, ",")))
+	return err
+}
+
+func (p *snapshotPrinter) flush() error { return p.table.Flush() }

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+)
+
+func statsCommand(g *global) *cobra.Command {
+	const usage = "stats STORE"
+	return &cobra.Command{
+		Use:   usage,
+		Short: "Count what the store holds",
+		RunE: func(c *cobra.Command, args []string) error {
+			store, _, err := g.storeAnd(args, usage, 0, 0)
+			if err != nil {
+				return err
+			}
+			s, err := openService(c.Context(), store, c.Name())
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			st, err := s.Stats(c.Context())
+			if err != nil {
+				return err
+			}
+			if g.json {
+				return printJSON(c.OutOrStdout(), st)
+			}
+			return st.print(c.OutOrStdout())
+		},
+	}
+}
+
+func (s *Stats) print(w io.Writer) error {
+	t := table(w)
+	size := func(name string, n uint64) { fmt.Fprintf(t, "%s\t%s\n", name, humanBytes(int64(n))) }
+	fmt.Fprintf(t, "packs\t%d\n", s.Packs)
+	fmt.Fprintf(t, "chunks\t%d\n", s.Chunks)
+	size("in chunks, plain", s.Raw)
+	size("in chunks, encoded", s.Stored)
+	size("pack files", s.PackBytes)
+	size("index", s.Index)
+	fmt.Fprintln(t, "since the store was opened\t")
+	size("  ingested", s.Ingested)
+	size("  of that, there already", s.Duplicate)
+	size("  of that, cut as before", s.Inherited)
+	size("  written to packs", s.Written)
+	size("  read from chunks", s.Read)
+	fmt.Fprintf(t, "  chunks loaded\t%d (and %d from cache)\n", s.Loads, s.CacheHits)
+	if s.LostPacks+s.BadPacks+s.DamagedChunks > 0 {
+		fmt.Fprintf(t, "DAMAGE\t%d packs lost, %d packs unreadable, %d chunks damaged\n", s.LostPacks, s.BadPacks, s.DamagedChunks)
+	}
+	return t.Flush()
+}

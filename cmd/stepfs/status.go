@@ -1,0 +1,67 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+)
+
+func statusCommand(g *global) *cobra.Command {
+	const usage = "status STORE"
+	return &cobra.Command{
+		Use:   usage,
+		Short: "Say what is saved and what is not yet",
+		RunE: func(c *cobra.Command, args []string) error {
+			store, _, err := g.storeAnd(args, usage, 0, 0)
+			if err != nil {
+				return err
+			}
+			s, err := openService(c.Context(), store, c.Name())
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			st, err := s.Status(c.Context())
+			if err != nil {
+				return err
+			}
+			if g.json {
+				return printJSON(c.OutOrStdout(), st)
+			}
+			return st.print(c.OutOrStdout())
+		},
+	}
+}
+
+// print is also what snapshots/.status shows.
+func (s *Status) print(w io.Writer) error {
+	t := table(w)
+	row := func(name, format string, args ...any) { fmt.Fprintf(t, name+"\t"+format+"\n", args...) }
+	row("store", "%s (%s)", s.Store, s.ID)
+	if s.Running {
+		row("mounted", "on %s by pid %d since %s, stepfs %s", s.Mountpoint, s.PID, humanTime(s.Since), s.Version)
+	} else {
+		row("mounted", "no")
+	}
+	if s.Fault != "" {
+		row("FAULT", "%s; the store is read-only until it is mounted again", s.Fault)
+	}
+	if l := s.Last; l != nil {
+		row("last step", "%s, %s, %s, %s", l.ID, humanTime(l.Time), humanBytes(l.Logical), l.State)
+	} else {
+		row("last step", "none yet")
+	}
+	row("steps", "%d", s.Steps)
+	row("barriers kept", "%d", s.Barriers)
+	row("open for writing", "%d files", s.OpenFiles)
+	row("not yet stored", "%s", humanBytes(s.Unstored))
+	row("disk", "%s free of %s (%s)", humanBytes(s.SpaceFree), humanBytes(s.SpaceTotal), s.Filesystem)
+	if s.Advice != "" {
+		row("advice", "%s", s.Advice)
+	}
+	for _, f := range s.RecentFault {
+		row("fault", "%s", f)
+	}
+	return t.Flush()
+}

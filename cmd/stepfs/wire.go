@@ -1,0 +1,162 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"stepfs/chunkstore"
+	stepfsfs "stepfs/fs"
+	"stepfs/fs/stage"
+	"stepfs/internal/livetree"
+	"stepfs/internal/state"
+	"stepfs/internal/storedir"
+	"stepfs/snapshot"
+)
+
+// This file is the only one that makes the parts of a store and knows what
+// each is given: store directory -> state -> chunkstore -> live tree ->
+// snapshots -> kernel.
+
+// parts are an open store, in the order in which they were opened.
+type parts struct {
+	engine  *state.Engine
+	chunks  *chunkstore.Store
+	tree    *stage.Tree
+	manager *snapshot.Manager // and registry
+	ready   atomic.Pointer[snapshot.Manager]
+}
+
+// openParts opens everything behind a locked store directory.
+func openParts(dir *storedir.Dir, o *mountOptions) (_ *local, err error) {
+	p := &parts{}
+	l := &local{dir: dir, parts: p, faults: &faultLog{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("opening the store %s: %w", dir.Path(), err), p.close())
+		}
+	}()
+	if p.engine, err = state.Open(state.Config{Dir: dir.Path(), FS: vfs.Default, BootID: storedir.BootID()}); err != nil {
+		return nil, err
+	}
+	cfg := dir.Config()
+	p.chunks, err = chunkstore.Open(p.engine, vfs.Default, dir.Join(storedir.PacksDir), chunkstore.Config{
+		Polynomial: cfg.Polynomial, Key: cfg.Key, Domain: cfg.Domain, Workers: o.ingestWorkers(),
+		Events: chunkstore.Events{Damage: func(err error) { l.faults.add("stored data is damaged", err) }},
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.tree, err = stage.Open(stage.Config{
+		Engine: p.engine, Disk: stage.NewDisk(dir.Join(storedir.StagingDir)), Chunks: chunkReader{p.chunks},
+		Events: p.treeEvents(l.faults),
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.manager, err = snapshot.Open(snapshot.Config{
+		DB: p.engine, Tree: livetree.New(p.tree), Chunks: p.chunks,
+		SealQuiet: o.sealQuiet, Workers: o.ingestWorkers(), HotLimit: o.keepFree(), ReadOnly: o.passive,
+		Events: snapshot.Events{Fault: l.faults.add, Sealed: func(i snapshot.Info) {
+			slog.Info("sealed", "snapshot", i.ID(), "scope", i.Scope, "reason", i.Reason, "bytes", i.Logical)
+		}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.ready.Store(p.manager)
+	return l, nil
+}
+
+// treeEvents tells the manager what happens in the tree, which is opened
+// before it. What happens until then (recovery's own work) it finds by itself.
+func (p *parts) treeEvents(faults *faultLog) stage.Events {
+	return stage.Events{
+		Changed: func(dir uint64, name string, ino uint64) {
+			if m := p.ready.Load(); m != nil {
+				m.Changed(dir, name, ino)
+			}
+		},
+		Fault: faults.add,
+	}
+}
+
+// close closes in the opposite order. It is safe on parts that failed to open.
+func (p *parts) close() error {
+	var errs []error
+	if p.manager != nil {
+		errs = append(errs, p.manager.Close())
+	}
+	if p.tree != nil {
+		errs = append(errs, p.tree.Close())
+	}
+	if p.chunks != nil {
+		errs = append(errs, p.chunks.Close())
+	}
+	if p.engine != nil {
+		errs = append(errs, p.engine.Close(errors.Join(errs...) == nil))
+	}
+	return errors.Join(errs...)
+}
+
+// chunkReader gives the tree its stored bytes.
+type chunkReader struct{ *chunkstore.Store }
+
+// ReadChunk is ReadAt with the tree's types.
+func (r chunkReader) ReadChunk(ctx context.Context, id [32]byte, raw uint32, dst []byte, off int) error {
+	return r.Store.ReadAt(ctx, chunkstore.ID(id), raw, dst, off)
+}
+
+// mounted is a mount that is served.
+type mounted struct{ server *stepfsfs.Server }
+
+// mountParts mounts the store at point; serve answers it.
+func mountParts(l *local, point string, o *mountOptions) (*mounted, error) {
+	f, err := stepfsfs.New(stepfsfs.Options{
+		Tree: l.parts.tree, Registry: l.parts.manager, Manager: l.parts.manager,
+		SnapDirName: o.snapDirName, SnapDirVisible: o.snapDir == "visible", SnapshotsOnly: o.snapshotsOnly,
+		Status: l.statusFile,
+	})
+	if err != nil {
+		return nil, err
+	}
+	conn, err := stepfsfs.Mount(point, stepfsfs.MountOptions{
+		Source: l.dir.Path(), AllowOther: o.allowOther, ReadOnly: o.readOnly || o.snapshotsOnly,
+	})
+	if err != nil {
+		return nil, err
+	}
+	server, err := f.NewServer(conn, stepfsfs.ServerOptions{
+		Panic: func(v any, stack []byte) {
+			l.faults.add("a request panicked", fmt.Errorf("%v\n%s", v, stack))
+		},
+	})
+	if err != nil {
+		return nil, errors.Join(err, stepfsfs.Unmount(point, true), conn.Close())
+	}
+	return &mounted{server}, nil
+}
+
+func (m *mounted) serve() error     { return m.server.Serve() }
+func (m *mounted) waitReady() error { return m.server.WaitReady() }
+
+// statusFile is snapshots/.status and .status.json.
+func (l *local) statusFile(asJSON bool) ([]byte, error) {
+	s, err := l.Status(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	if asJSON {
+		b, err := json.Marshal(s)
+		return append(b, '\n'), err
+	}
+	var b bytes.Buffer
+	err = s.print(&b)
+	return b.Bytes(), err
+}

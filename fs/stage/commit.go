@@ -1,0 +1,231 @@
+package stage
+
+import (
+	"sync"
+
+	"stepfs/internal/schema"
+)
+
+// A file's content is *committed* when it is closed, or by its own barrier:
+// that is the content which every later snapshot shows until the next commit.
+// Committing copies nothing. It fixes (generation, length), and from then on
+// an overwrite below that length starts a new generation.
+
+// commitContent makes rec's live content the committed one. n is locked.
+func (t *Tree) commitContent(tx *txn, n *inode, rec *schema.Inode) {
+	if !isReg(rec) || rec.Failed || rec.Committed != nil && *rec.Committed == rec.Live {
+		return
+	}
+	if old := rec.Committed; old != nil && t.isSettled(tx, n.ino, old) {
+		rec.Settled = old
+	}
+	c := rec.Live
+	rec.Committed = &c
+	rec.Marked, rec.Reverted = false, false
+	if c.Gen != 0 {
+		p := schema.Pending{Ino: n.ino, Content: c, Epoch: tx.Epoch(), Time: t.now()}
+		tx.Put(schema.Numbered(schema.PrefixPending, c.Gen), p.Encode())
+	}
+}
+
+// isSettled says whether all bytes of a committed content are durable once
+// the journal is: no generation in it has an unsettled mark, but for bytes
+// behind the length that a sync has covered.
+func (t *Tree) isSettled(tx *txn, ino uint64, c *schema.Content) bool {
+	marks, err := t.marks(ino)
+	if err != nil {
+		return false
+	}
+	return settledBy(marks, c)
+}
+
+func settledBy(marks []mark, c *schema.Content) bool {
+	for _, m := range marks {
+		if m.gen >= c.Base && m.gen <= c.Gen && (m.gen != c.Gen || c.Len > m.Settled) {
+			return false
+		}
+	}
+	return true
+}
+
+// mark is an unsettled mark of one generation.
+type mark struct {
+	gen uint64
+	schema.Unsettled
+}
+
+// marks gives the unsettled marks of an inode.
+func (t *Tree) marks(ino uint64) ([]mark, error) {
+	prefix := schema.Numbered(schema.PrefixUnsettled, ino)
+	it, err := t.db.NewIter(prefix, schema.After(prefix))
+	if err != nil {
+		return nil, wrapDisk(err)
+	}
+	defer it.Close()
+	var out []mark
+	for ok := it.First(); ok; ok = it.Next() {
+		_, gen, err := schema.ParseUnsettledKey(it.Key())
+		if err != nil {
+			return nil, wrapDisk(err)
+		}
+		u, err := schema.DecodeUnsettled(it.Value())
+		if err != nil {
+			return nil, wrapDisk(err)
+		}
+		out = append(out, mark{gen, u})
+	}
+	return out, wrapDisk(it.Error())
+}
+
+// commitClosed commits n, which is locked, at its close.
+func (t *Tree) commitClosed(n *inode) error {
+	if !isReg(n.rec) || n.rec.Failed || n.rec.Committed != nil && *n.rec.Committed == n.rec.Live {
+		return nil
+	}
+	rec := *n.rec
+	_, err := t.update(schema.KindClose, func(tx *txn) error {
+		t.commitContent(tx, n, &rec)
+		t.putInode(tx, n, &rec)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	t.noteCommitted(n)
+	t.changed(rec.Parent, rec.Name, n.ino)
+	return nil
+}
+
+// noteCommitted starts what follows a commit in the background.
+func (t *Tree) noteCommitted(n *inode) {
+	if n.rec.Committed != nil && *n.rec.Committed == n.rec.Live && n.rec.Live.Gen != 0 {
+		t.settler.add(n.ino)
+		if t.cfg.Events.Pending != nil {
+			t.cfg.Events.Pending()
+		}
+	}
+}
+
+// Cut is a frozen tree: everything recorded before it carries a version at or
+// below Seq.
+type Cut struct {
+	Seq uint64
+	// Same says that nothing has changed since an earlier cut, Seq, so that no
+	// new one was made.
+	Same   bool
+	Marked []uint64 // append-only files taken though they are open
+	inos   []uint64
+}
+
+// cutSet knows the cuts that are under way: their number is taken and no
+// snapshot of it is in the registry yet, so the reaper must spare it.
+type cutSet struct {
+	mu      sync.Mutex
+	pending map[uint64]bool
+	last    uint64 // newest cut
+	changes uint64 // Tree.changes when it was taken
+}
+
+func (c *cutSet) init() { c.pending = map[uint64]bool{} }
+
+// has says whether a cut in [lo, hi] is under way.
+func (c *cutSet) has(lo, hi uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for seq := range c.pending {
+		if seq >= lo && seq <= hi {
+			return true
+		}
+	}
+	return false
+}
+
+// Cut freezes the tree. The content of the given files is committed as it is;
+// with logs, so is that of files which are open and were only appended to. An
+// inode that is gone by now is passed over. The caller ends the cut with
+// CutDone.
+func (t *Tree) Cut(inos []uint64, logs, force bool) (*Cut, error) {
+	var nodes []*inode
+	defer func() {
+		for _, n := range nodes {
+			t.put(n)
+		}
+	}()
+	marked := map[uint64]bool{}
+	add := func(ino uint64) {
+		if n, err := t.get(ino); err == nil {
+			nodes = append(nodes, n)
+		}
+	}
+	for _, ino := range inos {
+		add(ino)
+	}
+	if logs {
+		for _, n := range t.openLogs() {
+			marked[n] = true
+			add(n)
+		}
+	}
+	defer lockAll(nodes...)()
+	cut := &Cut{}
+	_, err := t.update(schema.KindCut, func(tx *txn) error { return t.cutIn(tx, cut, nodes, marked, force) })
+	if err != nil {
+		return nil, err
+	}
+	return cut, nil
+}
+
+func (t *Tree) cutIn(tx *txn, cut *Cut, nodes []*inode, marked map[uint64]bool, force bool) error {
+	seen := map[uint64]bool{}
+	changed := false
+	for _, n := range nodes {
+		if seen[n.ino] || n.dead {
+			continue
+		}
+		seen[n.ino] = true
+		if !isReg(n.rec) {
+			continue
+		}
+		cut.inos = append(cut.inos, n.ino)
+		rec := *n.rec
+		t.commitContent(tx, n, &rec)
+		if rec.Committed == n.rec.Committed {
+			continue
+		}
+		if changed = true; marked[n.ino] {
+			rec.Marked = true
+			cut.Marked = append(cut.Marked, n.ino)
+		}
+		t.putInode(tx, n, &rec)
+	}
+	t.cuts.mu.Lock()
+	defer t.cuts.mu.Unlock()
+	if !changed && !force && t.cuts.last != 0 && t.cuts.changes == t.changes {
+		cut.Seq, cut.Same = t.cuts.last, true
+		return nil
+	}
+	cut.Seq = tx.Cut()
+	t.cuts.pending[cut.Seq] = true
+	tx.then(func() { t.cuts.last, t.cuts.changes = cut.Seq, t.changes })
+	return nil
+}
+
+// openLogs gives the files that somebody writes and that were only appended
+// to since they were opened.
+func (t *Tree) openLogs() (inos []uint64) {
+	for _, n := range t.inodes.open() {
+		n.mu.RLock()
+		if n.writers > 0 && n.appendOnly && n.rec != nil && isReg(n.rec) {
+			inos = append(inos, n.ino)
+		}
+		n.mu.RUnlock()
+	}
+	return inos
+}
+
+// CutDone ends a cut: its snapshot is in the registry, or never will be.
+func (t *Tree) CutDone(c *Cut) {
+	t.cuts.mu.Lock()
+	defer t.cuts.mu.Unlock()
+	delete(t.cuts.pending, c.Seq)
+}

@@ -1,0 +1,149 @@
+package stage
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// Disk holds staging files, one a generation. It is the seam at which tests
+// put a disk that fails or loses power. Errors keep their errno (%w).
+type Disk interface {
+	// Create makes the empty file of a generation, or opens the one there.
+	Create(gen uint64) (File, error)
+	// Open opens it for reading and writing; fs.ErrNotExist if it is gone.
+	Open(gen uint64) (File, error)
+	// Remove deletes it; one that is not there is no error.
+	Remove(gen uint64) error
+	// SyncDir makes the name of a generation's file durable.
+	SyncDir(gen uint64) error
+	// List calls fn for each file that is there.
+	List(fn func(gen uint64) error) error
+	// Space gives the size and what is free to stepfs of the disk below.
+	Space() (Space, error)
+}
+
+// Space is the state of a disk, in bytes and inodes.
+type Space struct{ Total, Free, Files, FilesFree uint64 }
+
+// File is an open staging file.
+type File interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Sync() error // data and what is needed to read it (fdatasync)
+	// Data gives the first range at or behind off that holds data, from the
+	// disk's own map; io.EOF if there is none.
+	Data(off int64) (start, end int64, err error)
+	Fd() uintptr
+}
+
+// genFanout is how many generations share a directory.
+const genFanout = 4096
+
+// osDisk keeps staging files below a directory of a real filesystem.
+type osDisk struct{ dir string }
+
+// NewDisk gives the staging directory dir, which exists.
+func NewDisk(dir string) Disk { return osDisk{dir} }
+
+func (d osDisk) sub(gen uint64) string {
+	return filepath.Join(d.dir, fmt.Sprintf("%06x", gen/genFanout))
+}
+
+func (d osDisk) path(gen uint64) string {
+	return filepath.Join(d.sub(gen), fmt.Sprintf("%016x", gen))
+}
+
+func (d osDisk) Create(gen uint64) (File, error) {
+	f, err := os.OpenFile(d.path(gen), os.O_RDWR|os.O_CREATE, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(d.sub(gen), 0o700); err != nil {
+			return nil, err
+		}
+		f, err = os.OpenFile(d.path(gen), os.O_RDWR|os.O_CREATE, 0o600)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+func (d osDisk) Open(gen uint64) (File, error) {
+	f, err := os.OpenFile(d.path(gen), os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+func (d osDisk) Remove(gen uint64) error {
+	if err := os.Remove(d.path(gen)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// SyncDir syncs the fan-out directory and, since it may be new, the one above.
+func (d osDisk) SyncDir(gen uint64) error {
+	for _, p := range [...]string{d.sub(gen), d.dir} {
+		f, err := os.Open(p)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return fmt.Errorf("sync %s: %w", p, err)
+		}
+	}
+	return nil
+}
+
+func (d osDisk) List(fn func(gen uint64) error) error {
+	return filepath.WalkDir(d.dir, func(p string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		gen, err := strconv.ParseUint(e.Name(), 16, 64)
+		if err != nil {
+			return nil // not ours: left alone
+		}
+		return fn(gen)
+	})
+}
+
+func (d osDisk) Space() (Space, error) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(d.dir, &s); err != nil {
+		return Space{}, fmt.Errorf("statfs %s: %w", d.dir, err)
+	}
+	b := uint64(s.Bsize)
+	return Space{Total: s.Blocks * b, Free: s.Bavail * b, Files: s.Files, FilesFree: s.Ffree}, nil
+}
+
+type osFile struct{ *os.File }
+
+func (f osFile) Sync() error {
+	for {
+		if err := unix.Fdatasync(int(f.Fd())); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+func (f osFile) Data(off int64) (start, end int64, err error) {
+	start, err = unix.Seek(int(f.Fd()), off, unix.SEEK_DATA)
+	if err == unix.ENXIO {
+		return 0, 0, io.EOF
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("seek data: %w", err)
+	}
+	end, err = unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE)
+	return start, end, err
+}

@@ -1,0 +1,193 @@
+package stage
+
+import (
+	"golang.org/x/sys/unix"
+
+	"stepfs/internal/schema"
+)
+
+// handle is one open(2) of a file. Under its inode's mutex.
+type handle struct {
+	fh       uint64
+	writable bool
+	append   bool
+	flushed  bool // a FLUSH came after the last write through any handle
+}
+
+func newHandle(fh uint64, flags uint32) *handle {
+	acc := flags & unix.O_ACCMODE
+	return &handle{fh: fh, writable: acc == unix.O_WRONLY || acc == unix.O_RDWR, append: flags&unix.O_APPEND != 0}
+}
+
+func (n *inode) addHandle(h *handle) {
+	if n.handles == nil {
+		n.handles = map[uint64]*handle{}
+	}
+	n.handles[h.fh] = h
+	if h.writable {
+		if n.writers++; n.writers == 1 {
+			n.appendOnly = true
+		}
+	}
+}
+
+// Create makes a regular file and opens it. ErrExist if the name is taken.
+func (t *Tree) Create(parent uint64, name string, mode, flags uint32, c Cred) (Attr, uint64, error) {
+	h := newHandle(t.nextFh.Add(1), flags)
+	a, err := t.make(parent, name, spec{mode: ModeReg | mode&modePerm, cred: c, open: h})
+	if err != nil {
+		return Attr{}, 0, err
+	}
+	return a, h.fh, nil
+}
+
+// Open opens a file, emptying it for O_TRUNC. Each Open is given back by one
+// Release.
+func (t *Tree) Open(ino uint64, flags uint32, c Cred) (uint64, error) {
+	n, err := t.get(ino)
+	if err != nil {
+		return 0, err
+	}
+	h := newHandle(t.nextFh.Add(1), flags)
+	n.mu.Lock()
+	switch {
+	case n.dir && h.writable:
+		err = ErrIsDir
+	case n.dead:
+		err = ErrNotExist
+	default:
+		n.addHandle(h)
+		if flags&unix.O_TRUNC != 0 && isReg(n.rec) {
+			if err = t.truncate(n, 0); err != nil {
+				n.dropHandle(h)
+			}
+		}
+	}
+	n.mu.Unlock()
+	if err != nil {
+		t.put(n)
+		return 0, err
+	}
+	return h.fh, nil
+}
+
+func (n *inode) dropHandle(h *handle) {
+	delete(n.handles, h.fh)
+	if h.writable {
+		n.writers--
+	}
+}
+
+// Flush is one close(2) of a descriptor: of the handle, or of a duplicate.
+// Once every writable handle was flushed and nothing was written since, the
+// file is closed and its content is what the next snapshot shows.
+// dying says that the closing process is being killed by a signal: what it
+// leaves is not a commit.
+func (t *Tree) Flush(ino, fh uint64, dying bool) error {
+	n, err := t.get(ino)
+	if err != nil {
+		return nil // deleted meanwhile: nothing to commit
+	}
+	defer t.put(n)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	h := n.handles[fh]
+	if h == nil || !h.writable || dying {
+		return nil
+	}
+	h.flushed = true
+	return t.closeIfFlushed(n)
+}
+
+// closeIfFlushed commits the content of n, whose lock is held, if no handle
+// may still be writing it.
+func (t *Tree) closeIfFlushed(n *inode) error {
+	for _, h := range n.handles {
+		if h.writable && !h.flushed {
+			return nil
+		}
+	}
+	return t.commitClosed(n)
+}
+
+// unflush notes a write: every writable handle has to be flushed again.
+func (n *inode) unflush() {
+	for _, h := range n.handles {
+		h.flushed = false
+	}
+}
+
+// Release ends a handle. The last one of an unlinked file ends the file. It
+// commits nothing: a close came as FLUSH, and what a dying process left stays
+// uncommitted.
+func (t *Tree) Release(ino, fh uint64) {
+	n, err := t.get(ino)
+	if err != nil {
+		return
+	}
+	defer t.put(n)
+	n.mu.Lock()
+	h := n.handles[fh]
+	if h == nil {
+		n.mu.Unlock()
+		return
+	}
+	n.dropHandle(h)
+	if len(n.handles) == 0 && n.rec.Nlink == 0 && !n.dead {
+		t.fault("free an unlinked file", t.freeOrphan(n))
+	}
+	n.mu.Unlock()
+	t.put(n) // the reference that Open took
+}
+
+// freeOrphan deletes an inode that lost its last link while it was open.
+func (t *Tree) freeOrphan(n *inode) error {
+	_, err := t.update(schema.KindSweep, func(tx *txn) error {
+		rec := *n.rec
+		tx.Delete(schema.Numbered(schema.PrefixOrphan, n.ino))
+		t.deleteInode(tx, n, &rec)
+		return nil
+	})
+	return err
+}
+
+// Writers counts the writable handles of a file.
+func (t *Tree) Writers(ino uint64) int {
+	t.inodes.mu.Lock()
+	n := t.inodes.all[ino]
+	t.inodes.mu.Unlock()
+	if n == nil {
+		return 0
+	}
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return n.writers
+}
+
+// OpenForWriting calls fn for each file that has a writable handle.
+func (t *Tree) OpenForWriting(fn func(ino, parent uint64)) {
+	for _, n := range t.inodes.open() {
+		n.mu.RLock()
+		w, parent := n.writers, uint64(0)
+		if n.rec != nil {
+			parent = n.rec.Parent
+		}
+		n.mu.RUnlock()
+		if w > 0 {
+			fn(n.ino, parent)
+		}
+	}
+}
+
+// open gives the inodes that somebody holds a reference to.
+func (it *inodeTable) open() []*inode {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	out := make([]*inode, 0, it.busy)
+	for _, n := range it.all {
+		if n.refs > 0 {
+			out = append(out, n)
+		}
+	}
+	return out
+}

@@ -1,0 +1,361 @@
+package stage
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
+)
+
+// recover puts right what the last daemon left. After its death alone the page
+// cache is whole, and so is everything that was acknowledged. After a power
+// cut, bytes of a staging file that no sync has covered count only where the
+// disk's own map has them; elsewhere the older content shows.
+func (t *Tree) recover() error {
+	if t.db.Recovery().PowerCut {
+		if err := t.eachMarked(t.mend); err != nil {
+			return err
+		}
+	}
+	if err := t.sweepOrphans(); err != nil {
+		return err
+	}
+	if err := t.sweepStaging(); err != nil {
+		return err
+	}
+	// What was closed and not yet synced settles now.
+	if err := t.eachMarked(func(ino uint64, _ []mark) error { t.settler.add(ino); return nil }); err != nil {
+		return err
+	}
+	return t.reaper.load(t)
+}
+
+// eachMarked calls fn for each inode that has unsettled marks.
+func (t *Tree) eachMarked(fn func(ino uint64, marks []mark) error) error {
+	inos, err := t.numbered(schema.PrefixUnsettled)
+	if err != nil {
+		return err
+	}
+	for _, ino := range inos {
+		marks, err := t.marks(ino)
+		if err == nil {
+			err = fn(ino, marks)
+		}
+		if err != nil {
+			return fmt.Errorf("inode %d: %w", ino, err)
+		}
+	}
+	return nil
+}
+
+// numbered lists the distinct first numbers of the keys of a kind.
+func (t *Tree) numbered(prefix byte) (out []uint64, err error) {
+	it, err := t.db.NewIter([]byte{prefix}, []byte{prefix + 1})
+	if err != nil {
+		return nil, wrapDisk(err)
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		n, err := schema.ParseNumbered(it.Key()[:9])
+		if err != nil {
+			return nil, wrapDisk(err)
+		}
+		if len(out) == 0 || out[len(out)-1] != n {
+			out = append(out, n)
+		}
+	}
+	return out, wrapDisk(it.Error())
+}
+
+// dataMap says which ranges of a generation's staging file the disk holds.
+type dataMap []Segment
+
+func (m dataMap) covers(off, end int64) bool {
+	for _, s := range m {
+		if off >= s.Off && end <= s.Off+s.Len {
+			return true
+		}
+	}
+	return off >= end
+}
+
+// missing calls fn for each part of [off, end) that the disk does not hold.
+func (m dataMap) missing(off, end int64, fn func(off, end int64)) {
+	for _, s := range m {
+		if off >= end {
+			return
+		}
+		if s.Off > off {
+			fn(off, min(s.Off, end))
+		}
+		off = max(off, s.Off+s.Len)
+	}
+	if off < end {
+		fn(off, end)
+	}
+}
+
+func (t *Tree) diskMap(gen uint64) (dataMap, error) {
+	f, err := t.cfg.Disk.Open(gen)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, wrapDisk(err)
+	}
+	defer f.Close()
+	var m dataMap
+	for off := int64(0); ; {
+		start, end, err := f.Data(off)
+		if err == io.EOF {
+			return m, nil
+		}
+		if err != nil {
+			return nil, wrapDisk(err)
+		}
+		m = append(m, Segment{start, end - start})
+		off = end
+	}
+}
+
+// mend compares an inode's marked generations with what the disk holds after
+// a power cut. Marks of generations that are all there come off; the rest
+// make the live content show what is left, and snapshots what had settled.
+func (t *Tree) mend(ino uint64, marks []mark) error {
+	maps := map[uint64]dataMap{}
+	for _, m := range marks {
+		dm, err := t.diskMap(m.gen)
+		if err != nil {
+			return err
+		}
+		maps[m.gen] = dm
+	}
+	torn, err := t.tornMarks(ino, marks, maps)
+	if err != nil {
+		return err
+	}
+	if len(torn) == 0 {
+		return nil // all there: it settles like any closed file
+	}
+	n, err := t.get(ino)
+	if errors.Is(err, ErrNotExist) {
+		n = &inode{ino: ino} // deleted since: older versions may still name it
+	} else if err != nil {
+		return err
+	} else {
+		defer t.put(n)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := t.revert(n, torn, false); err != nil {
+		return err
+	}
+	if n.rec == nil {
+		return t.dropMarks(ino, torn)
+	}
+	return t.mendLive(n, torn, maps)
+}
+
+// tornMarks gives the marks of generations of which the disk misses bytes
+// that some version of a stripe names.
+func (t *Tree) tornMarks(ino uint64, marks []mark, maps map[uint64]dataMap) (torn []mark, err error) {
+	bad := map[uint64]bool{}
+	prefix := schema.StripeInode(ino)
+	it, err := t.db.NewIter(prefix, schema.After(prefix))
+	if err != nil {
+		return nil, wrapDisk(err)
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		s, _, err := schema.ParseStripeKey(it.Key())
+		if err != nil {
+			return nil, wrapDisk(err)
+		}
+		fs, err := schema.DecodeStripe(it.Value())
+		if err != nil {
+			return nil, wrapDisk(err)
+		}
+		base := int64(s) * stripeSize
+		for _, f := range fs {
+			m, marked := maps[f.Gen]
+			if marked && !m.covers(base+int64(f.Off), base+int64(f.End())) {
+				bad[f.Gen] = true
+			}
+		}
+	}
+	for _, m := range marks {
+		if bad[m.gen] {
+			torn = append(torn, m)
+		}
+	}
+	return torn, wrapDisk(it.Error())
+}
+
+func (t *Tree) dropMarks(ino uint64, marks []mark) error {
+	_, err := t.update(schema.KindReverted, func(tx *txn) error {
+		for _, m := range marks {
+			tx.Delete(schema.UnsettledKey(ino, m.gen))
+		}
+		return nil
+	})
+	return err
+}
+
+// mendLive takes the ranges that are gone out of the live content. Where an
+// older generation lies below, it shows through; a tail that is gone shortens
+// the file, as ext4 would.
+func (t *Tree) mendLive(n *inode, torn []mark, maps map[uint64]dataMap) error {
+	rec := *n.rec
+	bad := map[uint64]bool{}
+	for _, m := range torn {
+		bad[m.gen] = true
+	}
+	end := int64(0)
+	_, err := t.update(schema.KindReverted, func(tx *txn) error {
+		err := t.stripes(n.ino, &n.rec.Live, 0, func(s uint32, fs []schema.Fragment, ver uint64) (bool, error) {
+			now, err := t.mendStripe(n, s, fs, bad, maps)
+			if err != nil {
+				return false, err
+			}
+			if k := len(now); k > 0 {
+				end = max(end, int64(s)*stripeSize+int64(now[k-1].End()))
+			}
+			rec.Live.Alloc += schema.Sum(now) - schema.Sum(fs)
+			tx.Put(schema.StripeKey(n.ino, s, ver), schema.EncodeStripe(now))
+			return true, nil
+		})
+		if err != nil {
+			return err
+		}
+		if last, err := t.stripeEnd(n); err != nil || last >= n.rec.Live.Len {
+			rec.Live.Len = min(rec.Live.Len, max(end, settledEnd(n.rec)))
+		}
+		for _, m := range torn {
+			tx.Delete(schema.UnsettledKey(n.ino, m.gen))
+		}
+		t.putInode(tx, n, &rec)
+		return nil
+	})
+	return err
+}
+
+// settledEnd is the length that a durable version of the file had.
+func settledEnd(rec *schema.Inode) int64 {
+	if rec.Settled != nil && rec.Settled.Gen >= rec.Live.Base {
+		return min(rec.Settled.Len, rec.Live.Len)
+	}
+	return 0
+}
+
+// stripeEnd is where the live content's last fragment ends.
+func (t *Tree) stripeEnd(n *inode) (end int64, err error) {
+	err = t.stripes(n.ino, &n.rec.Live, 0, func(s uint32, fs []schema.Fragment, _ uint64) (bool, error) {
+		if k := len(fs); k > 0 {
+			end = int64(s)*stripeSize + int64(fs[k-1].End())
+		}
+		return true, nil
+	})
+	return end, err
+}
+
+// mendStripe gives a stripe's fragments without the ranges that the disk
+// lost, filled from the newest older version that has them.
+func (t *Tree) mendStripe(n *inode, s uint32, fs []schema.Fragment, bad map[uint64]bool, maps map[uint64]dataMap) ([]schema.Fragment, error) {
+	base := int64(s) * stripeSize
+	now := fs
+	for _, f := range fs {
+		if !bad[f.Gen] {
+			continue
+		}
+		var older []schema.Fragment
+		if below := (schema.Content{Gen: f.Gen - 1, Base: n.rec.Live.Base, Len: maxSize}); below.Gen >= below.Base {
+			var err error
+			if older, _, err = t.stripe(n.ino, s, &below); err != nil {
+				return nil, err
+			}
+			if older, err = t.mendStripe(n, s, older, bad, maps); err != nil {
+				return nil, err
+			}
+		}
+		maps[f.Gen].missing(base+int64(f.Off), base+int64(f.End()), func(off, end int64) {
+			lo, hi := uint32(off-base), uint32(end-base)
+			now = schema.Overlay(now, lo, hi-lo, 0)
+			for _, o := range older {
+				if a, b := max(o.Off, lo), min(o.End(), hi); a < b {
+					now = schema.Overlay(now, a, b-a, o.Gen)
+				}
+			}
+		})
+	}
+	return now, nil
+}
+
+// sweepOrphans deletes the files that were unlinked while open: nobody has
+// them open any more.
+func (t *Tree) sweepOrphans() error {
+	inos, err := t.numbered(schema.PrefixOrphan)
+	if err != nil {
+		return err
+	}
+	for _, ino := range inos {
+		n, err := t.get(ino)
+		if errors.Is(err, ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if n.dir {
+			t.put(n)
+			if err := t.removeAll(ino); err != nil {
+				return err
+			}
+			continue
+		}
+		n.mu.Lock()
+		err = t.freeOrphan(n)
+		n.mu.Unlock()
+		t.put(n)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweepStaging removes the staging files that no generation claims: of writes
+// that were never recorded, and of generations that are dead.
+func (t *Tree) sweepStaging() error {
+	var gone []uint64
+	err := t.cfg.Disk.List(func(gen uint64) error {
+		v, err := t.db.Get(schema.Numbered(schema.PrefixGen, gen))
+		if errors.Is(err, state.ErrNotFound) {
+			gone = append(gone, gen)
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		g, err := schema.DecodeGeneration(v)
+		if err == nil && !g.File {
+			gone = append(gone, gen)
+		}
+		return err
+	})
+	if err != nil || len(gone) == 0 {
+		return wrapDisk(err)
+	}
+	// The records that make them dead may be in the page cache only.
+	if err := t.db.Sync(t.db.Pos()); err != nil {
+		return wrapDisk(err)
+	}
+	for _, gen := range gone {
+		if err := t.cfg.Disk.Remove(gen); err != nil {
+			return wrapDisk(err)
+		}
+	}
+	return nil
+}

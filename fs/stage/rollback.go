@@ -1,0 +1,316 @@
+package stage
+
+import (
+	"errors"
+	"fmt"
+
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
+)
+
+// Rollback makes directory dst of the live tree what directory src was in
+// snapshot seq. No data is copied: new inodes are made that name the old
+// generations. The new tree is built out of sight; then one record puts its
+// entries in the place of dst's, which go to a directory out of sight too and
+// are removed. A crash before that record leaves the live tree as it was, and
+// one after it leaves it rolled back.
+func (t *Tree) Rollback(dst, seq, src uint64) error {
+	fresh, err := t.hidden()
+	if err != nil {
+		return err
+	}
+	old, err := t.hidden()
+	if err != nil {
+		return err
+	}
+	c := &copier{t: t, v: t.At(seq), links: map[uint64]uint64{}}
+	err = c.dir(src, fresh)
+	if err == nil {
+		err = t.exchange(dst, fresh, old)
+	}
+	if err == nil {
+		err = t.copyAttr(c.v, src, dst)
+	}
+	return errors.Join(err, t.removeAll(fresh), t.removeAll(old))
+}
+
+// hidden makes a directory that no name leads to. It is an orphan: should the
+// daemon die, the next start removes it with all that is in it.
+func (t *Tree) hidden() (uint64, error) {
+	var n *inode
+	_, err := t.update(schema.KindRollback, func(tx *txn) error {
+		now := t.now()
+		rec := &schema.Inode{Mode: ModeDir | 0o700, Nlink: 2, Atime: now, Ctime: now, Btime: now}
+		n = &inode{ino: tx.NewIno(), dir: true, rec: rec, seq: tx.Epoch()}
+		rec.Parent = n.ino
+		tx.Put(schema.InodeKey(n.ino, n.seq), rec.Encode())
+		tx.Put(schema.Numbered(schema.PrefixOrphan, n.ino), nil)
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	t.adopt(n, nil)
+	return n.ino, nil
+}
+
+// removeAll removes a directory and all below it; for a hidden one.
+func (t *Tree) removeAll(dir uint64) error {
+	if err := t.empty(dir); err != nil {
+		return err
+	}
+	n, err := t.get(dir)
+	if errors.Is(err, ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer t.put(n)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return t.freeOrphan(n)
+}
+
+// empty removes everything below a directory.
+func (t *Tree) empty(dir uint64) error {
+	for {
+		es, err := t.ReadDir(dir, "", 512)
+		if err != nil || len(es) == 0 {
+			return err
+		}
+		for _, e := range es {
+			if e.Type != ModeDir {
+				err = t.Unlink(dir, e.Name)
+			} else if err = t.empty(e.Ino); err == nil {
+				err = t.Rmdir(dir, e.Name)
+			}
+			if err != nil && !errors.Is(err, ErrNotExist) {
+				return err
+			}
+		}
+	}
+}
+
+// exchange puts the entries of fresh in the place of dst's, which go to old,
+// in one record.
+func (t *Tree) exchange(dst, fresh, old uint64) error {
+	t.renameMu.Lock()
+	defer t.renameMu.Unlock()
+	var dirs [3]*inode
+	for k, ino := range [...]uint64{dst, fresh, old} {
+		n, err := t.getDir(ino)
+		if err != nil {
+			return err
+		}
+		defer t.put(n)
+		dirs[k] = n
+	}
+	defer lockAll(dirs[:]...)()
+	out, err := t.readDir(dst, newest, "", 1<<30)
+	if err != nil {
+		return err
+	}
+	in, err := t.readDir(fresh, newest, "", 1<<30)
+	if err != nil {
+		return err
+	}
+	var moving []*inode
+	for _, e := range append(append([]Dirent(nil), out...), in...) {
+		n, err := t.get(e.Ino)
+		if err != nil {
+			return err
+		}
+		defer t.put(n)
+		moving = append(moving, n)
+	}
+	defer lockAll(moving...)()
+	_, err = t.update(schema.KindRollback, func(tx *txn) error {
+		return t.exchangeIn(tx, dirs, out, in, moving)
+	})
+	return err
+}
+
+func (t *Tree) exchangeIn(tx *txn, dirs [3]*inode, out, in []Dirent, moving []*inode) error {
+	dst, fresh, old := dirs[0], dirs[1], dirs[2]
+	recs := [3]schema.Inode{*dst.rec, *fresh.rec, *old.rec}
+	move := func(e Dirent, n *inode, from, to int) error {
+		if n.dir {
+			recs[from].Nlink--
+			recs[to].Nlink++
+		}
+		cur, err := t.findDentry(dirs[from].ino, e.Name, newest)
+		if err != nil {
+			return err
+		}
+		t.putDentry(tx, dirs[from].ino, e.Name, cur, 0, 0)
+		rec := *n.rec
+		rec.Parent = dirs[to].ino
+		t.putInode(tx, n, &rec)
+		if to == 0 { // what stands there now is the entry that has just moved out
+			cur, err := t.findDentry(dst.ino, e.Name, newest)
+			if err != nil {
+				return err
+			}
+			t.putDentry(tx, dst.ino, e.Name, cur, e.Ino, e.Type)
+			return nil
+		}
+		t.putDentry(tx, dirs[to].ino, e.Name, dentry{}, e.Ino, e.Type)
+		return nil
+	}
+	for k, e := range out {
+		if err := move(e, moving[k], 0, 2); err != nil {
+			return err
+		}
+	}
+	for k, e := range in {
+		if err := move(e, moving[len(out)+k], 1, 0); err != nil {
+			return err
+		}
+	}
+	for k, n := range dirs {
+		t.touchDir(tx, n, &recs[k])
+	}
+	return nil
+}
+
+// copier makes live inodes of a view's.
+type copier struct {
+	t     *Tree
+	v     *View
+	links map[uint64]uint64 // inodes with several names: the view's -> the new one
+}
+
+// dir copies all below a directory of the view into a live one.
+func (c *copier) dir(src, dst uint64) error {
+	for after := ""; ; {
+		es, err := c.v.ReadDir(src, after, 512)
+		if err != nil || len(es) == 0 {
+			return err
+		}
+		for _, e := range es {
+			if err := c.entry(e, dst); err != nil {
+				return fmt.Errorf("%s: %w", e.Name, err)
+			}
+			after = e.Name
+		}
+	}
+}
+
+func (c *copier) entry(e Dirent, dst uint64) error {
+	if ino, ok := c.links[e.Ino]; ok {
+		_, err := c.t.Link(ino, dst, e.Name)
+		return err
+	}
+	rec, err := c.v.inode(e.Ino)
+	if err != nil {
+		return err
+	}
+	s := spec{mode: rec.Mode, rdev: rec.Rdev, cred: Cred{UID: rec.UID, GID: rec.GID}}
+	if rec.Mode&ModeType == ModeLink {
+		if s.target, err = c.v.Readlink(e.Ino); err != nil {
+			return err
+		}
+	}
+	a, err := c.t.make(dst, e.Name, s)
+	if err != nil {
+		return err
+	}
+	if isDir(rec) {
+		err = c.dir(e.Ino, a.Ino)
+	} else if rec.Nlink > 1 {
+		c.links[e.Ino] = a.Ino
+	}
+	if err == nil && isReg(rec) {
+		err = c.content(e.Ino, rec, a.Ino)
+	}
+	if err != nil {
+		return err
+	}
+	return c.t.copyAttr(c.v, e.Ino, a.Ino)
+}
+
+// content makes a new file name the generations of the view's file.
+func (c *copier) content(src uint64, rec *schema.Inode, dst uint64) error {
+	from := rec.Committed
+	if from.Gen == 0 && from.Len == 0 {
+		return nil
+	}
+	if err := c.t.Settle(src); err != nil {
+		return err
+	}
+	n, err := c.t.get(dst)
+	if err != nil {
+		return err
+	}
+	defer c.t.put(n)
+	g, err := c.t.gens.fresh(dst)
+	if err != nil {
+		return err
+	}
+	defer c.t.gens.put(g)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	next := *n.rec
+	next.Live = schema.Content{Gen: g.id, Base: g.id, Len: from.Len, Alloc: from.Alloc, Mtime: from.Mtime}
+	_, err = c.t.update(schema.KindRollback, func(tx *txn) error {
+		tx.Put(schema.Numbered(schema.PrefixGen, g.id), g.rec.Encode())
+		err := c.t.stripes(src, from, 0, func(s uint32, fs []schema.Fragment, _ uint64) (bool, error) {
+			rest := from.Len - int64(s)*stripeSize
+			if rest < stripeSize {
+				fs = schema.Overlay(fs, uint32(rest), stripeSize-uint32(rest), 0)
+			}
+			for _, f := range fs {
+				if err := c.t.shareGen(tx, f.Gen, dst); err != nil {
+					return false, err
+				}
+			}
+			tx.Put(schema.StripeKey(dst, s, g.id), schema.EncodeStripe(fs))
+			return true, nil
+		})
+		if err != nil {
+			return err
+		}
+		c.t.commitContent(tx, n, &next)
+		c.t.putInode(tx, n, &next)
+		return nil
+	})
+	return err
+}
+
+// shareGen notes that an inode names a generation that another one wrote. It
+// fails if the generation was freed a moment ago.
+func (t *Tree) shareGen(tx *txn, gen, ino uint64) error {
+	if _, err := tx.Get(schema.Numbered(schema.PrefixGen, gen)); err != nil {
+		if errors.Is(err, state.ErrNotFound) {
+			return fmt.Errorf("%w: generation %d is gone", ErrIO, gen)
+		}
+		return wrapDisk(err)
+	}
+	tx.Put(schema.GenRefKey(gen, ino), nil)
+	return nil
+}
+
+// copyAttr gives a live inode the attributes that another has in a view.
+func (t *Tree) copyAttr(v *View, src, dst uint64) error {
+	rec, err := v.inode(src)
+	if err != nil {
+		return err
+	}
+	names, err := v.ListXattr(src)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		val, err := v.GetXattr(src, name)
+		if err != nil {
+			return err
+		}
+		if err := t.SetXattr(dst, name, val, 0); err != nil {
+			return err
+		}
+	}
+	mode, c := rec.Mode&modePerm, shown(rec)
+	_, err = t.SetAttr(dst, SetAttr{Mode: &mode, UID: &rec.UID, GID: &rec.GID, Atime: &rec.Atime, Mtime: &c.Mtime})
+	return err
+}

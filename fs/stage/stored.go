@@ -1,0 +1,431 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
+)
+
+// What ingest needs of the tree: the frozen contents that wait, their bytes,
+// and the swap from staged to stored. The swap gives the generation a chunk
+// map; who names the generation notices nothing.
+
+// Frozen is a committed content that waits for ingest.
+type Frozen struct {
+	t   *Tree
+	gen uint64
+	p   schema.Pending
+}
+
+// Epoch is the first cut that sees the content; Time is when it was committed, in ns.
+func (f *Frozen) Epoch() uint64 { return f.p.Epoch }
+
+// Time is when the content was committed, in ns since the epoch.
+func (f *Frozen) Time() int64 { return f.p.Time }
+
+// Ino is the inode that the content belongs to.
+func (f *Frozen) Ino() uint64 { return f.p.Ino }
+
+// Bytes is the length of its data.
+func (f *Frozen) Bytes() int64 { return f.p.Content.Alloc }
+
+// Pending calls fn for each content that waits for ingest, oldest generation
+// first, until fn says to stop.
+func (t *Tree) Pending(fn func(f *Frozen) (more bool)) error {
+	it, err := t.db.NewIter([]byte{schema.PrefixPending}, []byte{schema.PrefixPending + 1})
+	if err != nil {
+		return wrapDisk(err)
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		gen, err := schema.ParseNumbered(it.Key())
+		if err != nil {
+			return wrapDisk(err)
+		}
+		p, err := schema.DecodePending(it.Value())
+		if err != nil {
+			return wrapDisk(fmt.Errorf("pending %d: %w", gen, err))
+		}
+		if !fn(&Frozen{t, gen, p}) {
+			return nil
+		}
+	}
+	return wrapDisk(it.Error())
+}
+
+// ReadAt reads the frozen content; io.ReaderAt.
+func (f *Frozen) ReadAt(dst []byte, off int64) (int, error) {
+	n, err := f.t.readContent(f.p.Ino, &f.p.Content, dst, off)
+	if err == nil && n < len(dst) {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// Segments gives the data ranges of the content, in order.
+func (f *Frozen) Segments() ([]Segment, error) {
+	return f.t.segments(f.p.Ino, &f.p.Content, 0, 0)
+}
+
+// Settle makes the staged bytes durable: what is stored must not be torn by a
+// power cut where it is read from its hot copy.
+func (f *Frozen) Settle() error { return f.t.Settle(f.p.Ino) }
+
+// Path is the content's path when it was frozen; ok is false when it has none.
+func (f *Frozen) Path() (path string, ok bool) {
+	path, err := f.t.path(f.p.Ino, f.p.Epoch)
+	return path, err == nil
+}
+
+// PathOf gives the path of a live inode below the root, without a leading
+// slash; "" is the root.
+func (t *Tree) PathOf(ino uint64) (string, error) { return t.path(ino, newest) }
+
+func (t *Tree) path(ino, seq uint64) (string, error) {
+	path := ""
+	for ino != RootIno {
+		rec, _, err := t.readInode(ino, seq)
+		if err != nil {
+			return "", err
+		}
+		if rec.Deleted || rec.Nlink == 0 || rec.Name == "" {
+			return "", ErrNotExist
+		}
+		if path != "" {
+			path = "/" + path
+		}
+		path = rec.Name + path
+		ino = rec.Parent
+	}
+	return path, nil
+}
+
+// Prior gives the chunks of the content that was last stored under a key
+// (such as a path with its step number masked), or nil.
+func (t *Tree) Prior(key string) ([]schema.ChunkExtent, error) {
+	v, err := t.db.Get(priorKey(key))
+	if errors.Is(err, state.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, wrapDisk(err)
+	}
+	gen, err := schema.ParseCounter(v)
+	if err != nil {
+		return nil, wrapDisk(err)
+	}
+	return t.chunkMap(gen)
+}
+
+func priorKey(key string) []byte { return append([]byte{schema.PrefixLastPath}, key...) }
+
+// chunkMap gives all chunks of a generation, each once.
+func (t *Tree) chunkMap(gen uint64) ([]schema.ChunkExtent, error) {
+	prefix := schema.Numbered(schema.PrefixChunkMap, gen)
+	it, err := t.db.NewIter(prefix, schema.After(prefix))
+	if err != nil {
+		return nil, wrapDisk(err)
+	}
+	defer it.Close()
+	var out []schema.ChunkExtent
+	for ok := it.First(); ok; ok = it.Next() {
+		es, err := schema.DecodeChunkMap(it.Value())
+		if err != nil {
+			return nil, wrapDisk(err)
+		}
+		for _, e := range es { // one that crosses a page's end stands in both
+			if len(out) == 0 || out[len(out)-1].Off < e.Off {
+				out = append(out, e)
+			}
+		}
+	}
+	return out, wrapDisk(it.Error())
+}
+
+// Chunks gives the chunks of a view's file, in order, clipped to what the
+// view shows; ok is false while some of it is only staged.
+func (v *View) Chunks(ino uint64) (es []schema.ChunkExtent, ok bool, err error) {
+	rec, err := v.inode(ino)
+	if err != nil {
+		return nil, false, err
+	}
+	c := shown(rec)
+	ok = true
+	gens := map[uint64]*chunkList{}
+	err = v.t.stripes(ino, c, 0, func(s uint32, fs []schema.Fragment, _ uint64) (bool, error) {
+		base := int64(s) * stripeSize
+		for _, f := range fs {
+			l := gens[f.Gen]
+			if l == nil {
+				if l, err = v.t.chunkList(f.Gen); err != nil {
+					return false, err
+				}
+				gens[f.Gen] = l
+			}
+			from, to := base+int64(f.Off), min(base+int64(f.End()), c.Len)
+			if to > l.stored {
+				ok = false
+				return false, nil
+			}
+			es = l.appendRange(es, from, to)
+		}
+		return true, nil
+	})
+	return es, ok, err
+}
+
+// chunkList is a generation's chunk map, read from front to back.
+type chunkList struct {
+	stored int64
+	es     []schema.ChunkExtent
+}
+
+func (t *Tree) chunkList(gen uint64) (*chunkList, error) {
+	v, err := t.db.Get(schema.Numbered(schema.PrefixGen, gen))
+	if err != nil {
+		return nil, wrapDisk(fmt.Errorf("generation %d: %w", gen, err))
+	}
+	g, err := schema.DecodeGeneration(v)
+	if err != nil {
+		return nil, wrapDisk(err)
+	}
+	l := &chunkList{stored: g.Stored}
+	if g.Stored > 0 {
+		l.es, err = t.chunkMap(gen)
+	}
+	return l, err
+}
+
+// appendRange adds what holds [from, to), joining it to the last extent when
+// it goes on in the same chunk. Ranges come in ascending order.
+func (l *chunkList) appendRange(out []schema.ChunkExtent, from, to int64) []schema.ChunkExtent {
+	for len(l.es) > 0 && l.es[0].Off+int64(l.es[0].Len) <= from {
+		l.es = l.es[1:]
+	}
+	for _, e := range l.es {
+		if e.Off >= to {
+			break
+		}
+		lo, hi := max(from, e.Off), min(to, e.Off+int64(e.Len))
+		part := schema.ChunkExtent{Off: lo, Len: uint32(hi - lo), Skip: e.Skip + uint32(lo-e.Off), Raw: e.Raw, ID: e.ID}
+		if k := len(out) - 1; k >= 0 && out[k].ID == part.ID && out[k].Off+int64(out[k].Len) == lo && out[k].Skip+out[k].Len == part.Skip {
+			out[k].Len += part.Len
+			continue
+		}
+		out = append(out, part)
+	}
+	return out
+}
+
+// Store records that the frozen content lies in chunks, all of which are
+// durable and indexed. key names the content for Prior, "" for none. It
+// changes nothing when the content has meanwhile been dropped.
+func (f *Frozen) Store(ctx context.Context, es []schema.ChunkExtent, key string) error {
+	t := f.t
+	n, err := t.get(f.p.Ino)
+	if errors.Is(err, ErrNotExist) {
+		n = nil // deleted, but a snapshot may still name it
+	} else if err != nil {
+		return err
+	} else {
+		defer t.put(n)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+	}
+	whole, err := f.whole()
+	if err != nil {
+		return err
+	}
+	target := f.gen
+	if !whole {
+		if target, err = t.db.NextGen(); err != nil {
+			return wrapDisk(err)
+		}
+	}
+	// The generation's record is changed under its own lock: a reader must see
+	// either the old place or the new one.
+	g, err := t.gens.getAny(f.gen)
+	if err != nil || g == nil {
+		return err
+	}
+	defer t.gens.put(g)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, err = t.update(schema.KindStored, func(tx *txn) error {
+		pending := schema.Numbered(schema.PrefixPending, f.gen)
+		v, err := tx.Get(pending)
+		if errors.Is(err, state.ErrNotFound) {
+			return nil // dropped: nobody names it any more
+		}
+		if err != nil {
+			return wrapDisk(err)
+		}
+		if string(v) == string(f.p.Encode()) {
+			tx.Delete(pending)
+		}
+		putChunkMap(tx, target, es)
+		if whole {
+			rec := g.rec
+			rec.Stored = max(rec.Stored, f.p.Content.Len)
+			tx.Put(schema.Numbered(schema.PrefixGen, f.gen), rec.Encode())
+			tx.Put(schema.Numbered(schema.PrefixHot, f.gen), nil)
+			tx.then(func() { g.rec = rec })
+		} else {
+			tx.Put(schema.Numbered(schema.PrefixGen, target), schema.Generation{Ino: f.p.Ino, Stored: f.p.Content.Len}.Encode())
+			if err := f.repoint(tx, target); err != nil {
+				return err
+			}
+			t.reaper.add(tx, f.p.Ino)
+		}
+		if key != "" {
+			tx.Put(priorKey(key), schema.Counter(target))
+		}
+		return nil
+	})
+	if n != nil {
+		n.tail = stripeCache{}
+	}
+	return err
+}
+
+// getAny is get, but nil for a generation that is gone.
+func (gt *genTable) getAny(id uint64) (*generation, error) {
+	if _, err := gt.t.db.Get(schema.Numbered(schema.PrefixGen, id)); errors.Is(err, state.ErrNotFound) {
+		return nil, nil
+	}
+	return gt.get(id)
+}
+
+// whole says whether all the content's bytes lie in its newest generation.
+func (f *Frozen) whole() (bool, error) {
+	whole := true
+	err := f.t.stripes(f.p.Ino, &f.p.Content, 0, func(_ uint32, fs []schema.Fragment, _ uint64) (bool, error) {
+		for _, fr := range fs {
+			whole = whole && fr.Gen == f.gen
+		}
+		return whole, nil
+	})
+	return whole, err
+}
+
+// repoint makes the stripes that the content reads name generation target,
+// which holds the same bytes, up to the content's length.
+func (f *Frozen) repoint(tx *txn, target uint64) error {
+	c := &f.p.Content
+	return f.t.stripes(f.p.Ino, c, 0, func(s uint32, fs []schema.Fragment, ver uint64) (bool, error) {
+		now := fs
+		rest := c.Len - int64(s)*stripeSize
+		for _, fr := range fs {
+			if end := min(int64(fr.End()), rest); int64(fr.Off) < end {
+				now = schema.Overlay(now, fr.Off, uint32(end)-fr.Off, target)
+			}
+		}
+		tx.Put(schema.StripeKey(f.p.Ino, s, ver), schema.EncodeStripe(now))
+		return true, nil
+	})
+}
+
+// putChunkMap records the chunks of a generation, page by page.
+func putChunkMap(tx *txn, gen uint64, es []schema.ChunkExtent) {
+	from := schema.Numbered(schema.PrefixChunkMap, gen)
+	tx.DeleteRange(from, schema.After(from))
+	pages := map[uint32][]schema.ChunkExtent{}
+	for _, e := range es {
+		for p := e.Off / schema.ChunkPage; p*schema.ChunkPage < e.Off+int64(e.Len); p++ {
+			pages[uint32(p)] = append(pages[uint32(p)], e)
+		}
+	}
+	for p, list := range pages {
+		tx.Put(schema.ChunkMapKey(gen, p), schema.EncodeChunkMap(list))
+	}
+}
+
+// Hot calls fn for each generation that is stored and still has its own copy,
+// oldest first, with the bytes that evicting it would free.
+func (t *Tree) Hot(fn func(gen uint64) (more bool)) error {
+	gens, err := t.numbered(schema.PrefixHot)
+	for _, gen := range gens {
+		if !fn(gen) {
+			break
+		}
+	}
+	return err
+}
+
+// Evict gives up the hot copy of a stored generation. One that holds bytes
+// which no chunk has stays.
+func (t *Tree) Evict(gen uint64) error {
+	g, err := t.gens.getAny(gen)
+	if err != nil || g == nil {
+		return err
+	}
+	defer t.gens.put(g)
+	n, err := t.get(g.rec.Ino)
+	if err == nil {
+		defer t.put(n)
+		n.mu.Lock() // no write may add to it
+		defer n.mu.Unlock()
+	} else if !errors.Is(err, ErrNotExist) {
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.marked || g.rec.Stored == 0 {
+		return nil
+	}
+	if ok, err := t.allStored(g); err != nil || !ok {
+		return err
+	}
+	_, err = t.update(schema.KindEvict, func(tx *txn) error {
+		rec := g.rec
+		rec.File, rec.Inline = false, false
+		tx.Put(schema.Numbered(schema.PrefixGen, gen), rec.Encode())
+		tx.Delete(schema.Numbered(schema.PrefixHot, gen))
+		if g.rec.File {
+			tx.Put(schema.Numbered(schema.PrefixDoomed, gen), nil)
+		}
+		if g.rec.Inline {
+			from := schema.Numbered(schema.PrefixInline, gen)
+			tx.DeleteRange(from, schema.After(from))
+		}
+		tx.then(func() { g.rec, g.inline = rec, nil })
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return wrapDisk(g.closeFile())
+}
+
+// allStored says whether every byte of g that a stripe names is in its chunks.
+func (t *Tree) allStored(g *generation) (bool, error) {
+	all := true
+	prefix := schema.StripeInode(g.rec.Ino)
+	it, err := t.db.NewIter(prefix, schema.After(prefix))
+	if err != nil {
+		return false, wrapDisk(err)
+	}
+	defer it.Close()
+	for ok := it.First(); ok && all; ok = it.Next() {
+		s, _, err := schema.ParseStripeKey(it.Key())
+		if err != nil {
+			return false, wrapDisk(err)
+		}
+		fs, err := schema.DecodeStripe(it.Value())
+		if err != nil {
+			return false, wrapDisk(err)
+		}
+		for _, f := range fs {
+			all = all && (f.Gen != g.id || int64(s)*stripeSize+int64(f.End()) <= g.rec.Stored)
+		}
+	}
+	return all, wrapDisk(it.Error())
+}
+
+// UnlinkEvicted unlinks the staging files of what was evicted, once that is
+// durable.
+func (t *Tree) UnlinkEvicted() error { return t.unlinkDoomed() }

@@ -1,0 +1,207 @@
+// Package stage is the live tree: names, inodes and the content of files,
+// addressed by inode number. It knows nothing of FUSE and nothing of
+// snapshots but their numbers.
+//
+// Read tree.go first, then namespace.go (names), content.go (how a file's
+// bytes are found), write.go (how they get there), commit.go (what a close
+// and a cut freeze), settle.go (how they become durable), view.go (how a
+// snapshot reads the same keys), reap.go (how space comes back) and
+// recover.go (what a crash leaves).
+//
+// Every change is one transaction of internal/state, so that what was
+// answered is in the journal. The in-memory inode (type inode) only caches
+// what the index holds, and open handles.
+//
+// Lock order: Tree.renameMu, then inode.mu of directories (one, or several in
+// the order of their numbers under renameMu), then inode.mu of other inodes in
+// the order of their numbers, then generation.mu, then the engine's ordering
+// lock. An inode's mutex may be held over one bounded write to its staging
+// file; the ordering lock never is.
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"stepfs/internal/journal"
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
+)
+
+// ChunkReader reads stored content; chunkstore.Store is one.
+type ChunkReader interface {
+	// ReadChunk fills dst from offset off of the chunk id, which is raw bytes
+	// long. Every byte was checked against the chunk's hash.
+	ReadChunk(ctx context.Context, id [32]byte, raw uint32, dst []byte, off int) error
+}
+
+// Events tells the owner of a tree what happens in it. Each func may be nil;
+// none may block or call the tree. They run after the change was recorded.
+type Events struct {
+	// Changed: an entry of dir was added, renamed to that name, closed after
+	// writing, or changed in its attributes.
+	Changed func(dir uint64, name string, ino uint64)
+	// Pending: frozen content waits for ingest.
+	Pending func()
+	// Fault: something in the background failed.
+	Fault func(what string, err error)
+}
+
+// Config opens a tree. Engine, Disk are required.
+type Config struct {
+	Engine *state.Engine
+	Disk   Disk
+	Chunks ChunkReader // nil: nothing is stored
+	Events Events
+	// Reserve is how much of the disk stays free for deletes, barriers and
+	// the journal, in bytes; default 128 MiB, at most 1/20 of the disk.
+	Reserve uint64
+	// PackSpace gives the bytes that are reserved for packs to come.
+	Now      func() time.Time // default time.Now
+	UID, GID uint32           // owner of the root of a new tree
+}
+
+// Tree is a live tree. Its methods are safe for concurrent use.
+type Tree struct {
+	cfg    Config
+	db     *state.Engine
+	inodes inodeTable
+	gens   genTable
+	space  spaceGauge
+
+	renameMu sync.Mutex
+	nextFh   atomic.Uint64
+	settler  settler
+	reaper   reaper
+	views    viewCache
+	cuts     cutSet
+	changes  uint64 // transactions that changed the tree; under the ordering lock
+}
+
+// Open opens the tree kept in cfg.Engine, making an empty one if there is
+// none, and puts right what a crash has left.
+func Open(cfg Config) (*Tree, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	t := &Tree{cfg: cfg, db: cfg.Engine}
+	t.inodes.init()
+	t.gens.init(t)
+	t.views.init()
+	t.cuts.init()
+	if err := t.space.init(cfg); err != nil {
+		return nil, err
+	}
+	if err := t.mkfs(); err != nil {
+		return nil, fmt.Errorf("make root: %w", err)
+	}
+	if err := t.recover(); err != nil {
+		return nil, fmt.Errorf("recover the live tree: %w", err)
+	}
+	t.settler.start(t)
+	t.reaper.start(t)
+	return t, nil
+}
+
+// Close stops the background work. What is staged stays staged.
+func (t *Tree) Close() error {
+	t.settler.stop()
+	t.reaper.stop()
+	return t.gens.closeAll()
+}
+
+func (t *Tree) now() int64 { return t.cfg.Now().UnixNano() }
+
+// mkfs makes the root directory of a new store.
+func (t *Tree) mkfs() error {
+	_, _, err := t.db.First(schema.InodePrefix(RootIno))
+	if !errors.Is(err, state.ErrNotFound) {
+		return err
+	}
+	_, err = t.db.Update(schema.KindMkfs, func(tx *state.Tx) error {
+		ino, now := tx.NewIno(), t.now()
+		if ino != RootIno {
+			return fmt.Errorf("%w: the root is missing, inode numbers are at %d", schema.ErrCorrupt, ino)
+		}
+		root := schema.Inode{Mode: ModeDir | 0o755, Nlink: 2, UID: t.cfg.UID, GID: t.cfg.GID,
+			Parent: RootIno, Atime: now, Ctime: now, Btime: now}
+		root.Live.Mtime = now
+		tx.Put(schema.MetaKey(schema.MetaEpoch), schema.Counter(tx.Epoch()))
+		tx.Put(schema.InodeKey(RootIno, tx.Epoch()), root.Encode())
+		return nil
+	})
+	return wrapDisk(err)
+}
+
+// txn is one transaction of the tree: the engine's, plus what to do to the
+// in-memory inodes once it is recorded.
+type txn struct {
+	*state.Tx
+	after []func()
+}
+
+// then registers fn to run once the transaction is recorded. The locks that
+// the caller of update holds protect what it touches.
+func (tx *txn) then(fn func()) { tx.after = append(tx.after, fn) }
+
+// update runs one transaction. Its errors are those of the package.
+func (t *Tree) update(kind schema.Kind, fn func(tx *txn) error) (journal.Pos, error) {
+	var tx txn
+	pos, err := t.db.Update(kind, func(s *state.Tx) error {
+		tx.Tx = s
+		if changesTree(kind) {
+			t.changes++
+		}
+		return fn(&tx)
+	})
+	if err != nil {
+		return 0, wrapDisk(err)
+	}
+	for _, f := range tx.after {
+		f()
+	}
+	return pos, nil
+}
+
+// changesTree says whether records of this kind change what a snapshot taken
+// now would show.
+func changesTree(kind schema.Kind) bool {
+	switch kind {
+	case schema.KindCut, schema.KindSettled, schema.KindStored, schema.KindEvict, schema.KindReap:
+		return false
+	}
+	return true
+}
+
+// wrapDisk says in the package's terms what the disk answered, keeping the
+// cause in the chain.
+func wrapDisk(err error) error {
+	switch {
+	case err == nil, errors.Is(err, ErrNoSpace), errors.Is(err, ErrReadOnly), errors.Is(err, ErrIO):
+		return err
+	case errors.Is(err, state.ErrReadOnly):
+		return fmt.Errorf("%w: %w", ErrReadOnly, err)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, journal.ErrNoSpace):
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	case errors.Is(err, schema.ErrCorrupt), errors.As(err, new(syscall.Errno)):
+		return fmt.Errorf("%w: %w", ErrIO, err)
+	}
+	return err
+}
+
+func (t *Tree) changed(dir uint64, name string, ino uint64) {
+	if t.cfg.Events.Changed != nil {
+		t.cfg.Events.Changed(dir, name, ino)
+	}
+}
+
+func (t *Tree) fault(what string, err error) {
+	if err != nil && t.cfg.Events.Fault != nil {
+		t.cfg.Events.Fault(what, err)
+	}
+}

@@ -1,0 +1,181 @@
+package fs
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"stepfs/fs/stage"
+	"stepfs/snapshot"
+)
+
+// Attributes that stepfs answers itself. They are never listed, on purpose:
+// cp -a copies what is listed, and a copied user.stepfs.step would seal the
+// copy.
+const (
+	virtualPrefix = "user.stepfs."
+	stepAttr      = virtualPrefix + "step"  // set on a live directory: seal it as that step
+	stateAttr     = virtualPrefix + "state" // staged, stored, remote
+)
+
+// stepAttrs are what the directory of a snapshot tells of it.
+var stepAttrs = map[string]func(snapshot.Info) string{
+	stepAttr:                  func(i snapshot.Info) string { return i.Name },
+	virtualPrefix + "verdict": func(i snapshot.Info) string { return i.Verdict },
+	virtualPrefix + "reason":  func(i snapshot.Info) string { return i.Reason },
+	virtualPrefix + "seq":     func(i snapshot.Info) string { return strconv.FormatUint(i.Seq, 10) },
+	virtualPrefix + "time":    func(i snapshot.Info) string { return i.Time.UTC().Format(time.RFC3339Nano) },
+	virtualPrefix + "tags":    func(i snapshot.Info) string { return strings.Join(i.Tags, ",") },
+	virtualPrefix + "logical": func(i snapshot.Info) string { return strconv.FormatInt(i.Logical, 10) },
+	virtualPrefix + "new":     func(i snapshot.Info) string { return strconv.FormatInt(i.New, 10) },
+	virtualPrefix + "stored":  func(i snapshot.Info) string { return strconv.FormatInt(i.Stored, 10) },
+}
+
+// refusedAttr says which attributes are not kept: access control lists would
+// be kept but not obeyed, and a file capability, which means nothing on a
+// mount without suid, would have to be looked for at every write.
+func refusedAttr(name string) bool {
+	return name == "security.capability" || strings.HasPrefix(name, "system.")
+}
+
+// GetXAttr gives an attribute; an empty dest asks for its size.
+func (f *FileSystem) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
+	val, err := f.xattr(f.node(in.NodeId), name)
+	if err != nil {
+		return 0, status(err)
+	}
+	return fill(dest, val)
+}
+
+// fill copies an attribute into the caller's buffer.
+func fill(dest, val []byte) (uint32, fuse.Status) {
+	if len(dest) < len(val) {
+		return uint32(len(val)), fuse.ERANGE // to an empty dest this is the size
+	}
+	return uint32(copy(dest, val)), fuse.OK
+}
+
+func (f *FileSystem) xattr(n nodeID, name string) ([]byte, error) {
+	switch {
+	case strings.HasPrefix(name, "system."):
+		return nil, stage.ErrNotSupported
+	case refusedAttr(name), n.isName():
+		return nil, stage.ErrNoAttr
+	case strings.HasPrefix(name, virtualPrefix):
+		return f.virtualAttr(n, name)
+	}
+	src, err := f.source(n)
+	if err != nil {
+		return nil, err
+	}
+	return src.GetXattr(n.ino(), name)
+}
+
+func (f *FileSystem) virtualAttr(n nodeID, name string) ([]byte, error) {
+	if name == stateAttr {
+		return f.state(n)
+	}
+	value, known := stepAttrs[name]
+	if !known || !n.isSnapshot() {
+		return nil, stage.ErrNoAttr
+	}
+	info, err := f.registry.BySlot(n.slot())
+	if err != nil {
+		return nil, err
+	}
+	if root, _ := f.snapshotRoot(n.view(), info); n.ino() != root {
+		return nil, stage.ErrNoAttr
+	}
+	return []byte(value(info)), nil
+}
+
+// state says where a file's bytes are. A live file may be written any time, so
+// what is stored of it does not make it safe: it is staged.
+func (f *FileSystem) state(n nodeID) ([]byte, error) {
+	if n.isName() {
+		return nil, stage.ErrNoAttr
+	}
+	if n.isSnapshot() {
+		v, err := f.snapshotOf(n)
+		if err != nil {
+			return nil, err
+		}
+		if _, stored, err := v.Chunks(n.ino()); stored || err != nil {
+			return []byte(snapshot.StateStored), err
+		}
+	}
+	return []byte(snapshot.StateStaged), nil
+}
+
+// SetXAttr sets an attribute of a live node.
+func (f *FileSystem) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, val []byte) fuse.Status {
+	ino, err := f.live(in.NodeId)
+	switch {
+	case err != nil:
+	case refusedAttr(name):
+		err = stage.ErrNotSupported
+	case name == stepAttr:
+		err = f.sealAs(ino, string(val), in.Uid)
+	case strings.HasPrefix(name, virtualPrefix):
+		err = stage.ErrPerm
+	default:
+		err = f.tree.SetXattr(ino, name, val, int(in.Flags))
+	}
+	return status(err)
+}
+
+// sealAs takes a snapshot of a live directory as step.
+func (f *FileSystem) sealAs(ino uint64, step string, uid uint32) error {
+	a, err := f.tree.GetAttr(ino)
+	if err != nil {
+		return err
+	}
+	if a.Mode&stage.ModeType != stage.ModeDir {
+		return stage.ErrNotDir
+	}
+	scope, err := f.tree.PathOf(ino)
+	if err != nil {
+		return err
+	}
+	_, err = f.manager.SnapshotAs(context.Background(), scope, step, "xattr", uid, nil)
+	return err
+}
+
+// ListXAttr lists the names of the attributes that users have set.
+func (f *FileSystem) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
+	n := f.node(in.NodeId)
+	if n.isName() {
+		return 0, fuse.OK
+	}
+	src, err := f.source(n)
+	if err != nil {
+		return 0, status(err)
+	}
+	names, err := src.ListXattr(n.ino())
+	if err != nil {
+		return 0, status(err)
+	}
+	var list []byte
+	for _, name := range names {
+		list = append(append(list, name...), 0)
+	}
+	return fill(dest, list)
+}
+
+// RemoveXAttr removes an attribute of a live node.
+func (f *FileSystem) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
+	ino, err := f.live(in.NodeId)
+	switch {
+	case err != nil:
+	case refusedAttr(name):
+		err = stage.ErrNoAttr
+	case strings.HasPrefix(name, virtualPrefix):
+		err = stage.ErrPerm
+	default:
+		err = f.tree.RemoveXattr(ino, name)
+	}
+	return status(err)
+}

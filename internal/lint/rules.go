@@ -1,0 +1,100 @@
+package lint
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// module is the path that every package of ours begins with.
+const module = "stepfs/"
+
+// mayImport says, for each layer, which of our other packages its code may
+// import. A layer is a package with all that lies below it, unless something
+// below is a layer of its own. Tests are free: they may wire layers together.
+var mayImport = map[string][]string{
+	"cmd": {"fs", "fs/stage", "snapshot", "chunkstore", "chunkstore/pack", "chunkstore/remote",
+		"internal/journal", "internal/livetree", "internal/schema", "internal/state", "internal/storedir"},
+	"fs":                {"fs/stage", "snapshot"},
+	"fs/stage":          {"internal/journal", "internal/schema", "internal/state"},
+	"snapshot":          {"chunkstore", "internal/journal", "internal/schema", "internal/state"},
+	"chunkstore":        {"chunkstore/pack", "chunkstore/remote", "internal/journal", "internal/schema", "internal/state"},
+	"chunkstore/pack":   {},
+	"chunkstore/remote": {},
+	"internal/state":    {"internal/journal", "internal/schema"},
+	"internal/journal":  {},
+	"internal/schema":   {},
+	"internal/livetree": {"fs/stage", "snapshot", "chunkstore"},
+	"internal/storedir": {},
+	"internal/lint":     {},
+	// These drive the built binary from outside and know nothing of its inside.
+	"integration":         {"integration/harness"},
+	"integration/harness": {},
+	"bench":               {"integration/harness"},
+}
+
+// A ban keeps a library inside the layers that it belongs to.
+type ban struct {
+	library string // the import path, or what it begins with
+	layers  []string
+	why     string
+}
+
+var bans = []ban{
+	{"github.com/spf13/", []string{"cmd"}, "flags belong to the command"},
+	{"flag", []string{"cmd", "bench"}, "flags belong to the command"},
+	{"log", []string{"cmd"}, "the core reports by errors and events, it does not log"},
+	{"log/slog", []string{"cmd"}, "the core reports by errors and events, it does not log"},
+	{"github.com/prometheus/", []string{"cmd"}, "metrics are registered by the command"},
+	{"github.com/hanwen/go-fuse/", []string{"cmd", "fs", "bench"}, "only fs speaks to the kernel; fs/stage and below know nothing of FUSE"},
+	{"github.com/aws/", []string{"chunkstore/remote"}, "the object store is behind one interface"},
+	{"testing", nil, "test code belongs in _test.go files"},
+}
+
+// layerOf gives the layer that a path inside the module belongs to: the longest
+// one that it is, or lies below. Empty when nothing fits.
+func layerOf(path string) string {
+	best := ""
+	for layer := range mayImport {
+		if (path == layer || strings.HasPrefix(path, layer+"/")) && len(layer) > len(best) {
+			best = layer
+		}
+	}
+	return best
+}
+
+// violations says what is wrong with a package's imports.
+func violations(pkg string, imports []string) []string {
+	own := strings.TrimPrefix(pkg, module)
+	layer := layerOf(own)
+	if layer == "" {
+		return []string{fmt.Sprintf("%s has no place in the layers: give it one in internal/lint/rules.go", pkg)}
+	}
+	var bad []string
+	for _, imp := range imports {
+		if target, ours := strings.CutPrefix(imp, module); ours {
+			if !allowed(layer, layerOf(target)) {
+				bad = append(bad, fmt.Sprintf("%s imports %s: the arrow %s -> %s is not allowed", pkg, imp, layer, layerOf(target)))
+			}
+			continue
+		}
+		for _, b := range bans {
+			if b.covers(imp) && !slices.Contains(b.layers, layer) {
+				bad = append(bad, fmt.Sprintf("%s imports %s: %s", pkg, imp, b.why))
+			}
+		}
+	}
+	return bad
+}
+
+func allowed(from, to string) bool {
+	return from == to || slices.Contains(mayImport[from], to)
+}
+
+// covers: a library that ends in a slash stands for everything below it.
+func (b ban) covers(imp string) bool {
+	if strings.HasSuffix(b.library, "/") {
+		return strings.HasPrefix(imp, b.library)
+	}
+	return imp == b.library
+}

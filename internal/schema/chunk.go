@@ -1,0 +1,171 @@
+package schema
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+)
+
+// The chunk index: which pack holds a chunk, and what packs there are. It is a
+// cache: packs describe themselves and chunkstore.RebuildIndex writes all of
+// it again. Packs are referred to by a small local number, so that a chunk's
+// record stays short and everything about a pack (its state, and later where
+// its copies are) is said in one place.
+//
+//	'K' domain(4, big-endian) id(32)  -> ChunkLoc
+//	'P' number(8, big-endian)         -> PackRecord;  numbers start at 1
+//	'P' 0(8)                          -> the next free number (a Counter)
+const chunkIndexVersion = 1
+
+const chunkKeyLen = 1 + 4 + 32
+
+// ChunkKey is the key of a chunk's location.
+func ChunkKey(domain uint32, id [32]byte) []byte {
+	k := make([]byte, 0, chunkKeyLen)
+	k = append(k, PrefixChunk)
+	k = binary.BigEndian.AppendUint32(k, domain)
+	return append(k, id[:]...)
+}
+
+// ParseChunkKey is the inverse of ChunkKey.
+func ParseChunkKey(k []byte) (domain uint32, id [32]byte, err error) {
+	if len(k) != chunkKeyLen || k[0] != PrefixChunk {
+		return 0, id, fmt.Errorf("%w: chunk key %x", ErrCorrupt, k)
+	}
+	return binary.BigEndian.Uint32(k[1:]), [32]byte(k[5:]), nil
+}
+
+// ChunkBounds are the bounds of all chunk keys.
+func ChunkBounds() (lower, upper []byte) { return []byte{PrefixChunk}, []byte{PrefixChunk + 1} }
+
+// ChunkLoc says where a chunk is and how it is encoded.
+type ChunkLoc struct {
+	Pack   uint64
+	Offset int64  // of the payload in the pack
+	Stored uint32 // payload length
+	Raw    uint32 // plain length
+	Type   uint8  // pack.Type
+	Enc    uint8  // pack.Encoding
+	Ext    []byte // the encoding's own (the base of a delta, later)
+}
+
+// Encode gives the value: version, type, encoding, then uvarints pack, offset,
+// stored, raw; the rest is Ext.
+func (c ChunkLoc) Encode() []byte {
+	b := make([]byte, 0, 3+10+10+5+5+len(c.Ext))
+	b = append(b, chunkIndexVersion, c.Type, c.Enc)
+	b = binary.AppendUvarint(b, c.Pack)
+	b = binary.AppendUvarint(b, uint64(c.Offset))
+	b = binary.AppendUvarint(b, uint64(c.Stored))
+	b = binary.AppendUvarint(b, uint64(c.Raw))
+	return append(b, c.Ext...)
+}
+
+// DecodeChunkLoc is the inverse of Encode.
+func DecodeChunkLoc(b []byte) (ChunkLoc, error) {
+	if len(b) < 3 || b[0] != chunkIndexVersion {
+		return ChunkLoc{}, fmt.Errorf("%w: chunk value %x", ErrCorrupt, b)
+	}
+	r := reader{b: b[3:]}
+	c := ChunkLoc{
+		Type:   b[1],
+		Enc:    b[2],
+		Pack:   r.uint(),
+		Offset: int64(r.upTo(math.MaxInt64)),
+		Stored: uint32(r.upTo(math.MaxUint32)),
+		Raw:    uint32(r.upTo(math.MaxUint32)),
+	}
+	if len(r.b) > 0 {
+		c.Ext, r.b = r.b, nil
+	}
+	return c, r.done("chunk location")
+}
+
+const packKeyLen = 1 + 8
+
+// PackKey is the key of a pack's record; number 0 is the counter's.
+func PackKey(number uint64) []byte {
+	k := make([]byte, 0, packKeyLen)
+	return binary.BigEndian.AppendUint64(append(k, PrefixPack), number)
+}
+
+// ParsePackKey is the inverse of PackKey.
+func ParsePackKey(k []byte) (uint64, error) {
+	if len(k) != packKeyLen || k[0] != PrefixPack {
+		return 0, fmt.Errorf("%w: pack key %x", ErrCorrupt, k)
+	}
+	return binary.BigEndian.Uint64(k[1:]), nil
+}
+
+// PackBounds are the bounds of all pack records, without the counter.
+func PackBounds() (lower, upper []byte) { return PackKey(1), []byte{PrefixPack + 1} }
+
+// PackCounterKey holds the next free pack number, so that a number is never
+// used twice even when the newest pack is pruned.
+func PackCounterKey() []byte { return PackKey(0) }
+
+// PackState says what a pack may be used for.
+type PackState uint8
+
+const (
+	// PackLive: its chunks can be read, and new content may refer to them.
+	PackLive PackState = 1
+	// PackRetiring: its chunks can still be read, but prune is about to remove
+	// it: for new content a hit in it is a miss.
+	PackRetiring PackState = 2
+)
+
+// PackRecord is what the index knows of a pack as a whole.
+type PackRecord struct {
+	Name   [32]byte
+	State  PackState
+	Domain uint32
+	Size   uint64 // of the file
+	Chunks uint64
+	Raw    uint64 // plain bytes of all chunks
+	Stored uint64 // payload bytes of all chunks
+}
+
+// Encode gives the value: version, state, name, then uvarints domain, size,
+// chunks, raw, stored.
+func (p PackRecord) Encode() []byte {
+	b := make([]byte, 0, 2+32+5*10)
+	b = append(b, chunkIndexVersion, byte(p.State))
+	b = append(b, p.Name[:]...)
+	b = binary.AppendUvarint(b, uint64(p.Domain))
+	b = binary.AppendUvarint(b, p.Size)
+	b = binary.AppendUvarint(b, p.Chunks)
+	b = binary.AppendUvarint(b, p.Raw)
+	return binary.AppendUvarint(b, p.Stored)
+}
+
+// DecodePackRecord is the inverse of Encode.
+func DecodePackRecord(b []byte) (PackRecord, error) {
+	if len(b) < 34 || b[0] != chunkIndexVersion {
+		return PackRecord{}, fmt.Errorf("%w: pack value %x", ErrCorrupt, b)
+	}
+	r := reader{b: b[34:]}
+	p := PackRecord{
+		State:  PackState(b[1]),
+		Name:   [32]byte(b[2:34]),
+		Domain: uint32(r.upTo(math.MaxUint32)),
+		Size:   r.upTo(math.MaxInt64),
+		Chunks: r.upTo(math.MaxInt64),
+		Raw:    r.upTo(math.MaxInt64),
+		Stored: r.upTo(math.MaxInt64),
+	}
+	if p.State != PackLive && p.State != PackRetiring {
+		r.fail("pack state")
+	}
+	return p, r.done("pack record")
+}
+
+// upTo takes a number that may not be greater than limit.
+func (r *reader) upTo(limit uint64) uint64 {
+	v := r.uint()
+	if v > limit {
+		r.fail("number out of range")
+		return 0
+	}
+	return v
+}

@@ -1,0 +1,190 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"syscall"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+
+	"stepfs/internal/journal"
+	"stepfs/internal/schema"
+)
+
+// stopWrites is how many memtables may wait for a flush before Pebble would
+// make writers wait; Update answers ErrIndexFull before that when the disk is
+// full, since a writer that hangs is worse than one that is told.
+const stopWrites = 6
+
+func (e *Engine) openIndex() error {
+	cache := pebble.NewCache(e.cfg.Cache)
+	defer cache.Unref()
+	opts := &pebble.Options{
+		FS: e.cfg.FS, Cache: cache, DisableWAL: true,
+		MemTableSize: e.cfg.MemTable, MemTableStopWritesThreshold: stopWrites,
+		FormatMajorVersion:         pebble.FormatNewest,
+		L0CompactionThreshold:      4,
+		L0StopWritesThreshold:      64,
+		MaxOpenFiles:               512,
+		Logger:                     silent{},
+		CompactionConcurrencyRange: func() (int, int) { return 1, 1 },
+		EventListener: &pebble.EventListener{
+			FlushEnd: func(i pebble.FlushInfo) {
+				e.indexFull.Store(errors.Is(i.Err, syscall.ENOSPC))
+				select {
+				case e.flushed <- struct{}{}:
+				default:
+				}
+			},
+			BackgroundError: func(err error) {
+				if errors.Is(err, syscall.ENOSPC) {
+					e.indexFull.Store(true)
+				}
+			},
+		},
+	}
+	for i := range opts.Levels {
+		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+		opts.Levels[i].BlockSize = 16 << 10
+	}
+	db, err := pebble.Open(filepath.Join(e.cfg.Dir, "index"), opts)
+	if err != nil {
+		return fmt.Errorf("open index %s: %w", filepath.Join(e.cfg.Dir, "index"), err)
+	}
+	e.db = db
+	return nil
+}
+
+func (e *Engine) openJournal() error {
+	log, err := journal.Open(e.cfg.FS, filepath.Join(e.cfg.Dir, "journal"),
+		journal.Options{SegmentSize: e.cfg.SegmentSize, BootID: e.cfg.BootID})
+	if err != nil {
+		return fmt.Errorf("open journal: %w", err)
+	}
+	e.log = log
+	if err := e.replay(); err != nil {
+		return errors.Join(err, log.Close(false))
+	}
+	return nil
+}
+
+func (e *Engine) replay() error {
+	r := e.log.Recovered()
+	from, err := e.counter(schema.PositionKey(), 0)
+	if err != nil {
+		return err
+	}
+	pos := journal.Pos(from)
+	e.rec.Fresh = r.End == 0
+	e.rec.Clean = r.Clean
+	e.rec.PowerCut = !r.Clean && r.LastBoot != "" && r.LastBoot != e.cfg.BootID
+	switch {
+	case pos > r.End && e.rec.PowerCut:
+		// A flush made the index durable before anyone synced the journal, and
+		// power failed: the index holds what the journal lost.
+		if err := e.log.Advance(pos); err != nil {
+			return fmt.Errorf("advance journal: %w", err)
+		}
+		r.End = pos
+	case pos > r.End || pos < r.First && pos != 0:
+		return fmt.Errorf("%w: the index is at journal position %d, the journal holds %d to %d: one of them is missing or from another time",
+			schema.ErrCorrupt, pos, r.First, r.End)
+	}
+	e.mu.pos = max(pos, r.First)
+	if e.mu.pos == r.End {
+		return e.loadCounters()
+	}
+	err = e.log.Replay(e.mu.pos, func(end journal.Pos, payload []byte) error {
+		e.rec.Replayed++
+		return e.redo(end, payload)
+	})
+	if err != nil {
+		return fmt.Errorf("replay journal: %w", err)
+	}
+	return e.loadCounters()
+}
+
+func (e *Engine) redo(end journal.Pos, payload []byte) error {
+	if len(payload) < 1 {
+		return fmt.Errorf("%w: empty journal record", schema.ErrCorrupt)
+	}
+	b := e.db.NewBatch()
+	defer b.Close()
+	if err := b.SetRepr(append([]byte(nil), payload[1:]...)); err != nil {
+		return fmt.Errorf("%w: journal record: %w", schema.ErrCorrupt, err)
+	}
+	return e.apply(b, end)
+}
+
+func (e *Engine) counter(key []byte, def uint64) (uint64, error) {
+	v, err := e.Get(key)
+	if errors.Is(err, ErrNotFound) {
+		return def, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return schema.ParseCounter(v)
+}
+
+func (e *Engine) loadCounters() (err error) {
+	get := func(name string, def uint64) uint64 {
+		v, e2 := e.counter(schema.MetaKey(name), def)
+		err = errors.Join(err, e2)
+		return v
+	}
+	e.mu.epoch = get(schema.MetaEpoch, 1)
+	e.mu.ino = get(schema.MetaNextIno, 1)
+	e.mu.gen = get(schema.MetaNextGen, 1)
+	e.mu.inoReserved, e.mu.genReserved = e.mu.ino, e.mu.gen
+	return err
+}
+
+// backlog says whether so much waits for a flush that Pebble may soon stop
+// its writers.
+func (e *Engine) backlog() bool {
+	return e.db.Metrics().MemTable.Size > (stopWrites-2)*e.cfg.MemTable
+}
+
+// trimLoop frees journal segments once the index holds them durably.
+func (e *Engine) trimLoop() {
+	defer e.wg.Done()
+	for {
+		select {
+		case <-e.done:
+			return
+		case <-e.flushed:
+		}
+		if pos, err := e.durable(); err == nil && pos > 0 {
+			// A failure keeps segments that are not needed: Append reports what
+			// matters, and the next flush tries again.
+			_ = e.log.Trim(pos)
+		}
+	}
+}
+
+// durable is the position that the index would open with after a power cut.
+func (e *Engine) durable() (journal.Pos, error) {
+	key := schema.PositionKey()
+	it, err := e.db.NewIter(&pebble.IterOptions{LowerBound: key, UpperBound: schema.After(key), OnlyReadGuaranteedDurable: true})
+	if err != nil {
+		return 0, err
+	}
+	defer it.Close()
+	if !it.First() {
+		return 0, it.Error()
+	}
+	n, err := schema.ParseCounter(it.Value())
+	return journal.Pos(n), err
+}
+
+// silent drops Pebble's own log lines: what matters reaches callers as errors.
+type silent struct{}
+
+func (silent) Infof(string, ...any)  {}
+func (silent) Errorf(string, ...any) {}
+func (silent) Fatalf(format string, args ...any) {
+	panic(fmt.Sprintf("index: "+format, args...))
+}

@@ -1,0 +1,89 @@
+package state
+
+import (
+	"github.com/cockroachdb/pebble/v2"
+
+	"stepfs/internal/schema"
+)
+
+// reserve is how many inode or generation numbers are reserved at a time, so
+// that giving one out does not write a counter. A crash skips the rest.
+const reserve = 1024
+
+// Tx is one transaction under construction. It is valid only inside the
+// function given to Engine.Update. Reads see the state before it.
+type Tx struct {
+	e           *Engine
+	batch       *pebble.Batch
+	epoch       uint64
+	inoReserved uint64
+	err         error
+}
+
+// Epoch is the number of the next cut: the version that keys written now carry.
+func (tx *Tx) Epoch() uint64 { return tx.epoch }
+
+// Cut ends the epoch and returns its number: keys of that version are frozen
+// once this transaction is applied.
+func (tx *Tx) Cut() uint64 {
+	cut := tx.epoch
+	tx.epoch++
+	tx.Put(schema.MetaKey(schema.MetaEpoch), schema.Counter(tx.epoch))
+	return cut
+}
+
+// Put sets a key. A batch in memory can't refuse it but for its size; Update
+// would report that.
+func (tx *Tx) Put(k, v []byte) { _ = tx.batch.Set(k, v, nil) }
+
+// Delete removes a key.
+func (tx *Tx) Delete(k []byte) { _ = tx.batch.Delete(k, nil) }
+
+// DeleteRange removes all keys in [lower, upper).
+func (tx *Tx) DeleteRange(lower, upper []byte) { _ = tx.batch.DeleteRange(lower, upper, nil) }
+
+// Get gives the value of key before this transaction, or ErrNotFound.
+func (tx *Tx) Get(k []byte) ([]byte, error) { return tx.e.Get(k) }
+
+// First is Engine.First before this transaction.
+func (tx *Tx) First(prefix []byte) (key, val []byte, err error) { return tx.e.First(prefix) }
+
+// NewIter is Engine.NewIter before this transaction.
+func (tx *Tx) NewIter(lower, upper []byte) (*pebble.Iterator, error) {
+	return tx.e.NewIter(lower, upper)
+}
+
+// NewIno gives an inode number that was never given out before. The
+// reservation counts only once this transaction is applied, hence the second
+// variable.
+func (tx *Tx) NewIno() uint64 {
+	mu := &tx.e.mu
+	n := mu.ino
+	mu.ino++
+	if n >= max(mu.inoReserved, tx.inoReserved) {
+		tx.inoReserved = n + reserve
+		tx.Put(schema.MetaKey(schema.MetaNextIno), schema.Counter(tx.inoReserved))
+	}
+	return n
+}
+
+// NextGen gives a generation number that was never given out before; it is
+// greater than all earlier ones.
+func (e *Engine) NextGen() (uint64, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.mu.gen == e.mu.genReserved {
+		if err := e.Err(); err != nil {
+			return 0, err
+		}
+		tx := &Tx{e: e, batch: e.db.NewBatch(), epoch: e.mu.epoch}
+		defer tx.batch.Close()
+		tx.Put(schema.MetaKey(schema.MetaNextGen), schema.Counter(e.mu.gen+reserve))
+		if _, err := e.commit(schema.KindReserve, tx); err != nil {
+			return 0, err
+		}
+		e.mu.genReserved = e.mu.gen + reserve
+	}
+	e.mu.gen++
+	return e.mu.gen - 1, nil
+}

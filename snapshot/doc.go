@@ -1,0 +1,43 @@
+// Package snapshot turns moments of the live tree into snapshots: it takes the
+// barriers, keeps the registry of snapshots and their names, seals steps, and
+// has frozen content stored in the background.
+//
+// Read tree.go first (what it needs of the live tree), then barrier.go (cut,
+// sync, commit, group commit), registry.go (names), sealer.go and rules.go
+// (when a directory is a step), store.go (background ingest) and merkle.go
+// (how a sealed tree is written into packs).
+//
+// Lock order: Manager.turn, then Manager.mu; neither is held over a sync of a
+// staging file.
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+)
+
+// What an operation on snapshots can answer.
+var (
+	ErrNotExist = errors.New("no such snapshot")
+	ErrExist    = errors.New("a snapshot of that name exists")
+	// ErrReadOnly: a step can't be changed or removed by the job.
+	ErrReadOnly = errors.New("snapshots are read-only")
+	// ErrPerm: only who made a snapshot, or root, may remove it.
+	ErrPerm = errors.New("not the owner of the snapshot")
+	// ErrBadName: the name can't be one of a snapshot.
+	ErrBadName = errors.New("bad snapshot name")
+	// ErrBusy: files of the scope are open for writing.
+	ErrBusy = errors.New("files are open for writing")
+)
+
+// checkName refuses names that a path below snapshots/ could not show.
+func checkName(name string) error {
+	bad := name == "" || len(name) > 200 || name[0] == '.' || name == "latest"
+	for _, r := range name {
+		bad = bad || r == '/' || r == '@' || r < ' '
+	}
+	if bad {
+		return fmt.Errorf("%w: %q: up to 200 bytes without '/', '@' or control characters, not starting with '.', not \"latest\"", ErrBadName, name)
+	}
+	return nil
+}

@@ -1,0 +1,272 @@
+package snapshot
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
+)
+
+// Events tells the owner of a manager what happened. Each func may be nil;
+// none may block.
+type Events struct {
+	Sealed func(Info)
+	Fault  func(what string, err error)
+}
+
+// Config opens a manager. DB, Tree and Chunks are required.
+type Config struct {
+	DB     *state.Engine
+	Tree   Tree
+	Chunks Chunks
+	Events Events
+
+	SealQuiet time.Duration // a step-like directory is sealed after this time without a change; default 30 s
+	Workers   int           // contents ingested at a time; default a quarter of the cores, at least 1
+	// BarrierAge is how long the content of a barrier that is no step waits
+	// for ingest: most is dropped before. Default 1 h.
+	BarrierAge time.Duration
+	// HotLimit is how many bytes of the disk must stay free: hot copies are
+	// evicted, oldest first, until they are. Default an eighth of the disk.
+	HotLimit func(total uint64) uint64
+	ReadOnly bool // no sealing, no ingest
+}
+
+func (c Config) withDefaults() Config {
+	if c.SealQuiet == 0 {
+		c.SealQuiet = 30 * time.Second
+	}
+	if c.BarrierAge == 0 {
+		c.BarrierAge = time.Hour
+	}
+	if c.HotLimit == nil {
+		c.HotLimit = func(total uint64) uint64 { return total / 8 }
+	}
+	return c
+}
+
+// Manager takes snapshots and looks after them. Its methods are safe for
+// concurrent use.
+type Manager struct {
+	*Registry
+	cfg  Config
+	db   *state.Engine
+	tree Tree
+
+	turn sync.Mutex // held by the group that is cutting
+	mu   struct {
+		sync.Mutex
+		joining *group               // the group that barriers may still join
+		flight  map[uint64]*inFlight // cuts that are not yet published
+	}
+	sealer *sealer
+	store  *storer
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// Open opens the registry and starts sealing and ingest.
+func Open(cfg Config) (*Manager, error) {
+	cfg = cfg.withDefaults()
+	reg, err := openRegistry(cfg.DB)
+	if err != nil {
+		return nil, fmt.Errorf("open the registry of snapshots: %w", err)
+	}
+	m := &Manager{Registry: reg, cfg: cfg, db: cfg.DB, tree: cfg.Tree}
+	m.mu.flight = map[uint64]*inFlight{}
+	m.sealer = newSealer(m)
+	m.store = newStorer(m)
+	if cfg.ReadOnly {
+		m.cancel = func() {}
+		return m, nil
+	}
+	if err := m.sealer.load(); err != nil {
+		return nil, fmt.Errorf("load steps to be sealed: %w", err)
+	}
+	if err := m.store.load(); err != nil {
+		return nil, fmt.Errorf("load steps to be stored: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	m.cancel = cancel
+	m.wg.Add(2)
+	go func() { defer m.wg.Done(); m.sealer.run(ctx) }()
+	go func() { defer m.wg.Done(); m.store.run(ctx) }()
+	return m, nil
+}
+
+// Close stops the background work; what is not stored yet stays staged.
+func (m *Manager) Close() error {
+	m.cancel()
+	m.wg.Wait()
+	return nil
+}
+
+func (m *Manager) fault(what string, err error) {
+	if err != nil && m.cfg.Events.Fault != nil {
+		m.cfg.Events.Fault(what, err)
+	}
+}
+
+// Snapshot takes a snapshot of a scope now and seals it under a name. The
+// reasons "mkdir" and "command" want a name that is free; any other makes a
+// new revision of one that exists.
+func (m *Manager) Snapshot(ctx context.Context, scope, name, reason string, tags []string) (Info, error) {
+	return m.SnapshotAs(ctx, scope, name, reason, 0, tags)
+}
+
+// SnapshotAs is Snapshot on behalf of a user.
+func (m *Manager) SnapshotAs(ctx context.Context, scope, name, reason string, uid uint32, tags []string) (Info, error) {
+	if err := checkName(name); err != nil {
+		return Info{}, err
+	}
+	scope = strings.Trim(scope, "/")
+	ino, dir, err := m.tree.Find(scope)
+	if err != nil || !dir {
+		return Info{}, fmt.Errorf("%w: scope %q is not a directory of the live tree", ErrNotExist, scope)
+	}
+	explicit := reason == "mkdir" || reason == "command" || reason == "rollback"
+	if explicit && m.taken(scope, name) {
+		return Info{}, fmt.Errorf("%w: %s", ErrExist, name)
+	}
+	return m.seal(ctx, schema.Snapshot{ScopeIno: ino, Scope: scope, Name: name, Reason: reason,
+		Verdict: VerdictUnverified, Explicit: explicit, UID: uid, Tags: tags}, nil)
+}
+
+// taken says whether name below scope leads somewhere already.
+func (m *Manager) taken(scope, name string) bool {
+	if _, err := m.Resolve(scope, name); err == nil {
+		return true
+	}
+	for _, s := range m.Scopes(scope) {
+		if s == name {
+			return true
+		}
+	}
+	return false
+}
+
+// Remove takes the name off a snapshot that was made under one: "name" or
+// "scope/name". The snapshot stays as a barrier until retention drops it.
+func (m *Manager) Remove(ctx context.Context, path string, uid uint32) error {
+	scope, name := "", path
+	if i := strings.LastIndexByte(path, '/'); i >= 0 {
+		scope, name = path[:i], path[i+1:]
+	}
+	i, err := m.Resolve(scope, name)
+	switch {
+	case err != nil:
+		return err
+	case !i.Explicit || strings.Contains(name, "@"):
+		return fmt.Errorf("%w: %s is a step", ErrReadOnly, path)
+	case uid != 0 && uid != i.UID:
+		return fmt.Errorf("%w: %s belongs to user %d", ErrPerm, path, i.UID)
+	}
+	pos, err := m.db.Update(schema.KindRegistry, func(tx *state.Tx) error {
+		v, err := tx.Get(schema.Numbered(schema.PrefixSnapshot, i.Seq))
+		if err != nil {
+			return err
+		}
+		s, err := schema.DecodeSnapshot(v)
+		if err != nil {
+			return err
+		}
+		s.Name, s.Verdict, s.Explicit = "", "", false
+		tx.Put(schema.Numbered(schema.PrefixSnapshot, i.Seq), s.Encode())
+		tx.Delete(schema.NameKey(scope, name, i.Seq))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	m.forgetName(scope, i.Seq)
+	return m.db.Sync(pos)
+}
+
+// Rollback makes the live scope exactly what a step was, after a snapshot of
+// what it is now, and returns that one.
+func (m *Manager) Rollback(ctx context.Context, scope, step string) (Info, error) {
+	to, err := m.Resolve(scope, step)
+	if err != nil {
+		return Info{}, fmt.Errorf("%s: %w", step, err)
+	}
+	ino, dir, err := m.tree.Find(to.Scope)
+	if err != nil || !dir {
+		return Info{}, fmt.Errorf("%w: scope %q is not a directory of the live tree", ErrNotExist, to.Scope)
+	}
+	if path, busy := m.writerBelow(ino); busy {
+		return Info{}, fmt.Errorf("%w: %s", ErrBusy, path)
+	}
+	before, err := m.Snapshot(ctx, to.Scope, fmt.Sprintf("before-rollback-%d", m.db.Epoch()), "rollback", nil)
+	if err != nil {
+		return Info{}, fmt.Errorf("take a snapshot before the rollback: %w", err)
+	}
+	if err := m.tree.Rollback(ino, to.Seq, to.ScopeIno); err != nil {
+		return before, fmt.Errorf("roll back to %s: %w", to.ID(), err)
+	}
+	_, err = m.Barrier(ctx, "rollback", ino)
+	return before, err
+}
+
+// writerBelow finds a file below a directory that is open for writing.
+func (m *Manager) writerBelow(dir uint64) (path string, found bool) {
+	m.tree.OpenForWriting(func(ino, parent uint64) {
+		if !found && m.below(parent, dir) {
+			path, _ = m.tree.PathOf(ino)
+			found = true
+		}
+	})
+	return path, found
+}
+
+// below says whether dir is anc or lies below it.
+func (m *Manager) below(dir, anc uint64) bool {
+	for depth := 0; dir != anc; depth++ {
+		up, err := m.tree.Parent(dir)
+		if err != nil || up == dir || depth > maxDepth {
+			return false
+		}
+		dir = up
+	}
+	return true
+}
+
+// maxDepth bounds walks towards the root.
+const maxDepth = 4096
+
+// forgetName updates what the registry remembers after a name was removed.
+func (r *Registry) forgetName(scope string, seq uint64) {
+	r.mu.Lock()
+	if r.scopes[scope]--; r.scopes[scope] <= 0 {
+		delete(r.scopes, scope)
+	}
+	stale := r.latest[scope] == seq
+	if stale {
+		delete(r.latest, scope)
+	}
+	r.mu.Unlock()
+	if !stale {
+		return
+	}
+	// Only a scope without steps had this one as its latest.
+	var last uint64
+	for after := ""; ; {
+		is, err := r.Steps(scope, after, 256)
+		if err != nil || len(is) == 0 {
+			break
+		}
+		for _, i := range is {
+			last, after = max(last, i.Seq), i.Name
+		}
+	}
+	if last != 0 {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.latest[scope] == 0 {
+			r.latest[scope] = last
+		}
+	}
+}

@@ -1,0 +1,114 @@
+package snapshot
+
+import (
+	"context"
+	"io"
+
+	"stepfs/chunkstore"
+	"stepfs/internal/schema"
+)
+
+// Tree is what the package needs of the live tree. fs/stage has one; fs makes
+// the two fit.
+type Tree interface {
+	// Cut freezes the tree and commits the content of the given files; with
+	// logs, also of open files that were only appended to. Without force, a
+	// tree that did not change gives the earlier cut again (Same).
+	Cut(inos []uint64, logs, force bool) (Cut, error)
+	// PathOf gives the path of a live inode; "" is the root.
+	PathOf(ino uint64) (string, error)
+	// Parent gives the directory of an inode's last known name.
+	Parent(ino uint64) (uint64, error)
+	// Find resolves a path below the root.
+	Find(path string) (ino uint64, dir bool, err error)
+	// HasFile says whether anything but directories is below a directory.
+	HasFile(dir uint64) (bool, error)
+	// OpenForWriting calls fn for each file that has a writable handle.
+	OpenForWriting(fn func(ino, parent uint64))
+	// At gives the view of a snapshot.
+	At(seq uint64) View
+
+	// Pending calls fn for frozen contents that wait for ingest, oldest first.
+	Pending(fn func(f Frozen) (more bool)) error
+	// Prior gives the chunks of the content last stored under a key.
+	Prior(key string) ([]schema.ChunkExtent, error)
+	// Hot calls fn for generations that are stored and still have their copy.
+	Hot(fn func(gen uint64) (more bool)) error
+	Evict(gen uint64) error
+	UnlinkEvicted() error
+	// FreeSpace gives the disk's size and what is free, in bytes.
+	FreeSpace() (total, free uint64, err error)
+
+	// Rollback makes the directory dst of the live tree what src was in
+	// snapshot seq, without copying data.
+	Rollback(dst, seq, src uint64) error
+}
+
+// Cut is a frozen tree.
+type Cut interface {
+	Seq() uint64
+	Same() bool
+	// Marked gives files that were taken though they are open.
+	Marked() []uint64
+	// NeedsSync says whether Sync will touch the disk.
+	NeedsSync() bool
+	// Sync makes durable what the cut's own files hold, but for the journal.
+	Sync(ctx context.Context) (failed map[uint64]error)
+	// SyncAll makes durable every committed content that the cut names.
+	SyncAll(ctx context.Context) error
+	// Done ends the cut: it is in the registry, or never will be.
+	Done()
+}
+
+// Node is what a view shows of an inode.
+type Node struct {
+	Ino                  uint64
+	Mode, UID, GID, Rdev uint32
+	Nlink                uint32
+	Size, Alloc          int64 // bytes
+	Mtime, Ctime         int64 // ns
+	Mark                 string
+}
+
+// Entry is one name in a directory; Type is S_IFMT bits.
+type Entry struct {
+	Name string
+	Ino  uint64
+	Type uint32
+}
+
+// View is the tree of one snapshot.
+type View interface {
+	Lookup(parent uint64, name string) (Node, error)
+	Node(ino uint64) (Node, error)
+	// ReadDir gives up to max entries after a name, in byte order.
+	ReadDir(dir uint64, after string, max int) ([]Entry, error)
+	Readlink(ino uint64) (string, error)
+	ListXattr(ino uint64) ([]string, error)
+	GetXattr(ino uint64, name string) ([]byte, error)
+	// Chunks gives the chunks of a file, in order; ok is false while some of
+	// it is only staged.
+	Chunks(ino uint64) (es []schema.ChunkExtent, ok bool, err error)
+}
+
+// Frozen is a committed content that waits for ingest.
+type Frozen interface {
+	io.ReaderAt
+	Epoch() uint64 // first snapshot that sees it
+	Time() int64   // ns, when it was committed
+	Bytes() int64
+	Segments() ([]chunkstore.Segment, error)
+	Settle() error
+	Path() (path string, ok bool)
+	// Store records that the content lies in chunks that are durable.
+	Store(ctx context.Context, es []schema.ChunkExtent, key string) error
+}
+
+// Chunks is what the package needs of the chunk store.
+type Chunks interface {
+	Ingest(ctx context.Context, src chunkstore.Source, prior []chunkstore.Ref) (*chunkstore.Pending, error)
+	Put(ctx context.Context, data []byte) (*chunkstore.Pending, error)
+	Flush(ctx context.Context) error
+}
+
+var _ Chunks = (*chunkstore.Store)(nil)
