@@ -20,6 +20,9 @@ func TestMain(m *testing.M) {
 	if how := os.Getenv(leaveEnv); how != "" {
 		os.Exit(leave(how, os.Getenv(mountpointEnv)))
 	}
+	if how := os.Getenv(mapEnv); how != "" {
+		os.Exit(mapper(how, os.Getenv(mountpointEnv)))
+	}
 	if err := unix.Access("/dev/fuse", unix.R_OK|unix.W_OK); err != nil || os.Geteuid() != 0 {
 		fmt.Fprintf(os.Stderr, "these tests mount: they need root (uid is %d) and /dev/fuse (%v)\n", os.Geteuid(), err)
 		os.Exit(1)

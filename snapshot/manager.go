@@ -30,9 +30,9 @@ type Config struct {
 	// BarrierAge is how long the content of a barrier that is no step waits
 	// for ingest: most is dropped before. Default 1 h.
 	BarrierAge time.Duration
-	// HotLimit is how many bytes of the disk must stay free: hot copies are
-	// evicted, oldest first, until they are. Default an eighth of the disk.
-	HotLimit func(total uint64) uint64
+	// HotLimit is how many bytes the hot copies of stored files may take; 0:
+	// as many as leave an eighth of the disk free, which always holds.
+	HotLimit int64
 	ReadOnly bool // no sealing, no ingest
 }
 
@@ -42,9 +42,6 @@ func (c Config) withDefaults() Config {
 	}
 	if c.BarrierAge == 0 {
 		c.BarrierAge = time.Hour
-	}
-	if c.HotLimit == nil {
-		c.HotLimit = func(total uint64) uint64 { return total / 8 }
 	}
 	return c
 }

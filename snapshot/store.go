@@ -341,33 +341,54 @@ func (m *Manager) amend(seq uint64, change func(s *schema.Snapshot)) error {
 	return nil
 }
 
-// makeRoom evicts hot copies, oldest first, while the disk has less free than
-// it should.
+// evictBatch is how many generations are evicted between two journal syncs.
+const evictBatch = 16
+
+// makeRoom evicts hot copies, oldest first, while they take more than they may
+// or the disk has less free than it should.
 func (s *storer) makeRoom() error {
-	total, free, err := s.m.tree.FreeSpace()
-	if err != nil || free >= s.m.cfg.HotLimit(total) {
-		return err
+	type copy struct {
+		gen   uint64
+		bytes int64
 	}
-	var gens []uint64
-	if err := s.m.tree.Hot(func(gen uint64) bool { gens = append(gens, gen); return true }); err != nil {
-		return err
-	}
-	for k, gen := range gens {
-		if err := s.m.tree.Evict(gen); err != nil {
+	var hot []copy
+	var sum int64
+	err := s.m.tree.Hot(func(gen uint64, bytes int64) bool {
+		hot = append(hot, copy{gen, bytes})
+		sum += bytes
+		return true
+	})
+	for err == nil && len(hot) > 0 {
+		want, err := s.wantsRoom(sum)
+		if err != nil || !want {
 			return err
 		}
-		if k%16 != 15 && k != len(gens)-1 {
-			continue
+		n := min(len(hot), evictBatch)
+		for _, c := range hot[:n] {
+			if err := s.m.tree.Evict(c.gen); err != nil {
+				return err
+			}
+			sum -= c.bytes
 		}
+		hot = hot[n:]
 		if err := s.m.tree.UnlinkEvicted(); err != nil {
 			return err
 		}
-		if _, free, err = s.m.tree.FreeSpace(); err != nil || free >= s.m.cfg.HotLimit(total) {
-			return err
-		}
 	}
-	return nil
+	return err
 }
+
+// wantsRoom says whether hot copies of so many bytes are too many.
+func (s *storer) wantsRoom(hot int64) (bool, error) {
+	if limit := s.m.cfg.HotLimit; limit > 0 && hot > limit {
+		return true, nil
+	}
+	total, free, err := s.m.tree.FreeSpace()
+	return free < total/hotFree, err
+}
+
+// hotFree: hot copies leave at least this part of the disk free.
+const hotFree = 8
 
 // Progress says how many bytes wait to be stored.
 func (m *Manager) Progress() (left int64, steps int) {

@@ -32,8 +32,9 @@ type Tree interface {
 	Pending(fn func(f Frozen) (more bool)) error
 	// Prior gives the chunks of the content last stored under a key.
 	Prior(key string) ([]schema.ChunkExtent, error)
-	// Hot calls fn for generations that are stored and still have their copy.
-	Hot(fn func(gen uint64) (more bool)) error
+	// Hot calls fn for generations that are stored and still have their own
+	// copy, oldest first.
+	Hot(fn func(gen uint64, bytes int64) (more bool)) error
 	Evict(gen uint64) error
 	UnlinkEvicted() error
 	// FreeSpace gives the disk's size and what is free, in bytes.

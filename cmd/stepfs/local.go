@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -171,7 +172,7 @@ func inScope(scope string) string {
 }
 
 func (l *local) Snapshot(ctx context.Context, r SnapshotRequest) (SnapshotInfo, error) {
-	i, err := l.parts.manager.Snapshot(ctx, r.Scope, r.Name, "command", r.Tags)
+	i, err := l.parts.manager.SnapshotAs(ctx, r.Scope, r.Name, "command", uint32(os.Geteuid()), r.Tags)
 	switch {
 	case errors.Is(err, snapshot.ErrExist):
 		return SnapshotInfo{}, fmt.Errorf("a snapshot %s%s exists already", r.Name, inScope(r.Scope))

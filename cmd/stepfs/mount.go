@@ -79,7 +79,7 @@ nothing that was acknowledged is lost by that.`,
 	f.IntVar(&o.workers, "ingest-workers", 0, "how many files are ingested at the same time (default a quarter of the cores)")
 	f.DurationVar(&o.sealQuiet, "seal-quiet", 30*time.Second, "how long a step must have been quiet to be sealed")
 	f.DurationVar(&o.grace, "grace", 25*time.Second, "how long to serve on after SIGTERM while files are open for writing")
-	f.Var(&o.hotLimit, "hot-limit", "evict the whole copies of stored files while the disk has less free than this, like 100G (default a fifth of it)")
+	f.Var(&o.hotLimit, "hot-limit", "evict the whole copies of stored files, oldest first, when they take more than this, like 100G (default what leaves an eighth of the disk free)")
 	f.StringVar(&o.logFile, "log-file", "", "where a mount in the background logs (default STORE/stepfs.log)")
 	f.BoolVar(&o.save, "save-settings", false, "keep the flags given here as the store's defaults")
 	return c
@@ -117,15 +117,6 @@ func (o *mountOptions) ingestWorkers() int {
 		return o.workers
 	}
 	return max(1, runtime.GOMAXPROCS(0)/4)
-}
-
-// keepFree is the room on the disk for which hot copies are evicted; nil is
-// the default.
-func (o *mountOptions) keepFree() func(total uint64) uint64 {
-	if o.hotLimit == 0 {
-		return nil
-	}
-	return func(total uint64) uint64 { return min(uint64(o.hotLimit), total) }
 }
 
 // applySettings gives flags that neither the command line nor the environment

@@ -8,8 +8,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -113,10 +113,8 @@ func TestStaleMountpoint(t *testing.T) {
 	killed := func(pid int) {
 		t.Helper()
 		must(t, unix.Kill(pid, unix.SIGKILL))
-		for {
-			if _, err := os.Stat(point); errors.Is(err, syscall.ENOTCONN) {
-				return
-			}
+		for !isDead(point) {
+			time.Sleep(time.Millisecond)
 		}
 	}
 	killed(r.PID)

@@ -48,9 +48,8 @@ func checkMountpoint(arg, store string, said func(string)) (string, error) {
 
 // clearStale unmounts what a dead daemon of ours left at path.
 func clearStale(path string, said func(string)) error {
-	_, err := os.Lstat(path)
-	if !errors.Is(err, unix.ENOTCONN) {
-		return nil // whatever is wrong with it is told later
+	if !isDead(path) {
+		return nil
 	}
 	all, err := mounts()
 	if err != nil {
@@ -66,6 +65,13 @@ func clearStale(path string, said func(string)) error {
 	}
 	said(fmt.Sprintf("%s was left mounted by a stepfs that died (of store %s); unmounted it", path, m.Source))
 	return nil
+}
+
+// isDead says whether path is a mount whose process has died. stat(2) does not
+// tell: the kernel may answer it from what it remembers. statfs(2) always asks.
+func isDead(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == unix.ENOTCONN
 }
 
 // checkPlaces refuses a mountpoint that would hide the store, or be in it.

@@ -51,6 +51,7 @@ Exit codes: 0 done, 1 error, 3 partly done, 10 no store there, 11 store in use,
 	}
 	root.SetOut(os.Stdout)
 	root.SetErr(os.Stderr)
+	root.SuggestionsMinimumDistance = 2
 	f := root.PersistentFlags()
 	f.StringVar(&g.store, "store", "", "store or mountpoint, when it is not the first argument")
 	f.BoolVar(&g.json, "json", false, "print JSON Lines")

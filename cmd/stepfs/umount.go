@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -59,9 +58,7 @@ func umountAlone(t target, arg string, force bool) error {
 	if t.Mount == "" {
 		return fmt.Errorf("%s is not mounted: it is neither a stepfs mount nor the store of one", arg)
 	}
-	_, err := os.Lstat(t.Mount)
-	dead := errors.Is(err, unix.ENOTCONN)
-	if err := stepfsfs.Unmount(t.Mount, force || dead); err != nil {
+	if err := stepfsfs.Unmount(t.Mount, force || isDead(t.Mount)); err != nil {
 		return busy(err, t.Mount)
 	}
 	return nil

@@ -62,7 +62,7 @@ func openParts(dir *storedir.Dir, o *mountOptions) (_ *local, err error) {
 	}
 	p.manager, err = snapshot.Open(snapshot.Config{
 		DB: p.engine, Tree: livetree.New(p.tree), Chunks: p.chunks,
-		SealQuiet: o.sealQuiet, Workers: o.ingestWorkers(), HotLimit: o.keepFree(), ReadOnly: o.passive,
+		SealQuiet: o.sealQuiet, Workers: o.ingestWorkers(), HotLimit: int64(o.hotLimit), ReadOnly: o.passive,
 		Events: snapshot.Events{Fault: l.faults.add, Sealed: func(i snapshot.Info) {
 			slog.Info("sealed", "snapshot", i.ID(), "scope", i.Scope, "reason", i.Reason, "bytes", i.Logical)
 		}},

@@ -302,7 +302,7 @@ func (m *model) step(rt *rapid.T, seed byte, chunks *memChunks) {
 		fail(chunks.storeAll(m.tree))
 	case "evict":
 		var gens []uint64
-		fail(m.tree.Hot(func(gen uint64) bool { gens = append(gens, gen); return true }))
+		fail(m.tree.Hot(func(gen uint64, _ int64) bool { gens = append(gens, gen); return true }))
 		for _, g := range gens {
 			fail(m.tree.Evict(g))
 		}

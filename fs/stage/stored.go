@@ -272,7 +272,7 @@ func (f *Frozen) Store(ctx context.Context, es []schema.ChunkExtent, key string)
 			rec := g.rec
 			rec.Stored = max(rec.Stored, f.p.Content.Len)
 			tx.Put(schema.Numbered(schema.PrefixGen, f.gen), rec.Encode())
-			tx.Put(schema.Numbered(schema.PrefixHot, f.gen), nil)
+			tx.Put(schema.Numbered(schema.PrefixHot, f.gen), schema.Counter(uint64(f.p.Content.Alloc)))
 			tx.then(func() { g.rec = rec })
 		} else {
 			tx.Put(schema.Numbered(schema.PrefixGen, target), schema.Generation{Ino: f.p.Ino, Stored: f.p.Content.Len}.Encode())
@@ -346,14 +346,26 @@ func putChunkMap(tx *txn, gen uint64, es []schema.ChunkExtent) {
 
 // Hot calls fn for each generation that is stored and still has its own copy,
 // oldest first, with the bytes that evicting it would free.
-func (t *Tree) Hot(fn func(gen uint64) (more bool)) error {
-	gens, err := t.numbered(schema.PrefixHot)
-	for _, gen := range gens {
-		if !fn(gen) {
-			break
+func (t *Tree) Hot(fn func(gen uint64, bytes int64) (more bool)) error {
+	it, err := t.db.NewIter([]byte{schema.PrefixHot}, []byte{schema.PrefixHot + 1})
+	if err != nil {
+		return wrapDisk(err)
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		gen, err := schema.ParseNumbered(it.Key())
+		if err != nil {
+			return wrapDisk(err)
+		}
+		n, err := schema.ParseCounter(it.Value())
+		if err != nil {
+			return wrapDisk(err)
+		}
+		if !fn(gen, int64(n)) {
+			return nil
 		}
 	}
-	return err
+	return wrapDisk(it.Error())
 }
 
 // Evict gives up the hot copy of a stored generation. One that holds bytes

@@ -16,10 +16,6 @@ import (
 	"fmt"
 )
 
-// FormatVersion is the version of the whole store format: keys, values,
-// journal records, staging layout. It stands in the store's config.
-const FormatVersion = 1
-
 // ErrCorrupt reports a key or value that no version of stepfs wrote.
 var ErrCorrupt = errors.New("corrupt record")
 
@@ -37,7 +33,7 @@ const (
 	PrefixOrphan    = 'O' // O ino                        -> empty; unlinked while open
 	PrefixUnsettled = 'U' // U ino gen                    -> Unsettled
 	PrefixPending   = 'W' // W gen                        -> Pending; waits for ingest
-	PrefixHot       = 'H' // H gen                        -> empty; stored, staging file still kept
+	PrefixHot       = 'H' // H gen                        -> bytes; stored, its own copy still kept
 	PrefixDeath     = 'Z' // Z seq key                    -> empty; version `key` is superseded from seq on
 	PrefixGenRef    = 'R' // R gen ino                    -> empty; an inode other than its owner names it
 	PrefixReap      = 'V' // V ino                        -> empty; dead content to look for

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// scripted is a service that answers what a test wants.
+type scripted struct{ fail error }
+
+func (s scripted) Status(context.Context) (Status, error) {
+	return Status{Store: "/s", Steps: 3}, s.fail
+}
+func (s scripted) Stats(context.Context) (Stats, error) { return Stats{Packs: 7}, s.fail }
+func (s scripted) Find(_ context.Context, scope, name string) (SnapshotInfo, error) {
+	return SnapshotInfo{Scope: scope, Step: name}, s.fail
+}
+func (s scripted) Snapshot(_ context.Context, r SnapshotRequest) (SnapshotInfo, error) {
+	return SnapshotInfo{Scope: r.Scope, Step: r.Name, Tags: r.Tags}, s.fail
+}
+func (s scripted) Rollback(_ context.Context, r RollbackRequest) (SnapshotInfo, error) {
+	return SnapshotInfo{Step: "before-" + r.Step}, s.fail
+}
+func (s scripted) Snapshots(_ context.Context, q SnapshotQuery, fn func(SnapshotInfo) error) error {
+	for i := range 2500 {
+		if err := fn(SnapshotInfo{Step: fmt.Sprint(i), Scope: q.Scope}); err != nil {
+			return err
+		}
+	}
+	return s.fail
+}
+func (s scripted) Drain(_ context.Context, fn func(DrainProgress) error) error {
+	return errors.Join(fn(DrainProgress{Remaining: 1, Total: 2}), fn(DrainProgress{Total: 2, Done: s.fail == nil}), s.fail)
+}
+func (s scripted) Source(context.Context, SnapshotInfo) (source, error) { return nil, s.fail }
+func (s scripted) Close() error                                         { return nil }
+
+func serveScripted(t *testing.T, s service) (*client, chan leaveCall) {
+	t.Helper()
+	dir := t.TempDir()
+	leave := make(chan leaveCall)
+	a, err := listen(filepath.Join(dir, "stepfs.sock"), s, leave)
+	must(t, err)
+	t.Cleanup(func() { must(t, a.close()) })
+	c := dial(context.Background(), dir)
+	if c == nil {
+		t.Fatal("nobody answers")
+	}
+	t.Cleanup(func() { must(t, c.Close()) })
+	return c, leave
+}
+
+func TestClient(t *testing.T) {
+	ctx := context.Background()
+	c, leave := serveScripted(t, scripted{})
+	if s, err := c.Status(ctx); err != nil || s.Steps != 3 {
+		t.Errorf("status %+v, %v", s, err)
+	}
+	if s, err := c.Stats(ctx); err != nil || s.Packs != 7 {
+		t.Errorf("stats %+v, %v", s, err)
+	}
+	if i, err := c.Find(ctx, "a/b", "x"); err != nil || i.Scope != "a/b" || i.Step != "x" {
+		t.Errorf("find %+v, %v", i, err)
+	}
+	if i, err := c.Snapshot(ctx, SnapshotRequest{Name: "ü\n", Tags: []string{"t"}}); err != nil || i.Step != "ü\n" || len(i.Tags) != 1 {
+		t.Errorf("snapshot %+v, %v", i, err)
+	}
+	if i, err := c.Rollback(ctx, RollbackRequest{Step: "5"}); err != nil || i.Step != "before-5" {
+		t.Errorf("rollback %+v, %v", i, err)
+	}
+	n := 0
+	must(t, c.Snapshots(ctx, SnapshotQuery{Scope: "q"}, func(i SnapshotInfo) error { n++; return nil }))
+	if n != 2500 {
+		t.Errorf("%d snapshots", n)
+	}
+	if err := c.Snapshots(ctx, SnapshotQuery{}, func(SnapshotInfo) error { return io.ErrClosedPipe }); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("got %v", err)
+	}
+	var last DrainProgress
+	must(t, c.Drain(ctx, func(p DrainProgress) error { last = p; return nil }))
+	if !last.Done {
+		t.Errorf("drain %+v", last)
+	}
+	go func() { (<-leave).done <- fmt.Errorf("unmount: %w", unix.EBUSY) }()
+	var told *apiError
+	if err := c.Umount(ctx, UmountRequest{}); !errors.As(err, &told) || !told.Busy {
+		t.Errorf("umount of a busy mount: %v", err)
+	}
+	go func() { (<-leave).done <- nil }()
+	must(t, c.Umount(ctx, UmountRequest{Lazy: true}))
+}
+
+// Errors keep their words and their exit code.
+func TestClientErrors(t *testing.T) {
+	ctx := context.Background()
+	c, _ := serveScripted(t, scripted{&codedError{exitPartly, errors.New("half of it")}})
+	_, status := c.Status(ctx)
+	_, snap := c.Snapshot(ctx, SnapshotRequest{})
+	for name, err := range map[string]error{
+		"status": status, "snapshot": snap,
+		"snapshots": c.Snapshots(ctx, SnapshotQuery{}, func(SnapshotInfo) error { return nil }),
+		"drain":     c.Drain(ctx, func(DrainProgress) error { return nil }),
+	} {
+		if exitCode(err) != exitPartly || err.Error() != "half of it" {
+			t.Errorf("%s: %v, exit code %d", name, err, exitCode(err))
+		}
+	}
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := c.Stats(gone); exitCode(err) != exitInterrupted {
+		t.Errorf("interrupted: %v", err)
+	}
+}
+
+func TestBadRequests(t *testing.T) {
+	c, _ := serveScripted(t, scripted{})
+	for name, tc := range map[string]struct {
+		method, path, body string
+		status             int
+	}{
+		"not JSON":      {"POST", "snapshot", "hello", http.StatusBadRequest},
+		"unknown field": {"POST", "snapshot", `{"colour":"red"}`, http.StatusBadRequest},
+		"too large":     {"POST", "snapshot", `{"name":"` + strings.Repeat("x", maxRequest) + `"}`, http.StatusBadRequest},
+		"empty":         {"POST", "rollback", "", http.StatusBadRequest},
+		"no such call":  {"GET", "secrets", "", http.StatusNotFound},
+		"wrong method":  {"DELETE", "status", "", http.StatusMethodNotAllowed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			req, err := http.NewRequest(tc.method, "http://stepfs/v1/"+tc.path, strings.NewReader(tc.body))
+			must(t, err)
+			res, err := c.http.Do(req)
+			must(t, err)
+			defer res.Body.Close()
+			if res.StatusCode != tc.status {
+				t.Errorf("status %s, want %d", res.Status, tc.status)
+			}
+		})
+	}
+}
+
+func TestSocketFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "s")
+	must(t, os.WriteFile(path, []byte("left by a crash"), 0o644))
+	a, err := listen(path, scripted{}, nil)
+	must(t, err)
+	st, err := os.Stat(path)
+	must(t, err)
+	if st.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v", st.Mode())
+	}
+	must(t, a.close())
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after close: %v", err)
+	}
+	if dial(context.Background(), dir) != nil {
+		t.Error("somebody answers")
+	}
+}
+
+// A run directory at a public place that somebody else made is not used.
+func TestForeignRunDir(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Symlink(t.TempDir(), dir+"/link"))
+	if err := checkOwner(dir + "/link"); err == nil {
+		t.Error("a link passed")
+	}
+	must(t, checkOwner(dir))
+}
