@@ -257,6 +257,9 @@ func (r *Registry) Slot(seq uint64) (uint32, error) {
 		if err != nil {
 			return err
 		}
+		if n > maxSlot {
+			return errSlots
+		}
 		tx.Put(schema.MetaKey(schema.MetaSlot), schema.Counter(n+1))
 		tx.Put(schema.Numbered(schema.PrefixSlotOf, seq), schema.Counter(n))
 		tx.Put(schema.Numbered(schema.PrefixSlot, n), schema.Counter(seq))
@@ -264,6 +267,11 @@ func (r *Registry) Slot(seq uint64) (uint32, error) {
 	})
 	return uint32(n), err
 }
+
+// maxSlot is the highest slot: 22 bits of an inode number under snapshots/.
+const maxSlot = 1<<22 - 1
+
+var errSlots = fmt.Errorf("%d snapshots have been looked into: no inode numbers are left for more", maxSlot)
 
 // BySlot is the inverse of Slot.
 func (r *Registry) BySlot(slot uint32) (Info, error) {

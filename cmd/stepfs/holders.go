@@ -73,11 +73,22 @@ func holds(pid int, dir string) (holder, bool) {
 	if err != nil {
 		return holder{}, false // it has just let go
 	}
-	comm, err := os.ReadFile(base + "comm")
-	if err != nil {
-		return holder{}, false
+	return holder{PID: pid, Command: commandName(base), Path: at, How: links[i].how}, true
+}
+
+// commandName is what a process was started as; comm, which kernel threads and
+// processes that cleared their arguments have, is cut at 15 bytes.
+func commandName(base string) string {
+	if b, err := os.ReadFile(base + "cmdline"); err == nil {
+		if first, _, _ := strings.Cut(string(b), "\x00"); first != "" {
+			return filepath.Base(first)
+		}
 	}
-	return holder{PID: pid, Command: strings.TrimSpace(string(comm)), Path: at, How: links[i].how}, true
+	b, err := os.ReadFile(base + "comm")
+	if err != nil {
+		return "?"
+	}
+	return strings.TrimSpace(string(b))
 }
 
 // describeHolders ends a message about a busy mount.

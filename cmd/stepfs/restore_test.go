@@ -20,7 +20,7 @@ import (
 // fill makes one of each thing that a restore must bring back.
 func fill(t *testing.T, dir string) {
 	t.Helper()
-	big := make([]byte, 40<<20)
+	big := make([]byte, 18<<20)
 	r := rand.NewChaCha8([32]byte{1})
 	_, _ = r.Read(big) // never fails
 	must(t, os.MkdirAll(dir+"/checkpoint-7/empty", 0o755))
@@ -170,7 +170,7 @@ func restorePart(t *testing.T, store string) {
 	must(t, err)
 	b, err := os.ReadFile(out + "/model.bin")
 	must(t, err)
-	if len(a) != 40<<20 || !bytes.Equal(a, b) {
+	if len(a) != 18<<20 || !bytes.Equal(a, b) {
 		t.Errorf("%d and %d bytes", len(a), len(b))
 	}
 	// One thing in the way is not the end of the others.

@@ -170,6 +170,7 @@ func (t *Tree) Cut(inos []uint64, logs, force bool) (*Cut, error) {
 	cut := &Cut{}
 	_, err := t.update(schema.KindCut, func(tx *txn) error { return t.cutIn(tx, cut, nodes, marked, force) })
 	if err != nil {
+		t.CutDone(cut)
 		return nil, err
 	}
 	return cut, nil
@@ -206,8 +207,20 @@ func (t *Tree) cutIn(tx *txn, cut *Cut, nodes []*inode, marked map[uint64]bool, 
 	}
 	cut.Seq = tx.Cut()
 	t.cuts.pending[cut.Seq] = true
-	tx.then(func() { t.cuts.last, t.cuts.changes = cut.Seq, t.changes })
+	// What counts as seen by this cut is what was recorded before it: by the
+	// time that `then` runs, the ordering lock is free and more may have come.
+	changes := t.changes
+	tx.then(func() { t.cuts.took(cut.Seq, changes) })
 	return nil
+}
+
+// took notes the newest cut, and how many changes it saw.
+func (c *cutSet) took(seq, changes uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if seq > c.last {
+		c.last, c.changes = seq, changes
+	}
 }
 
 // openLogs gives the files that somebody writes and that were only appended
