@@ -15,7 +15,10 @@ import (
 // none may block.
 type Events struct {
 	Sealed func(Info)
-	Fault  func(what string, err error)
+	// RolledBack: these entries of a directory are other ones now, which no
+	// caller of the live tree asked for.
+	RolledBack func(dir uint64, names []string)
+	Fault      func(what string, err error)
 }
 
 // Config opens a manager. DB, Tree and Chunks are required.
@@ -201,7 +204,11 @@ func (m *Manager) Rollback(ctx context.Context, scope, step string) (Info, error
 	if err != nil {
 		return Info{}, fmt.Errorf("take a snapshot before the rollback: %w", err)
 	}
-	if err := m.tree.Rollback(ino, to.Seq, to.ScopeIno); err != nil {
+	names, err := m.tree.Rollback(ino, to.Seq, to.ScopeIno)
+	if m.cfg.Events.RolledBack != nil {
+		m.cfg.Events.RolledBack(ino, names)
+	}
+	if err != nil {
 		return before, fmt.Errorf("roll back to %s: %w", to.ID(), err)
 	}
 	_, err = m.Barrier(ctx, "rollback", ino)

@@ -41,8 +41,8 @@ type Tree interface {
 	FreeSpace() (total, free uint64, err error)
 
 	// Rollback makes the directory dst of the live tree what src was in
-	// snapshot seq, without copying data.
-	Rollback(dst, seq, src uint64) error
+	// snapshot seq, without copying data. It gives the names in dst that changed.
+	Rollback(dst, seq, src uint64) (names []string, err error)
 }
 
 // Cut is a frozen tree.

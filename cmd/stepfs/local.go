@@ -23,6 +23,9 @@ type local struct {
 	parts *parts
 	owned bool // Close ends dir, too: there is no daemon around it
 
+	// changed tells the kernel that entries of a directory are others now; nil
+	// without a mount.
+	changed  func(dir uint64, names []string)
 	describe func(*Status) // adds what the daemon knows; nil without one
 	faults   *faultLog
 }

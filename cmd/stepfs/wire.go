@@ -64,7 +64,11 @@ func openParts(dir *storedir.Dir, o *mountOptions) (_ *local, err error) {
 		DB: p.engine, Tree: livetree.New(p.tree), Chunks: p.chunks,
 		SealQuiet: o.sealQuiet, Workers: o.ingestWorkers(), HotLimit: int64(o.hotLimit), ReadOnly: o.passive,
 		Events: snapshot.Events{Fault: l.faults.add, Sealed: func(i snapshot.Info) {
-			slog.Info("sealed", "snapshot", i.ID(), "scope", i.Scope, "reason", i.Reason, "bytes", i.Logical)
+			slog.Info("sealed", "snapshot", i.ID(), "scope", i.Scope, "reason", i.Reason)
+		}, RolledBack: func(dir uint64, names []string) {
+			if l.changed != nil {
+				l.changed(dir, names)
+			}
 		}},
 	})
 	if err != nil {
@@ -139,6 +143,15 @@ func mountParts(l *local, point string, o *mountOptions) (*mounted, error) {
 	})
 	if err != nil {
 		return nil, errors.Join(err, stepfsfs.Unmount(point, true), conn.Close())
+	}
+	l.changed = func(dir uint64, names []string) {
+		errs := []error{server.NotifyInode(dir, 0, 0)}
+		for _, name := range names {
+			errs = append(errs, server.NotifyEntry(dir, name))
+		}
+		if err := errors.Join(errs...); err != nil {
+			l.faults.add("tell the kernel what a rollback changed", err)
+		}
 	}
 	return &mounted{server}, nil
 }

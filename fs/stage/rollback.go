@@ -13,25 +13,25 @@ import (
 // generations. The new tree is built out of sight; then one record puts its
 // entries in the place of dst's, which go to a directory out of sight too and
 // are removed. A crash before that record leaves the live tree as it was, and
-// one after it leaves it rolled back.
-func (t *Tree) Rollback(dst, seq, src uint64) error {
+// one after it leaves it rolled back. It gives the names in dst that changed.
+func (t *Tree) Rollback(dst, seq, src uint64) (names []string, err error) {
 	fresh, err := t.hidden()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	old, err := t.hidden()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c := &copier{t: t, v: t.At(seq), links: map[uint64]uint64{}}
 	err = c.dir(src, fresh)
 	if err == nil {
-		err = t.exchange(dst, fresh, old)
+		names, err = t.exchange(dst, fresh, old)
 	}
 	if err == nil {
 		err = t.copyAttr(c.v, src, dst)
 	}
-	return errors.Join(err, t.removeAll(fresh), t.removeAll(old))
+	return names, errors.Join(err, t.removeAll(fresh), t.removeAll(old))
 }
 
 // hidden makes a directory that no name leads to. It is an orphan: should the
@@ -94,14 +94,14 @@ func (t *Tree) empty(dir uint64) error {
 
 // exchange puts the entries of fresh in the place of dst's, which go to old,
 // in one record.
-func (t *Tree) exchange(dst, fresh, old uint64) error {
+func (t *Tree) exchange(dst, fresh, old uint64) (names []string, err error) {
 	t.renameMu.Lock()
 	defer t.renameMu.Unlock()
 	var dirs [3]*inode
 	for k, ino := range [...]uint64{dst, fresh, old} {
 		n, err := t.getDir(ino)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		defer t.put(n)
 		dirs[k] = n
@@ -109,26 +109,27 @@ func (t *Tree) exchange(dst, fresh, old uint64) error {
 	defer lockAll(dirs[:]...)()
 	out, err := t.readDir(dst, newest, "", 1<<30)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	in, err := t.readDir(fresh, newest, "", 1<<30)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var moving []*inode
 	for _, e := range append(append([]Dirent(nil), out...), in...) {
 		n, err := t.get(e.Ino)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		defer t.put(n)
 		moving = append(moving, n)
+		names = append(names, e.Name)
 	}
 	defer lockAll(moving...)()
 	_, err = t.update(schema.KindRollback, func(tx *txn) error {
 		return t.exchangeIn(tx, dirs, out, in, moving)
 	})
-	return err
+	return names, err
 }
 
 func (t *Tree) exchangeIn(tx *txn, dirs [3]*inode, out, in []Dirent, moving []*inode) error {
