@@ -115,6 +115,7 @@ type Cut struct {
 	Same   bool
 	Marked []uint64 // append-only files taken though they are open
 	inos   []uint64
+	waits  bool // somebody waits for it: the settler gives way until CutDone
 }
 
 // cutSet knows the cuts that are under way: their number is taken and no
@@ -143,7 +144,7 @@ func (c *cutSet) has(lo, hi uint64) bool {
 // Cut freezes the tree. The content of the given files is committed as it is;
 // with logs, so is that of files which are open and were only appended to. An
 // inode that is gone by now is passed over. The caller ends the cut with
-// CutDone.
+// CutDone, unless it is the Same as an earlier one.
 func (t *Tree) Cut(inos []uint64, logs, force bool) (*Cut, error) {
 	var nodes []*inode
 	defer func() {
@@ -166,14 +167,28 @@ func (t *Tree) Cut(inos []uint64, logs, force bool) (*Cut, error) {
 			add(n)
 		}
 	}
-	defer lockAll(nodes...)()
 	cut := &Cut{}
+	t.giveWay(cut, !logs)
+	defer lockAll(nodes...)()
 	_, err := t.update(schema.KindCut, func(tx *txn) error { return t.cutIn(tx, cut, nodes, marked, force) })
 	if err != nil {
 		t.CutDone(cut)
 		return nil, err
 	}
+	if cut.Same {
+		t.giveWay(cut, false) // nothing is under way
+	}
 	return cut, nil
+}
+
+// giveWay has the settler spare the disk while somebody waits for a cut.
+func (t *Tree) giveWay(c *Cut, on bool) {
+	if on {
+		t.settler.barrierBegins()
+	} else if c.waits {
+		t.settler.barrierEnds()
+	}
+	c.waits = on
 }
 
 func (t *Tree) cutIn(tx *txn, cut *Cut, nodes []*inode, marked map[uint64]bool, force bool) error {
@@ -238,6 +253,7 @@ func (t *Tree) openLogs() (inos []uint64) {
 
 // CutDone ends a cut: its snapshot is in the registry, or never will be.
 func (t *Tree) CutDone(c *Cut) {
+	t.giveWay(c, false)
 	t.cuts.mu.Lock()
 	defer t.cuts.mu.Unlock()
 	delete(t.cuts.pending, c.Seq)

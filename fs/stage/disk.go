@@ -128,22 +128,54 @@ func (d osDisk) Space() (Space, error) {
 
 type osFile struct{ *os.File }
 
-func (f osFile) Sync() error {
-	for {
-		if err := unix.Fdatasync(int(f.Fd())); err != unix.EINTR {
-			return err
-		}
+// raw runs fn on the descriptor, which can't be closed meanwhile;
+// fs.ErrClosed when it was before.
+func (f osFile) raw(fn func(fd int) error) error {
+	c, err := f.SyscallConn()
+	if err != nil {
+		return err
 	}
+	var err2 error
+	if err := c.Control(func(fd uintptr) {
+		for err2 = fn(int(fd)); err2 == unix.EINTR; {
+			err2 = fn(int(fd))
+		}
+	}); err != nil {
+		return err
+	}
+	return err2
+}
+
+func (f osFile) Sync() error { return f.raw(unix.Fdatasync) }
+
+// Size is the file's length.
+func (f osFile) Size() (int64, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
+// WriteOut has the disk write [off, off+n), and waits for that. It makes
+// nothing durable: no metadata is written and no cache flushed.
+func (f osFile) WriteOut(off, n int64) error {
+	const flags = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
+	return f.raw(func(fd int) error { return unix.SyncFileRange(fd, off, n, flags) })
 }
 
 func (f osFile) Data(off int64) (start, end int64, err error) {
-	start, err = unix.Seek(int(f.Fd()), off, unix.SEEK_DATA)
+	err = f.raw(func(fd int) error {
+		if start, err = unix.Seek(fd, off, unix.SEEK_DATA); err == nil {
+			end, err = unix.Seek(fd, start, unix.SEEK_HOLE)
+		}
+		return err
+	})
 	if err == unix.ENXIO {
 		return 0, 0, io.EOF
 	}
 	if err != nil {
 		return 0, 0, fmt.Errorf("seek data: %w", err)
 	}
-	end, err = unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE)
-	return start, end, err
+	return start, end, nil
 }

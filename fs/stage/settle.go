@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
+	"io/fs"
 
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -39,13 +39,17 @@ func (t *Tree) NeedsSync(c *Cut) bool {
 
 // Settle syncs the staging files of an inode and records how much of them is
 // durable. A file whose sync once failed goes on failing until it is truncated.
-func (t *Tree) Settle(ino uint64) error {
+func (t *Tree) Settle(ino uint64) error { return t.settle(ino, nil) }
+
+// settle is Settle; gently, which may be nil, is called before each sync with
+// the file that is about to be synced.
+func (t *Tree) settle(ino uint64, gently func(File)) error {
 	marks, err := t.marks(ino)
 	if err != nil {
 		return err
 	}
 	for _, m := range marks {
-		err := t.settleGen(ino, m)
+		err := t.settleGen(ino, m, gently)
 		if err == nil {
 			continue
 		}
@@ -57,7 +61,7 @@ func (t *Tree) Settle(ino uint64) error {
 	return nil
 }
 
-func (t *Tree) settleGen(ino uint64, m mark) error {
+func (t *Tree) settleGen(ino uint64, m mark, gently func(File)) error {
 	g, err := t.gens.get(m.gen)
 	if err != nil {
 		return err
@@ -79,9 +83,15 @@ func (t *Tree) settleGen(ino uint64, m mark) error {
 	if file == nil {
 		return nil // freed meanwhile
 	}
+	if gently != nil {
+		gently(file)
+	}
 	err = file.Sync()
 	if err == nil && !named {
 		err = t.cfg.Disk.SyncDir(m.gen)
+	}
+	if errors.Is(err, fs.ErrClosed) {
+		return nil // freed while it was synced
 	}
 	if err != nil {
 		return t.syncFailed(ino, g, err)
@@ -197,87 +207,4 @@ func (t *Tree) versions(ino uint64) ([]version, error) {
 		out = append(out, version{seqOf(it.Key()), rec})
 	}
 	return out, wrapDisk(it.Error())
-}
-
-// settler syncs files in the background once they are closed, so that what a
-// snapshot names becomes durable without anybody waiting for it.
-type settler struct {
-	mu    sync.Mutex
-	cond  *sync.Cond
-	queue []uint64
-	in    map[uint64]bool
-	busy  int
-	quit  bool
-	wg    sync.WaitGroup
-}
-
-// settleWorkers is how many files are synced at a time.
-const settleWorkers = 2
-
-func (s *settler) start(t *Tree) {
-	for range settleWorkers {
-		s.wg.Add(1)
-		go s.run(t)
-	}
-}
-
-func (s *settler) initLocked() {
-	if s.cond == nil {
-		s.cond, s.in = sync.NewCond(&s.mu), map[uint64]bool{}
-	}
-}
-
-func (s *settler) add(ino uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.initLocked()
-	if !s.in[ino] {
-		s.in[ino] = true
-		s.queue = append(s.queue, ino)
-		s.cond.Broadcast()
-	}
-}
-
-func (s *settler) run(t *Tree) {
-	defer s.wg.Done()
-	for {
-		s.mu.Lock()
-		s.initLocked()
-		for len(s.queue) == 0 && !s.quit {
-			s.cond.Wait()
-		}
-		if s.quit {
-			s.mu.Unlock()
-			return
-		}
-		ino := s.queue[0]
-		s.queue = s.queue[1:]
-		delete(s.in, ino)
-		s.busy++
-		s.mu.Unlock()
-		t.fault("sync a closed file", t.Settle(ino))
-		s.mu.Lock()
-		s.busy--
-		s.cond.Broadcast()
-		s.mu.Unlock()
-	}
-}
-
-// wait returns once all that was added is settled.
-func (s *settler) wait() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.initLocked()
-	for (len(s.queue) > 0 || s.busy > 0) && !s.quit {
-		s.cond.Wait()
-	}
-}
-
-func (s *settler) stop() {
-	s.mu.Lock()
-	s.initLocked()
-	s.quit = true
-	s.cond.Broadcast()
-	s.mu.Unlock()
-	s.wg.Wait()
 }

@@ -94,6 +94,7 @@ func Open(cfg Config) (*Tree, error) {
 	t.gens.init(t)
 	t.views.init()
 	t.cuts.init()
+	t.settler.init()
 	if err := t.space.init(cfg); err != nil {
 		return nil, err
 	}
@@ -132,6 +133,7 @@ func (t *Tree) mkfs() error {
 			Parent: RootIno, Atime: now, Ctime: now, Btime: now}
 		root.Live.Mtime = now
 		tx.Put(schema.MetaKey(schema.MetaEpoch), schema.Counter(tx.Epoch()))
+		tx.PutBoot()
 		tx.Put(schema.InodeKey(RootIno, tx.Epoch()), root.Encode())
 		return nil
 	})
