@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -74,51 +76,50 @@ func (l *local) openFiles() (n int) {
 // listPage is how many snapshots are asked for at a time.
 const listPage = 1000
 
+// Snapshots lists in the order in which they were taken.
 func (l *local) Snapshots(ctx context.Context, q SnapshotQuery, fn func(SnapshotInfo) error) error {
 	if q.Barriers {
 		return l.barriers(ctx, fn)
 	}
-	if err := l.steps(ctx, q.Scope, q.Revisions, fn); err != nil || !q.AllScopes {
-		return err
+	scopes := l.parts.manager.AllScopes()
+	if q.Scope != nil {
+		scopes = []string{strings.Trim(*q.Scope, "/")}
 	}
-	return l.scopesBelow(ctx, q.Scope, q.Revisions, fn)
-}
-
-func (l *local) scopesBelow(ctx context.Context, parent string, revisions bool, fn func(SnapshotInfo) error) error {
-	for _, name := range l.parts.manager.Scopes(parent) {
-		scope := strings.TrimPrefix(parent+"/"+name, "/")
-		if err := l.steps(ctx, scope, revisions, fn); err != nil {
+	var all []snapshot.Info
+	for _, scope := range scopes {
+		steps, err := l.steps(ctx, scope, q.Revisions)
+		if err != nil {
 			return err
 		}
-		if err := l.scopesBelow(ctx, scope, revisions, fn); err != nil {
+		all = append(all, steps...)
+	}
+	slices.SortFunc(all, func(a, b snapshot.Info) int { return cmp.Compare(a.Seq, b.Seq) })
+	for _, i := range all {
+		if err := errors.Join(ctx.Err(), fn(describeSnapshot(i))); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (l *local) steps(ctx context.Context, scope string, revisions bool, fn func(SnapshotInfo) error) error {
+// steps gives the steps of one scope, with every revision of each if asked.
+func (l *local) steps(ctx context.Context, scope string, revisions bool) (all []snapshot.Info, err error) {
 	for after := ""; ; {
 		page, err := l.parts.manager.Steps(scope, after, listPage)
-		if err != nil {
-			return err
+		if err = errors.Join(err, ctx.Err()); err != nil || len(page) == 0 {
+			return all, err
+		}
+		after = page[len(page)-1].Name
+		if !revisions {
+			all = append(all, page...)
+			continue
 		}
 		for _, i := range page {
-			after = i.Name
-			all := []snapshot.Info{i}
-			if revisions {
-				if all, err = l.parts.manager.Revisions(scope, i.Name, 0); err != nil {
-					return err
-				}
+			revs, err := l.parts.manager.Revisions(scope, i.Name, 0)
+			if err != nil {
+				return nil, err
 			}
-			for _, one := range all {
-				if err := errors.Join(ctx.Err(), fn(describeSnapshot(one))); err != nil {
-					return err
-				}
-			}
-		}
-		if len(page) == 0 {
-			return nil
+			all = append(all, revs...)
 		}
 	}
 }
@@ -239,11 +240,12 @@ func (l *local) Status(ctx context.Context) (Status, error) {
 	if s.Unstored, err = l.unstored(); err != nil {
 		return Status{}, err
 	}
-	if i, ok := l.parts.manager.Latest(""); ok {
-		last := describeSnapshot(i)
-		s.Last = &last
+	for _, scope := range l.parts.manager.AllScopes() {
+		if i, ok := l.parts.manager.Latest(scope); ok && (s.Last == nil || s.Last.Sequence < i.Seq) {
+			s.Last = new(describeSnapshot(i))
+		}
 	}
-	err = l.Snapshots(ctx, SnapshotQuery{AllScopes: true}, func(SnapshotInfo) error { s.Steps++; return nil })
+	err = l.Snapshots(ctx, SnapshotQuery{}, func(SnapshotInfo) error { s.Steps++; return nil })
 	if err == nil {
 		err = l.barriers(ctx, func(i SnapshotInfo) error {
 			if i.Step == "" {

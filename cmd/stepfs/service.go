@@ -43,10 +43,9 @@ type SnapshotInfo struct {
 
 // SnapshotQuery selects snapshots.
 type SnapshotQuery struct {
-	Scope     string `json:"scope,omitempty"`
-	AllScopes bool   `json:"all_scopes,omitempty"`
-	Revisions bool   `json:"revisions,omitempty"` // every revision of a step, not only the newest
-	Barriers  bool   `json:"barriers,omitempty"`  // the barriers that are kept, sealed or not
+	Scope     *string `json:"scope,omitempty"`     // nil: every scope
+	Revisions bool    `json:"revisions,omitempty"` // every revision of a step, not only the newest
+	Barriers  bool    `json:"barriers,omitempty"`  // the barriers that are kept, sealed or not
 }
 
 // SnapshotRequest asks for an explicit snapshot.

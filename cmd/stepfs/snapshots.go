@@ -10,11 +10,12 @@ import (
 
 func snapshotsCommand(g *global) *cobra.Command {
 	var q SnapshotQuery
+	var scope string
 	const usage = "snapshots [flags] STORE"
 	c := &cobra.Command{
 		Use:     usage,
 		Aliases: []string{"list"},
-		Short:   "List the snapshots",
+		Short:   "List the snapshots, in the order in which they were taken",
 		RunE: func(c *cobra.Command, args []string) error {
 			store, _, err := g.storeAnd(args, usage, 0, 0)
 			if err != nil {
@@ -25,6 +26,9 @@ func snapshotsCommand(g *global) *cobra.Command {
 				return err
 			}
 			defer s.Close()
+			if c.Flags().Changed("scope") {
+				q.Scope = &scope
+			}
 			p := newSnapshotPrinter(c.OutOrStdout(), g.json)
 			if err := s.Snapshots(c.Context(), q, p.print); err != nil {
 				return err
@@ -33,8 +37,7 @@ func snapshotsCommand(g *global) *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&q.Scope, "scope", "", "list the steps of this directory of the mount")
-	f.BoolVar(&q.AllScopes, "all-scopes", false, "list the steps of every scope")
+	f.StringVar(&scope, "scope", "", "list only the steps of this directory of the mount; / is its root")
 	f.BoolVar(&q.Revisions, "revisions", false, "list every revision of a step, not only the newest")
 	f.BoolVar(&q.Barriers, "barriers", false, "list every barrier that is kept")
 	return c

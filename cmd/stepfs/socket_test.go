@@ -31,8 +31,12 @@ func (s scripted) Rollback(_ context.Context, r RollbackRequest) (SnapshotInfo, 
 	return SnapshotInfo{Step: "before-" + r.Step}, s.fail
 }
 func (s scripted) Snapshots(_ context.Context, q SnapshotQuery, fn func(SnapshotInfo) error) error {
+	scope := ""
+	if q.Scope != nil {
+		scope = *q.Scope
+	}
 	for i := range 2500 {
-		if err := fn(SnapshotInfo{Step: fmt.Sprint(i), Scope: q.Scope}); err != nil {
+		if err := fn(SnapshotInfo{Step: fmt.Sprint(i), Scope: scope}); err != nil {
 			return err
 		}
 	}
@@ -78,7 +82,7 @@ func TestClient(t *testing.T) {
 		t.Errorf("rollback %+v, %v", i, err)
 	}
 	n := 0
-	must(t, c.Snapshots(ctx, SnapshotQuery{Scope: "q"}, func(i SnapshotInfo) error { n++; return nil }))
+	must(t, c.Snapshots(ctx, SnapshotQuery{Scope: new("q")}, func(i SnapshotInfo) error { n++; return nil }))
 	if n != 2500 {
 		t.Errorf("%d snapshots", n)
 	}
