@@ -3,9 +3,29 @@ package fs
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
+
+// waitReady waits for a mount that this very process serves. A Go program can
+// block when it opens files on such a mount: its runtime polls the file while
+// it holds the last of its threads. go-fuse's protocol server shows a file on
+// which the kernel learns, by one POLL, not to ask again.
+func waitReady(t testing.TB, s *Server) {
+	t.Helper()
+	if err := s.WaitReady(); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open(filepath.Join(s.conn.Mountpoint, ".go-fuse-epoll-hack"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0) // the question alone matters
+}
 
 // asNobody runs a shell command as an ordinary user.
 func asNobody(t testing.TB, script string) {

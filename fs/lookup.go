@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"stepfs/fs/stage"
 )
@@ -17,6 +18,8 @@ const blockSize = MaxWrite
 func (f *FileSystem) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	parent := f.node(in.NodeId)
 	switch {
+	case len(name) > stage.MaxName:
+		return fuse.Status(unix.ENAMETOOLONG)
 	case name == ".":
 		// A file handle (name_to_handle_at) whose node the kernel has dropped.
 		return f.lookupNode(parent, out)

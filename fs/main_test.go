@@ -101,8 +101,6 @@ func serveDir(t testing.TB, dir string, raw fuse.RawFileSystem) *Server {
 			t.Errorf("Serve: %v", err)
 		}
 	})
-	if err := s.WaitReady(); err != nil {
-		t.Fatal(err)
-	}
+	waitReady(t, s)
 	return s
 }

@@ -4,18 +4,11 @@ import (
 	"bufio"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
-
-// epollHackName is a file that go-fuse's protocol server shows in the root, in
-// order to answer a POLL with "not implemented", once. Without it a Go program
-// that opens files on a mount that it serves itself can block: its runtime
-// polls the file while it holds the last of its threads.
-const epollHackName = ".go-fuse-epoll-hack"
 
 // readAheadKB is how far the kernel reads ahead on the mount. Its default of
 // 128 KiB would be eight requests to the megabyte.
@@ -24,12 +17,13 @@ const readAheadKB = 4096
 // WaitReady returns once the mount answers, and tunes the kernel's side of it
 // as far as the caller's rights go. Serve must be running.
 func (s *Server) WaitReady() error {
-	fd, err := unix.Open(filepath.Join(s.conn.Mountpoint, epollHackName), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
+	// The daemon asks its own mount, so it must not hold a file of it open: if
+	// it were killed then, the kernel would wait, while it closes that file, for
+	// an answer that never comes.
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.conn.Mountpoint, &st); err != nil && err != unix.ENOSYS {
 		return fmt.Errorf("the mount does not answer: %w", err)
 	}
-	defer unix.Close(fd)
-	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0) // the question alone matters
 	if dev, err := mountDevice(s.conn.Mountpoint); err == nil {
 		// Needs root; without it reads are slower, that is all.
 		_ = os.WriteFile("/sys/class/bdi/"+dev+"/read_ahead_kb", []byte(strconv.Itoa(readAheadKB)), 0o644)

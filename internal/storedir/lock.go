@@ -121,7 +121,8 @@ func (l *lock) takeLease(env *environment, kind Kind, flocked bool) error {
 		if !isDead(old, age, stale, env, kind, flocked) {
 			return &InUseError{Path: l.dir, Holder: old, Renew: age, Remote: true, Stale: stale}
 		}
-		if err := l.takeOver(path, old, stale); !errors.Is(err, fs.ErrNotExist) {
+		alone := flocked && !kind.Shared
+		if err := l.takeOver(path, old, stale, alone); !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
@@ -162,15 +163,22 @@ func (l *lock) age(lease fs.FileInfo) time.Duration {
 // creates it again finds another lease), and of many takers one goes on.
 //
 // A taker that dies with its guard is waited for as a holder would be.
-func (l *lock) takeOver(path string, old Lease, stale time.Duration) error {
-	guard, err := l.guard(path+guardMark+old.Nonce, stale)
-	if err != nil {
-		return err
+//
+// Who holds the flock of a local filesystem is alone: it needs no guard, and
+// waits for none that a killed taker left.
+func (l *lock) takeOver(path string, old Lease, stale time.Duration, alone bool) error {
+	guard := ""
+	if !alone {
+		var err error
+		if guard, err = l.guard(path+guardMark+old.Nonce, stale); err != nil {
+			return err
+		}
 	}
 	fresh := path + freshMark + l.lease.Nonce
 	f, err := writeLease(fresh, l.lease)
 	if err != nil {
-		return errors.Join(err, os.Remove(guard))
+		_ = os.Remove(guard)
+		return err
 	}
 	now, _, err := readLease(path)
 	if err == nil && now.Nonce != old.Nonce {

@@ -224,6 +224,17 @@ func TestTakeoverRace(t *testing.T) {
 	}
 }
 
+// On a local filesystem flock alone decides: what a taker left that was killed
+// between its guard and its rename holds nobody up.
+func TestTakerKilledOnLocalDisk(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store")
+	makeStore(t, path)
+	at := filepath.Join(path, leaseName)
+	write(t, at, lease(1, 1, "old"))
+	write(t, at+guardMark+"n-1", "")
+	closeDir(t, open(t, path, Options{}))
+}
+
 // A taker that died holding the guard is waited for, then passed by.
 func TestTakerDied(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sto[re")
