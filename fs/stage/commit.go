@@ -16,65 +16,28 @@ func (t *Tree) commitContent(tx *txn, n *inode, rec *schema.Inode) {
 	if !isReg(rec) || rec.Failed || rec.Committed != nil && *rec.Committed == rec.Live {
 		return
 	}
-	if old := rec.Committed; old != nil && t.isSettled(tx, n.ino, old) {
+	if old := rec.Committed; old != nil && settledBy(t.marks(n.ino), old) {
 		rec.Settled = old
 	}
 	c := rec.Live
 	rec.Committed = &c
 	rec.Marked, rec.Reverted = false, false
 	if c.Gen != 0 {
-		p := schema.Pending{Ino: n.ino, Content: c, Epoch: tx.Epoch(), Time: t.now()}
-		tx.Put(schema.Numbered(schema.PrefixPending, c.Gen), p.Encode())
+		t.putPending(tx, n.ino, c)
 	}
 }
 
-// isSettled says whether all bytes of a committed content are durable once
-// the journal is: no generation in it has an unsettled mark, but for bytes
-// behind the length that a sync has covered.
-func (t *Tree) isSettled(tx *txn, ino uint64, c *schema.Content) bool {
-	marks, err := t.marks(ino)
-	if err != nil {
-		return false
-	}
-	return settledBy(marks, c)
-}
-
-func settledBy(marks []mark, c *schema.Content) bool {
-	for _, m := range marks {
-		if m.gen >= c.Base && m.gen <= c.Gen && (m.gen != c.Gen || c.Len > m.Settled) {
-			return false
+// putPending queues a content for ingest. One that goes on from an earlier
+// content of the same generation, which is still queued, is as urgent as that.
+func (t *Tree) putPending(tx *txn, ino uint64, c schema.Content) {
+	p := schema.Pending{Ino: ino, Content: c, Epoch: tx.Epoch(), Time: t.now()}
+	key := schema.Numbered(schema.PrefixPending, c.Gen)
+	if v, err := tx.Get(key); err == nil {
+		if old, err := schema.DecodePending(v); err == nil {
+			p.Epoch, p.Time = old.Epoch, old.Time
 		}
 	}
-	return true
-}
-
-// mark is an unsettled mark of one generation.
-type mark struct {
-	gen uint64
-	schema.Unsettled
-}
-
-// marks gives the unsettled marks of an inode.
-func (t *Tree) marks(ino uint64) ([]mark, error) {
-	prefix := schema.Numbered(schema.PrefixUnsettled, ino)
-	it, err := t.db.NewIter(prefix, schema.After(prefix))
-	if err != nil {
-		return nil, wrapDisk(err)
-	}
-	defer it.Close()
-	var out []mark
-	for ok := it.First(); ok; ok = it.Next() {
-		_, gen, err := schema.ParseUnsettledKey(it.Key())
-		if err != nil {
-			return nil, wrapDisk(err)
-		}
-		u, err := schema.DecodeUnsettled(it.Value())
-		if err != nil {
-			return nil, wrapDisk(err)
-		}
-		out = append(out, mark{gen, u})
-	}
-	return out, wrapDisk(it.Error())
+	tx.Put(key, p.Encode())
 }
 
 // commitClosed commits n, which is locked, at its close.
@@ -99,7 +62,9 @@ func (t *Tree) commitClosed(n *inode) error {
 // noteCommitted starts what follows a commit in the background.
 func (t *Tree) noteCommitted(n *inode) {
 	if n.rec.Committed != nil && *n.rec.Committed == n.rec.Live && n.rec.Live.Gen != 0 {
-		t.settler.add(n.ino)
+		if len(t.marks(n.ino)) > 0 {
+			t.settler.add(n.ino)
+		}
 		if t.cfg.Events.Pending != nil {
 			t.cfg.Events.Pending()
 		}
@@ -115,7 +80,8 @@ type Cut struct {
 	Same   bool
 	Marked []uint64 // append-only files taken though they are open
 	inos   []uint64
-	waits  bool // somebody waits for it: the settler gives way until CutDone
+	failed map[uint64]bool // of inos: an earlier sync failed, nothing more is committed
+	waits  bool            // somebody waits for it: the settler gives way until CutDone
 }
 
 // cutSet knows the cuts that are under way: their number is taken and no
@@ -154,7 +120,12 @@ func (t *Tree) Cut(inos []uint64, logs, force bool) (*Cut, error) {
 	}()
 	marked := map[uint64]bool{}
 	add := func(ino uint64) {
-		if n, err := t.get(ino); err == nil {
+		n, err := t.get(ino)
+		switch {
+		case err != nil:
+		case n.dir: // its names are in the cut anyhow; several directories are locked by renames alone
+			t.put(n)
+		default:
 			nodes = append(nodes, n)
 		}
 	}
@@ -204,6 +175,12 @@ func (t *Tree) cutIn(tx *txn, cut *Cut, nodes []*inode, marked map[uint64]bool, 
 		}
 		cut.inos = append(cut.inos, n.ino)
 		rec := *n.rec
+		if rec.Failed {
+			if cut.failed == nil {
+				cut.failed = map[uint64]bool{}
+			}
+			cut.failed[n.ino] = true
+		}
 		t.commitContent(tx, n, &rec)
 		if rec.Committed == n.rec.Committed {
 			continue

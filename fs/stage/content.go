@@ -3,6 +3,7 @@ package stage
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -105,16 +106,32 @@ func (t *Tree) readContent(ino uint64, c *schema.Content, dst []byte, off int64)
 		at := off + int64(done)
 		in := int(at % stripeSize)
 		n := min(len(dst)-done, stripeSize-in)
-		fs, _, err := t.stripe(ino, stripeOf(at), c)
-		if err != nil {
-			return 0, err
-		}
-		if err := t.readStripe(fs, dst[done:done+n], at-int64(in), uint32(in)); err != nil {
+		if err := t.readAt(ino, c, dst[done:done+n], at-int64(in), uint32(in)); err != nil {
 			return 0, err
 		}
 		done += n
 	}
 	return len(dst), nil
+}
+
+// readAt reads from offset in of the stripe at base. Readers of a snapshot
+// hold no lock: when the stripe is made to name another place meanwhile, and
+// the old one is freed, it is looked up again.
+func (t *Tree) readAt(ino uint64, c *schema.Content, dst []byte, base int64, in uint32) error {
+	var failed error
+	for last := []schema.Fragment(nil); ; {
+		fs, _, err := t.stripe(ino, stripeOf(base), c)
+		if err != nil {
+			return err
+		}
+		if failed != nil && slices.Equal(fs, last) {
+			return failed
+		}
+		if failed = t.readStripe(fs, dst, base, in); failed == nil {
+			return nil
+		}
+		last = fs
+	}
 }
 
 // readStripe fills dst with the bytes of a stripe from offset in on; the

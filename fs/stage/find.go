@@ -56,23 +56,15 @@ func (t *Tree) SettleCommitted(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		rec, _, err := t.readInode(ino, newest)
-		if err != nil || rec.Committed == nil || settledBy(marks, rec.Committed) {
-			return nil // gone, or nothing to sync
+		versions, err := t.versions(ino) // of one deleted or rewritten since, the snapshot shows an older one
+		if err != nil {
+			return err
 		}
-		return t.Settle(ino)
+		for _, v := range versions {
+			if v.rec.Committed != nil && !settledBy(marks, v.rec.Committed) {
+				return t.Settle(ino)
+			}
+		}
+		return nil // only what is being written waits for a sync
 	})
-}
-
-// FreeSpace gives the size of the disk below and what is free of it, in bytes.
-func (t *Tree) FreeSpace() (total, free uint64, err error) {
-	sp, err := t.cfg.Disk.Space()
-	return sp.Total, sp.Free, wrapDisk(err)
-}
-
-// Usage counts, in bytes, what staging files and inline content hold that is
-// not stored yet.
-func (t *Tree) Usage() (pending int64, err error) {
-	err = t.Pending(func(f *Frozen) bool { pending += f.p.Content.Alloc; return true })
-	return pending, err
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"sync"
+	"sync/atomic"
 
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -29,17 +30,19 @@ type generation struct {
 	file   File // open staging file, or nil
 
 	// Of a generation that the live tree writes:
-	inline map[uint32][]byte // blocks of an inline generation, as in the index
-	named  bool              // the staging file's name is known to be durable
-	writes uint64            // counts writes to the staging file
-	marked bool              // the index holds an unsettled mark: unsynced bytes
-	failed error             // a sync failed: what is in the file is unknown
+	inline  map[uint32][]byte     // blocks of an inline generation, as in the index
+	named   bool                  // the staging file's name is known to be durable
+	writes  uint64                // counts writes to the staging file
+	marked  bool                  // the index holds an unsettled mark: unsynced bytes
+	settled int64                 // what that mark says
+	failed  atomic.Pointer[error] // a sync failed: what is in the file is unknown
 }
 
 type genTable struct {
 	t   *Tree
 	mu  sync.Mutex
 	all map[uint64]*generation
+	old uint64 // generations up to this one take no more bytes
 }
 
 func (gt *genTable) init(t *Tree) { gt.t, gt.all = t, map[uint64]*generation{} }
@@ -64,10 +67,7 @@ func (gt *genTable) get(id uint64) (*generation, error) {
 		g.rec, err = schema.DecodeGeneration(v)
 	}
 	if err == nil && g.rec.File {
-		_, err = gt.t.db.Get(schema.UnsettledKey(g.rec.Ino, id))
-		if g.marked = err == nil; errors.Is(err, state.ErrNotFound) {
-			err = nil
-		}
+		err = gt.loadMark(g)
 	}
 	if err != nil {
 		gt.put(g)
@@ -75,6 +75,28 @@ func (gt *genTable) get(id uint64) (*generation, error) {
 	}
 	g.loaded = true
 	return g, nil
+}
+
+// loadMark finds out what of g no sync has covered.
+func (gt *genTable) loadMark(g *generation) error {
+	v, err := gt.t.db.Get(schema.UnsettledKey(g.rec.Ino, g.id))
+	if errors.Is(err, state.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	u, err := schema.DecodeUnsettled(v)
+	g.marked, g.settled = true, u.Settled
+	return err
+}
+
+// hasFailed says whether a sync of the generation failed.
+func (gt *genTable) hasFailed(id uint64) bool {
+	gt.mu.Lock()
+	defer gt.mu.Unlock()
+	g := gt.all[id]
+	return g != nil && g.failed.Load() != nil
 }
 
 // fresh gives a new generation of inode ino, in memory only.
@@ -98,11 +120,12 @@ func (gt *genTable) put(g *generation) {
 	if g.refs--; g.refs > 0 {
 		return
 	}
-	for id, old := range gt.all {
-		if len(gt.all) <= maxFiles {
+	tries := 0
+	for id, old := range gt.all { // a few at random: over time that is enough
+		if tries++; len(gt.all) <= maxFiles || tries > 8 {
 			break
 		}
-		if old.refs > 0 || old.marked || old.failed != nil {
+		if old.refs > 0 || old.marked || old.failed.Load() != nil {
 			continue
 		}
 		if old.file != nil {
@@ -112,11 +135,14 @@ func (gt *genTable) put(g *generation) {
 	}
 }
 
-// forget drops a generation that is dead; its file is closed.
+// forget closes the staging file of a generation that has none any more. The
+// generation itself may live on, in chunks, and be in use.
 func (gt *genTable) forget(id uint64) error {
 	gt.mu.Lock()
 	g := gt.all[id]
-	delete(gt.all, id)
+	if g != nil && g.refs == 0 {
+		delete(gt.all, id)
+	}
 	gt.mu.Unlock()
 	if g == nil {
 		return nil
@@ -140,7 +166,9 @@ func (gt *genTable) closeAll() error {
 	defer gt.mu.Unlock()
 	var errs []error
 	for id, g := range gt.all {
+		g.mu.Lock()
 		errs = append(errs, g.closeFile())
+		g.mu.Unlock()
 		delete(gt.all, id)
 	}
 	return errors.Join(errs...)
@@ -155,7 +183,7 @@ func (gt *genTable) read(id uint64, dst []byte, off int64) error {
 	}
 	defer gt.put(g)
 	g.mu.RLock()
-	if g.rec.File && g.file == nil {
+	for g.rec.File && g.file == nil { // once it is unlinked, open says so
 		g.mu.RUnlock()
 		if err := gt.open(g); err != nil {
 			return err

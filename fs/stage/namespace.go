@@ -274,11 +274,11 @@ func (t *Tree) remove(parent uint64, name string, wantDir bool) error {
 		return err
 	}
 	defer t.put(n)
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if err := t.removable(n, wantDir); err != nil {
 		return err
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	_, err = t.update(schema.KindUnlink, func(tx *txn) error {
 		t.putDentry(tx, parent, name, cur, 0, 0)
 		p := *dir.rec
@@ -292,9 +292,8 @@ func (t *Tree) remove(parent uint64, name string, wantDir bool) error {
 	return err
 }
 
-// removable checks that n may lose its name. A directory's emptiness can't
-// change behind it: whoever adds an entry needs the directory's lock and finds
-// its link count 0.
+// removable checks that n, which is locked, may lose its name: whoever adds an
+// entry to a directory needs its lock too, and then finds its link count 0.
 func (t *Tree) removable(n *inode, wantDir bool) error {
 	switch {
 	case wantDir && !n.dir:

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -93,7 +94,14 @@ func (r *reaper) run(t *Tree) {
 			return
 		}
 		for _, ino := range batch {
-			t.fault("free dead content", t.reap(ino))
+			shells, err := t.reap(ino)
+			for _, gen := range shells {
+				err = errors.Join(err, t.Evict(gen))
+			}
+			if err != nil {
+				t.fault("free dead content", err)
+				t.reaper.later(ino)
+			}
 		}
 		t.fault("unlink dead staging files", t.unlinkDoomed())
 		r.mu.Lock()
@@ -124,13 +132,21 @@ func (r *reaper) take() []uint64 {
 	return batch
 }
 
-// reap frees what is dead of one inode.
-func (t *Tree) reap(ino uint64) error {
+// reapAgain is how long after a failure, such as a full disk, an inode is
+// tried again.
+const reapAgain = time.Second
+
+// later queues an inode that could not be reaped now.
+func (r *reaper) later(ino uint64) { time.AfterFunc(reapAgain, func() { r.push(ino) }) }
+
+// reap frees what is dead of one inode. It gives the generations that contents
+// are still numbered by but of whose bytes nothing is named.
+func (t *Tree) reap(ino uint64) (shells []uint64, err error) {
 	n, err := t.get(ino)
 	switch {
 	case errors.Is(err, ErrNotExist):
 	case err != nil:
-		return err
+		return nil, err
 	default:
 		defer t.put(n)
 		n.mu.Lock()
@@ -139,20 +155,40 @@ func (t *Tree) reap(ino uint64) error {
 	}
 	versions, err := t.versions(ino)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	need, gone, err := t.needed(versions)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	waits, err := t.committed(versions)
+	if err != nil {
+		return nil, err
 	}
 	_, err = t.update(schema.KindReap, func(tx *txn) error {
-		tx.Delete(schema.Numbered(schema.PrefixReap, ino))
+		shells = nil
+		lost, err := t.unqueue(tx, ino)
+		if err != nil {
+			return err
+		}
 		dead, live, err := t.reapStripes(tx, ino, need)
 		if err != nil {
 			return err
 		}
+		for _, gen := range lost {
+			dead[gen] = true
+		}
+		for gen := range live {
+			if !waits[gen] { // its content is gone, though some of its bytes are not
+				tx.Delete(schema.Numbered(schema.PrefixPending, gen))
+			}
+		}
 		for gen := range dead {
-			if !live[gen] && !names(need, gen) {
+			switch {
+			case live[gen]:
+			case names(need, gen):
+				shells = append(shells, gen)
+			default:
 				if err := t.dropGen(tx, ino, gen); err != nil {
 					return err
 				}
@@ -166,7 +202,29 @@ func (t *Tree) reap(ino uint64) error {
 		}
 		return nil
 	})
-	return err
+	return shells, err
+}
+
+// unqueue takes an inode off the durable queue and gives the generations that
+// lost their last name with the transactions that put it there.
+func (t *Tree) unqueue(tx *txn, ino uint64) (lost []uint64, err error) {
+	prefix := schema.Numbered(schema.PrefixReap, ino)
+	it, err := tx.NewIter(prefix, schema.After(prefix))
+	if err != nil {
+		return nil, wrapDisk(err)
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		if k := it.Key(); len(k) > len(prefix) {
+			_, gen, err := schema.ParseUnsettledKey(k) // of the same form
+			if err != nil {
+				return nil, wrapDisk(err)
+			}
+			lost = append(lost, gen)
+		}
+		tx.Delete(append([]byte(nil), it.Key()...))
+	}
+	return lost, wrapDisk(it.Error())
 }
 
 // dropInode removes what hangs on an inode that no version is left of.
@@ -174,67 +232,6 @@ func (t *Tree) dropInode(tx *txn, ino uint64) {
 	tx.Delete(schema.Numbered(schema.PrefixSymlink, ino))
 	from := schema.XattrInode(ino)
 	tx.DeleteRange(from, schema.After(from))
-}
-
-func names(need []schema.Content, gen uint64) bool {
-	for _, c := range need {
-		if c.Gen == gen {
-			return true
-		}
-	}
-	return false
-}
-
-// needed gives the contents that somebody may still read: of the live tree,
-// of every snapshot that is kept and of every cut under way. gone are versions
-// of a deleted inode that nobody can see.
-func (t *Tree) needed(versions []version) (need []schema.Content, gone []version, err error) {
-	anySeen := false
-	hi := newest // versions are newest first; each is seen by snapshots up to hi
-	for i, v := range versions {
-		seen := i == 0 && !v.rec.Deleted
-		if !seen {
-			if seen, err = t.kept(v.seq, hi); err != nil {
-				return nil, nil, err
-			}
-		}
-		anySeen = anySeen || seen && !v.rec.Deleted
-		if seen && !v.rec.Deleted {
-			if i == 0 {
-				need = append(need, v.rec.Live)
-			}
-			for _, c := range [...]*schema.Content{v.rec.Committed, v.rec.Settled} {
-				if c != nil {
-					need = append(need, *c)
-				}
-			}
-		}
-		hi = v.seq - 1
-	}
-	if len(versions) > 0 && versions[0].rec.Deleted && !anySeen {
-		gone = versions
-	}
-	return need, gone, nil
-}
-
-// kept says whether a snapshot with a number in [lo, hi] exists or may come.
-func (t *Tree) kept(lo, hi uint64) (bool, error) {
-	if lo > hi {
-		return false, nil
-	}
-	if t.cuts.has(lo, hi) {
-		return true, nil
-	}
-	end := []byte{schema.PrefixSnapshot + 1}
-	if hi != newest {
-		end = schema.Numbered(schema.PrefixSnapshot, hi+1)
-	}
-	it, err := t.db.NewIter(schema.Numbered(schema.PrefixSnapshot, lo), end)
-	if err != nil {
-		return false, wrapDisk(err)
-	}
-	found := it.First()
-	return found, wrapDisk(errors.Join(it.Error(), it.Close()))
 }
 
 // reapStripes deletes the versions of stripes that no needed content reads:
@@ -301,7 +298,7 @@ func (t *Tree) dropGen(tx *txn, ino, gen uint64) error {
 	}
 	tx.Delete(schema.GenRefKey(gen, ino))
 	if g.Ino == ino {
-		tx.Delete(schema.UnsettledKey(ino, gen))
+		t.dropMark(tx, ino, gen)
 		tx.Delete(schema.Numbered(schema.PrefixPending, gen))
 		g.Ino = 0
 	}

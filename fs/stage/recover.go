@@ -2,7 +2,6 @@ package stage
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 
@@ -15,10 +14,31 @@ import (
 // cut, bytes of a staging file that no sync has covered count only where the
 // disk's own map has them; elsewhere the older content shows.
 func (t *Tree) recover() error {
+	if err := t.unsettled.load(t); err != nil {
+		return err
+	}
 	if t.db.Recovery().PowerCut {
-		if err := t.eachMarked(t.mend); err != nil {
+		mended := map[uint64]bool{}
+		err := t.eachMarked(func(ino uint64, marks []mark) error {
+			mended[ino] = true
+			return t.mend(ino, marks)
+		})
+		if err == nil {
+			err = t.unpendLost(mended)
+		}
+		if err != nil {
 			return err
 		}
+		if err = t.closeOld(); err != nil {
+			return err
+		}
+	}
+	v, err := t.db.Get(schema.MetaKey(schema.MetaOldGen))
+	if err == nil {
+		t.gens.old, err = schema.ParseCounter(v)
+	}
+	if err != nil && !errors.Is(err, state.ErrNotFound) {
+		return wrapDisk(err)
 	}
 	if err := t.sweepOrphans(); err != nil {
 		return err
@@ -33,22 +53,20 @@ func (t *Tree) recover() error {
 	return t.reaper.load(t)
 }
 
-// eachMarked calls fn for each inode that has unsettled marks.
-func (t *Tree) eachMarked(fn func(ino uint64, marks []mark) error) error {
-	inos, err := t.numbered(schema.PrefixUnsettled)
+// closeOld ends the mending after a power cut. The staging files of before may
+// hold bytes whose records are lost. So that no later write can be taken for
+// one of those, files go on in new generations.
+func (t *Tree) closeOld() error {
+	last, err := t.db.NextGen()
 	if err != nil {
-		return err
+		return wrapDisk(err)
 	}
-	for _, ino := range inos {
-		marks, err := t.marks(ino)
-		if err == nil {
-			err = fn(ino, marks)
-		}
-		if err != nil {
-			return fmt.Errorf("inode %d: %w", ino, err)
-		}
-	}
-	return nil
+	_, err = t.update(schema.KindReverted, func(tx *txn) error {
+		tx.PutBoot()
+		tx.Put(schema.MetaKey(schema.MetaOldGen), schema.Counter(last))
+		return nil
+	})
+	return err
 }
 
 // numbered lists the distinct first numbers of the keys of a kind.
@@ -121,9 +139,10 @@ func (t *Tree) diskMap(gen uint64) (dataMap, error) {
 	}
 }
 
-// mend compares an inode's marked generations with what the disk holds after
-// a power cut. Marks of generations that are all there come off; the rest
-// make the live content show what is left, and snapshots what had settled.
+// mend puts an inode with marked generations right after a power cut. In
+// snapshots, whatever had not settled is reverted, even where the disk has
+// bytes: they may be those of an earlier write to the same place. The live
+// content shows what the disk's map says is left.
 func (t *Tree) mend(ino uint64, marks []mark) error {
 	maps := map[uint64]dataMap{}
 	for _, m := range marks {
@@ -137,9 +156,6 @@ func (t *Tree) mend(ino uint64, marks []mark) error {
 	if err != nil {
 		return err
 	}
-	if len(torn) == 0 {
-		return nil // all there: it settles like any closed file
-	}
 	n, err := t.get(ino)
 	if errors.Is(err, ErrNotExist) {
 		n = &inode{ino: ino} // deleted since: older versions may still name it
@@ -150,11 +166,14 @@ func (t *Tree) mend(ino uint64, marks []mark) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := t.revert(n, torn, false); err != nil {
+	if err := t.revert(n, marks, false); err != nil {
 		return err
 	}
-	if n.rec == nil {
-		return t.dropMarks(ino, torn)
+	switch {
+	case n.rec == nil:
+		return t.dropMarks(ino, marks)
+	case len(torn) == 0:
+		return nil // the live content is all there, and settles like any other
 	}
 	return t.mendLive(n, torn, maps)
 }
@@ -197,7 +216,7 @@ func (t *Tree) tornMarks(ino uint64, marks []mark, maps map[uint64]dataMap) (tor
 func (t *Tree) dropMarks(ino uint64, marks []mark) error {
 	_, err := t.update(schema.KindReverted, func(tx *txn) error {
 		for _, m := range marks {
-			tx.Delete(schema.UnsettledKey(ino, m.gen))
+			t.dropMark(tx, ino, m.gen)
 		}
 		return nil
 	})
@@ -231,10 +250,14 @@ func (t *Tree) mendLive(n *inode, torn []mark, maps map[uint64]dataMap) error {
 			return err
 		}
 		if last, err := t.stripeEnd(n); err != nil || last >= n.rec.Live.Len {
-			rec.Live.Len = min(rec.Live.Len, max(end, settledEnd(n.rec)))
+			rec.Live.Len = min(rec.Live.Len, max(end, durableEnd(n.rec)))
 		}
 		for _, m := range torn {
-			tx.Delete(schema.UnsettledKey(n.ino, m.gen))
+			t.dropMark(tx, n.ino, m.gen)
+			if len(maps[m.gen]) == 0 { // perhaps not even its name is left: nothing can go on in it
+				tx.Put(schema.Numbered(schema.PrefixGen, m.gen), schema.Generation{Ino: n.ino}.Encode())
+				tx.Put(schema.Numbered(schema.PrefixDoomed, m.gen), nil)
+			}
 		}
 		t.putInode(tx, n, &rec)
 		return nil
@@ -242,10 +265,11 @@ func (t *Tree) mendLive(n *inode, torn []mark, maps map[uint64]dataMap) error {
 	return err
 }
 
-// settledEnd is the length that a durable version of the file had.
-func settledEnd(rec *schema.Inode) int64 {
-	if rec.Settled != nil && rec.Settled.Gen >= rec.Live.Base {
-		return min(rec.Settled.Len, rec.Live.Len)
+// durableEnd is the length that the durable version of the file had. After
+// revert, that is the committed one.
+func durableEnd(rec *schema.Inode) int64 {
+	if rec.Committed != nil && rec.Committed.Gen >= rec.Live.Base {
+		return min(rec.Committed.Len, rec.Live.Len)
 	}
 	return 0
 }

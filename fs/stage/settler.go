@@ -102,9 +102,9 @@ func (s *settler) run(t *Tree) {
 		if !ok {
 			return
 		}
-		t.fault("sync a closed file", t.settle(c.ino, func(f File) {
+		t.fault("sync a closed file", t.settle(c.ino, func(f File) error {
 			s.sleep(time.Until(c.at.Add(settleDelay)))
-			s.writeOut(f)
+			return s.writeOut(f)
 		}))
 		s.mu.Lock()
 		s.busy--
@@ -124,21 +124,23 @@ func (s *settler) sleep(d time.Duration) {
 	}
 }
 
-// writeOut has the disk write a file step by step. It promises nothing: the
-// sync that follows does, and reports what went wrong here.
-func (s *settler) writeOut(f File) {
+// writeOut has the disk write a file step by step. It promises nothing, the
+// sync that follows does; but what failed here counts as a failed sync, since
+// the kernel tells each descriptor only once.
+func (s *settler) writeOut(f File) error {
 	w, ok := f.(interface {
 		Size() (int64, error)
 		WriteOut(off, n int64) error
 	})
 	if !ok {
-		return
+		return nil
 	}
 	size, err := w.Size()
 	for off := int64(0); off < size && err == nil && !s.quitting(); off += settleStep {
 		s.yield()
 		err = w.WriteOut(off, settleStep)
 	}
+	return err
 }
 
 // yield waits while barriers are under way, or were a moment ago.

@@ -185,11 +185,7 @@ type chunkList struct {
 }
 
 func (t *Tree) chunkList(gen uint64) (*chunkList, error) {
-	v, err := t.db.Get(schema.Numbered(schema.PrefixGen, gen))
-	if err != nil {
-		return nil, wrapDisk(fmt.Errorf("generation %d: %w", gen, err))
-	}
-	g, err := schema.DecodeGeneration(v)
+	g, err := t.generation(gen)
 	if err != nil {
 		return nil, wrapDisk(err)
 	}
@@ -267,14 +263,19 @@ func (f *Frozen) Store(ctx context.Context, es []schema.ChunkExtent, key string)
 		if string(v) == string(f.p.Encode()) {
 			tx.Delete(pending)
 		}
-		putChunkMap(tx, target, es)
 		if whole {
-			rec := g.rec
-			rec.Stored = max(rec.Stored, f.p.Content.Len)
+			// The index is asked, since others may drop their hold on g without its lock.
+			rec, err := t.generation(f.gen)
+			if err != nil || rec.Stored > f.p.Content.Len {
+				return err // more of it is stored already
+			}
+			putChunkMap(tx, target, es)
+			rec.Stored = f.p.Content.Len
 			tx.Put(schema.Numbered(schema.PrefixGen, f.gen), rec.Encode())
 			tx.Put(schema.Numbered(schema.PrefixHot, f.gen), schema.Counter(uint64(f.p.Content.Alloc)))
 			tx.then(func() { g.rec = rec })
 		} else {
+			putChunkMap(tx, target, es)
 			tx.Put(schema.Numbered(schema.PrefixGen, target), schema.Generation{Ino: f.p.Ino, Stored: f.p.Content.Len}.Encode())
 			if err := f.repoint(tx, target); err != nil {
 				return err
@@ -318,6 +319,9 @@ func (f *Frozen) repoint(tx *txn, target uint64) error {
 	c := &f.p.Content
 	return f.t.stripes(f.p.Ino, c, 0, func(s uint32, fs []schema.Fragment, ver uint64) (bool, error) {
 		now := fs
+		for _, fr := range fs {
+			tx.Put(schema.ReapKey(f.p.Ino, fr.Gen), nil)
+		}
 		rest := c.Len - int64(s)*stripeSize
 		for _, fr := range fs {
 			if end := min(int64(fr.End()), rest); int64(fr.Off) < end {
@@ -343,101 +347,3 @@ func putChunkMap(tx *txn, gen uint64, es []schema.ChunkExtent) {
 		tx.Put(schema.ChunkMapKey(gen, p), schema.EncodeChunkMap(list))
 	}
 }
-
-// Hot calls fn for each generation that is stored and still has its own copy,
-// oldest first, with the bytes that evicting it would free.
-func (t *Tree) Hot(fn func(gen uint64, bytes int64) (more bool)) error {
-	it, err := t.db.NewIter([]byte{schema.PrefixHot}, []byte{schema.PrefixHot + 1})
-	if err != nil {
-		return wrapDisk(err)
-	}
-	defer it.Close()
-	for ok := it.First(); ok; ok = it.Next() {
-		gen, err := schema.ParseNumbered(it.Key())
-		if err != nil {
-			return wrapDisk(err)
-		}
-		n, err := schema.ParseCounter(it.Value())
-		if err != nil {
-			return wrapDisk(err)
-		}
-		if !fn(gen, int64(n)) {
-			return nil
-		}
-	}
-	return wrapDisk(it.Error())
-}
-
-// Evict gives up the hot copy of a stored generation. One that holds bytes
-// which no chunk has stays.
-func (t *Tree) Evict(gen uint64) error {
-	g, err := t.gens.getAny(gen)
-	if err != nil || g == nil {
-		return err
-	}
-	defer t.gens.put(g)
-	n, err := t.get(g.rec.Ino)
-	if err == nil {
-		defer t.put(n)
-		n.mu.Lock() // no write may add to it
-		defer n.mu.Unlock()
-	} else if !errors.Is(err, ErrNotExist) {
-		return err
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.marked || g.rec.Stored == 0 {
-		return nil
-	}
-	if ok, err := t.allStored(g); err != nil || !ok {
-		return err
-	}
-	_, err = t.update(schema.KindEvict, func(tx *txn) error {
-		rec := g.rec
-		rec.File, rec.Inline = false, false
-		tx.Put(schema.Numbered(schema.PrefixGen, gen), rec.Encode())
-		tx.Delete(schema.Numbered(schema.PrefixHot, gen))
-		if g.rec.File {
-			tx.Put(schema.Numbered(schema.PrefixDoomed, gen), nil)
-		}
-		if g.rec.Inline {
-			from := schema.Numbered(schema.PrefixInline, gen)
-			tx.DeleteRange(from, schema.After(from))
-		}
-		tx.then(func() { g.rec, g.inline = rec, nil })
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return wrapDisk(g.closeFile())
-}
-
-// allStored says whether every byte of g that a stripe names is in its chunks.
-func (t *Tree) allStored(g *generation) (bool, error) {
-	all := true
-	prefix := schema.StripeInode(g.rec.Ino)
-	it, err := t.db.NewIter(prefix, schema.After(prefix))
-	if err != nil {
-		return false, wrapDisk(err)
-	}
-	defer it.Close()
-	for ok := it.First(); ok && all; ok = it.Next() {
-		s, _, err := schema.ParseStripeKey(it.Key())
-		if err != nil {
-			return false, wrapDisk(err)
-		}
-		fs, err := schema.DecodeStripe(it.Value())
-		if err != nil {
-			return false, wrapDisk(err)
-		}
-		for _, f := range fs {
-			all = all && (f.Gen != g.id || int64(s)*stripeSize+int64(f.End()) <= g.rec.Stored)
-		}
-	}
-	return all, wrapDisk(it.Error())
-}
-
-// UnlinkEvicted unlinks the staging files of what was evicted, once that is
-// durable.
-func (t *Tree) UnlinkEvicted() error { return t.unlinkDoomed() }

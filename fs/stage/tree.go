@@ -5,15 +5,17 @@
 // Read tree.go first, then namespace.go (names), content.go (how a file's
 // bytes are found), write.go (how they get there), commit.go (what a close
 // and a cut freeze), settle.go (how they become durable), view.go (how a
-// snapshot reads the same keys), reap.go (how space comes back) and
-// recover.go (what a crash leaves).
+// snapshot reads the same keys), reap.go (how space comes back), revert.go
+// (what snapshots show of content that was lost) and recover.go (what a crash
+// leaves).
 //
 // Every change is one transaction of internal/state, so that what was
 // answered is in the journal. The in-memory inode (type inode) only caches
 // what the index holds, and open handles.
 //
-// Lock order: Tree.renameMu, then inode.mu of directories (one, or several in
-// the order of their numbers under renameMu), then inode.mu of other inodes in
+// Lock order: Tree.renameMu, then inode.mu of directories (one, or several
+// under renameMu: parents in the order of their numbers, then what is moved or
+// removed), then inode.mu of other inodes in
 // the order of their numbers, then generation.mu, then the engine's ordering
 // lock. An inode's mutex may be held over one bounded write to its staging
 // file; the ordering lock never is.
@@ -60,19 +62,19 @@ type Config struct {
 	Events Events
 	// Reserve is how much of the disk stays free for deletes, barriers and
 	// the journal, in bytes; default 128 MiB, at most 1/20 of the disk.
-	Reserve uint64
-	// PackSpace gives the bytes that are reserved for packs to come.
+	Reserve  uint64
 	Now      func() time.Time // default time.Now
 	UID, GID uint32           // owner of the root of a new tree
 }
 
 // Tree is a live tree. Its methods are safe for concurrent use.
 type Tree struct {
-	cfg    Config
-	db     *state.Engine
-	inodes inodeTable
-	gens   genTable
-	space  spaceGauge
+	cfg       Config
+	db        *state.Engine
+	inodes    inodeTable
+	unsettled markTable
+	gens      genTable
+	space     spaceGauge
 
 	renameMu sync.Mutex
 	nextFh   atomic.Uint64
@@ -94,8 +96,9 @@ func Open(cfg Config) (*Tree, error) {
 	t.gens.init(t)
 	t.views.init()
 	t.cuts.init()
+	t.unsettled.init()
 	t.settler.init()
-	if err := t.space.init(cfg); err != nil {
+	if err := t.space.init(cfg, t.unstored); err != nil {
 		return nil, err
 	}
 	if err := t.mkfs(); err != nil {

@@ -8,24 +8,26 @@ import (
 type resize struct {
 	n   *inode
 	rec schema.Inode
-	gen uint64 // generation under which changed stripes are written
+	gen *schema.Generation // a new generation for the changed stripes, or nil
 }
 
-// reshape starts a change below offset `from`: in the current generation when
-// nothing from there on is frozen, else in a new one that holds no bytes.
-func (t *Tree) reshape(n *inode, from int64) (*resize, bool, error) {
-	r := &resize{n: n, rec: *n.rec, gen: n.rec.Live.Gen}
-	if r.gen != 0 && from > 0 && from >= frozen(n.rec) {
-		return r, false, nil
-	}
+// reshape starts a change that takes data away: a new generation. If anything
+// is left below, it takes no bytes, and the next write starts one more: should
+// power fail before those bytes are durable, what shows in their place is the
+// hole, and not what lay there before it was made.
+func (t *Tree) reshape(n *inode, whole bool) (*resize, error) {
 	g, err := t.gens.fresh(n.ino)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	defer t.gens.put(g)
-	r.gen = g.id
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.rec.Inline = whole
+	rec := g.rec
+	r := &resize{n: n, rec: *n.rec, gen: &rec}
 	r.rec.Live.Gen = g.id
-	return r, true, nil
+	return r, nil
 }
 
 // truncate sets the length of n, whose lock is held. A file that nobody has
@@ -40,30 +42,29 @@ func (t *Tree) truncate(n *inode, size int64) error {
 	if size >= n.rec.Live.Len {
 		return t.extend(n, size)
 	}
-	r, fresh, err := t.reshape(n, size)
+	r, err := t.reshape(n, size == 0)
 	if err != nil {
 		return err
 	}
 	live := &r.rec.Live
-	old := *live
 	live.Len = size
-	if size == 0 && fresh {
-		live.Base, live.Alloc = r.gen, 0
+	if size == 0 {
+		live.Base, live.Alloc = live.Gen, 0
 	}
-	return t.recordResize(r, fresh, func(tx *txn) error {
-		if size == 0 && fresh {
+	return t.recordResize(r, func(tx *txn) error {
+		if size == 0 {
 			return nil // the new base hides all stripes
 		}
-		return t.clearStripes(tx, r, &old, size, old.Len)
+		return t.clearStripes(tx, r, size, n.rec.Live.Len)
 	})
 }
 
 // extend makes the file size bytes long; what is new is a hole. The same
 // length is a change of times alone.
 func (t *Tree) extend(n *inode, size int64) error {
-	r := &resize{n: n, rec: *n.rec, gen: n.rec.Live.Gen}
+	r := &resize{n: n, rec: *n.rec}
 	r.rec.Live.Len = size
-	return t.recordResize(r, false, func(*txn) error { return nil })
+	return t.recordResize(r, func(*txn) error { return nil })
 }
 
 // punch makes [off, off+length) a hole.
@@ -72,19 +73,16 @@ func (t *Tree) punch(n *inode, off, length int64) error {
 	if off >= end {
 		return nil
 	}
-	r, fresh, err := t.reshape(n, off)
+	r, err := t.reshape(n, false)
 	if err != nil {
 		return err
 	}
-	old := r.rec.Live
-	return t.recordResize(r, fresh, func(tx *txn) error {
-		return t.clearStripes(tx, r, &old, off, end)
-	})
+	return t.recordResize(r, func(tx *txn) error { return t.clearStripes(tx, r, off, end) })
 }
 
-// clearStripes takes the data in [from, to) out of the stripes of content old.
-func (t *Tree) clearStripes(tx *txn, r *resize, old *schema.Content, from, to int64) error {
-	return t.stripes(r.n.ino, old, stripeOf(from), func(s uint32, fs []schema.Fragment, ver uint64) (bool, error) {
+// clearStripes takes the data in [from, to) out of the stripes.
+func (t *Tree) clearStripes(tx *txn, r *resize, from, to int64) error {
+	return t.stripes(r.n.ino, &r.n.rec.Live, stripeOf(from), func(s uint32, fs []schema.Fragment, ver uint64) (bool, error) {
 		base := int64(s) * stripeSize
 		if base >= to {
 			return false, nil
@@ -93,7 +91,7 @@ func (t *Tree) clearStripes(tx *txn, r *resize, old *schema.Content, from, to in
 		now := schema.Overlay(fs, uint32(lo), uint32(hi-lo), 0)
 		if d := schema.Sum(now) - schema.Sum(fs); d != 0 {
 			r.rec.Live.Alloc += d
-			tx.Put(schema.StripeKey(r.n.ino, s, r.gen), schema.EncodeStripe(now))
+			tx.Put(schema.StripeKey(r.n.ino, s, r.rec.Live.Gen), schema.EncodeStripe(now))
 		}
 		return true, nil
 	})
@@ -101,17 +99,21 @@ func (t *Tree) clearStripes(tx *txn, r *resize, old *schema.Content, from, to in
 
 // recordResize is the transaction of a resize. The caller of a truncate(2)
 // without a handle is its own close.
-func (t *Tree) recordResize(r *resize, fresh bool, stripes func(tx *txn) error) error {
+func (t *Tree) recordResize(r *resize, stripes func(tx *txn) error) error {
 	n := r.n
 	r.rec.Live.Mtime = t.now()
 	r.rec.Ctime = r.rec.Live.Mtime
 	r.rec.Failed = r.rec.Failed && r.rec.Live.Len > 0
+	healed := n.rec.Failed && !r.rec.Failed
 	_, err := t.update(schema.KindTruncate, func(tx *txn) error {
 		if err := stripes(tx); err != nil {
 			return err
 		}
-		if fresh {
-			tx.Put(schema.Numbered(schema.PrefixGen, r.gen), schema.Generation{Ino: n.ino, Inline: true}.Encode())
+		if r.gen != nil {
+			tx.Put(schema.Numbered(schema.PrefixGen, r.rec.Live.Gen), r.gen.Encode())
+		}
+		if healed {
+			t.dropFailed(tx, n.ino)
 		}
 		if n.writers == 0 {
 			t.commitContent(tx, n, &r.rec)
@@ -129,6 +131,16 @@ func (t *Tree) recordResize(r *resize, fresh bool, stripes func(tx *txn) error) 
 	return nil
 }
 
+// dropFailed takes the marks off generations whose sync failed, of a file that
+// was emptied: no snapshot and no live byte names what was lost.
+func (t *Tree) dropFailed(tx *txn, ino uint64) {
+	for _, m := range t.marks(ino) {
+		if t.gens.hasFailed(m.gen) {
+			t.dropMark(tx, ino, m.gen)
+		}
+	}
+}
+
 // SetAttr changes attributes; a size is a truncate.
 func (t *Tree) SetAttr(ino uint64, s SetAttr) (Attr, error) {
 	n, err := t.get(ino)
@@ -138,6 +150,9 @@ func (t *Tree) SetAttr(ino uint64, s SetAttr) (Attr, error) {
 	defer t.put(n)
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.dead {
+		return Attr{}, ErrNotExist
+	}
 	if s.Size != nil {
 		if n.dir {
 			return Attr{}, ErrIsDir

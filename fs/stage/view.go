@@ -58,8 +58,9 @@ func (v *View) Seq() uint64 { return v.seq }
 // inode gives the version that the view shows. A file whose content was never
 // committed does not exist in it.
 func (v *View) inode(ino uint64) (*schema.Inode, error) {
-	if rec := v.t.views.get(viewKey{v.seq, ino}); rec != nil {
-		return rec, nil
+	old, age := v.t.views.get(viewKey{v.seq, ino})
+	if old != nil {
+		return old, nil
 	}
 	rec, _, err := v.t.readInode(ino, v.seq)
 	if err != nil {
@@ -68,7 +69,7 @@ func (v *View) inode(ino uint64) (*schema.Inode, error) {
 	if rec.Deleted || isReg(rec) && rec.Committed == nil {
 		return nil, ErrNotExist
 	}
-	v.t.views.put(viewKey{v.seq, ino}, rec)
+	v.t.views.put(viewKey{v.seq, ino}, rec, age)
 	return rec, nil
 }
 
@@ -197,21 +198,25 @@ type viewKey struct{ seq, ino uint64 }
 type viewCache struct {
 	mu  sync.Mutex
 	all map[viewKey]*schema.Inode
+	age int // how often it was dropped: what was read before is not put in after
 }
 
 const maxViews = 8 << 10
 
 func (c *viewCache) init() { c.all = map[viewKey]*schema.Inode{} }
 
-func (c *viewCache) get(k viewKey) *schema.Inode {
+func (c *viewCache) get(k viewKey) (rec *schema.Inode, age int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.all[k]
+	return c.all[k], c.age
 }
 
-func (c *viewCache) put(k viewKey, rec *schema.Inode) {
+func (c *viewCache) put(k viewKey, rec *schema.Inode, age int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if age != c.age {
+		return
+	}
 	for old := range c.all {
 		if len(c.all) < maxViews {
 			break
@@ -225,4 +230,5 @@ func (c *viewCache) drop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	clear(c.all)
+	c.age++
 }

@@ -20,8 +20,8 @@ type writing struct {
 }
 
 // Write writes data at offset off, or at the end for a handle opened with
-// O_APPEND, and gives how much was written: all or, with an error, nothing.
-// When it returns, the bytes survive the death of the daemon.
+// O_APPEND, and gives how much was written: all, less if the disk took less,
+// or with an error nothing. When it returns, the bytes survive the death of the daemon.
 func (t *Tree) Write(ino, fh uint64, data []byte, off int64) (int, error) {
 	if len(data) == 0 {
 		return 0, nil
@@ -36,6 +36,9 @@ func (t *Tree) Write(ino, fh uint64, data []byte, off int64) (int, error) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.dead || !isReg(n.rec) {
+		return 0, ErrStale
+	}
 	if h := n.handles[fh]; h != nil && h.append {
 		off = n.rec.Live.Len
 	}
@@ -52,7 +55,7 @@ func (t *Tree) Write(ino, fh uint64, data []byte, off int64) (int, error) {
 		return 0, err
 	}
 	n.unflush()
-	return len(data), nil
+	return len(w.data), nil
 }
 
 // frozen is the length of the current generation that a cut or a close has
@@ -70,7 +73,7 @@ func frozen(rec *schema.Inode) int64 {
 // its bytes and its record.
 func (t *Tree) place(w *writing) (err error) {
 	live := &w.rec.Live
-	if live.Gen != 0 && w.off >= frozen(&w.rec) {
+	if live.Gen > t.gens.old && w.off >= frozen(&w.rec) {
 		if w.g, err = t.gens.get(live.Gen); err != nil {
 			return err
 		}
@@ -83,8 +86,8 @@ func (t *Tree) place(w *writing) (err error) {
 		return err
 	}
 	w.fresh = true
-	if live.Gen == 0 || live.Len == 0 || w.off == 0 && int64(len(w.data)) >= live.Len {
-		live.Base = w.g.id // whole: nothing older shows through
+	if live.Gen == 0 || live.Len == 0 {
+		live.Base = w.g.id // whole: nothing older lies below
 	}
 	live.Gen = w.g.id
 	return t.placeIn(w)
@@ -94,8 +97,8 @@ func (t *Tree) place(w *writing) (err error) {
 func (t *Tree) placeIn(w *writing) error {
 	g := w.g
 	g.mu.Lock()
-	if g.failed != nil {
-		return t.abandon(w, fmt.Errorf("%w: an earlier sync of this file failed: %w", ErrIO, g.failed))
+	if err := g.failed.Load(); err != nil {
+		return t.abandon(w, fmt.Errorf("%w: an earlier sync of this file failed: %w", ErrIO, *err))
 	}
 	if g.rec.Inline {
 		if t.inlineFits(g, w.off, len(w.data)) {
@@ -113,14 +116,17 @@ func (t *Tree) placeIn(w *writing) error {
 		g.file = f
 	}
 	g.writes++
-	if _, err := g.file.WriteAt(w.data, w.off); err != nil {
+	n, err := g.file.WriteAt(w.data, w.off)
+	if err != nil && n == 0 {
 		return t.abandon(w, wrapDisk(fmt.Errorf("write staging file %d: %w", g.id, err)))
 	}
+	w.data = w.data[:n] // a short write; it may be over live bytes, so it counts
 	return nil
 }
 
-// abandon gives the generation of a failed write back.
+// abandon gives the generation of a failed write back, as it was.
 func (t *Tree) abandon(w *writing, err error) error {
+	t.undoPlace(w)
 	w.g.mu.Unlock()
 	t.gens.put(w.g)
 	return err
@@ -190,7 +196,8 @@ func (t *Tree) spill(w *writing) error {
 		}
 	}
 	if err != nil {
-		_ = f.Close() // the record still says inline: the file is an orphan, found at the next start
+		_ = f.Close()
+		t.fault("remove staging file", t.cfg.Disk.Remove(g.id)) // the record still says inline
 		return wrapDisk(fmt.Errorf("move generation %d to a staging file: %w", g.id, err))
 	}
 	g.file = f
@@ -234,9 +241,10 @@ func (t *Tree) recordWrite(w *writing) error {
 // the index is as before.
 func (t *Tree) undoPlace(w *writing) {
 	g := w.g
-	if w.spill {
+	if w.spill { // no record tells of the file: it would only take space
 		g.rec.Inline, g.rec.File = true, false
 		t.fault("close staging file", g.closeFile())
+		t.fault("remove staging file", t.cfg.Disk.Remove(g.id))
 	}
 	g.inline = nil
 	if w.fresh {
@@ -282,9 +290,11 @@ func (t *Tree) putGeneration(tx *txn, w *writing) {
 	}
 	if g.rec.File {
 		if !g.marked {
-			tx.Put(schema.UnsettledKey(w.n.ino, g.id), schema.Unsettled{Settled: settledLen(w.n.rec, g.id)}.Encode())
+			settled := settledLen(w.n.rec, g.id)
+			t.putMark(tx, w.n.ino, g.id, settled)
+			tx.then(func() { g.marked, g.settled = true, settled })
 		}
-		tx.then(func() { g.marked, g.inline = true, nil })
+		tx.then(func() { g.inline = nil })
 		return
 	}
 	blocks := t.inlineBlocks(g, w.off, w.data)
@@ -339,7 +349,7 @@ func (t *Tree) Fallocate(ino, fh uint64, off, length int64, mode uint32) error {
 	defer t.put(n)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !isReg(n.rec) {
+	if n.dead || !isReg(n.rec) {
 		return ErrInvalid
 	}
 	const keep = unix.FALLOC_FL_KEEP_SIZE

@@ -128,6 +128,9 @@ func (t *Tree) changeXattr(ino uint64, name string, change func(cur xattr) (sche
 	defer t.put(n)
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.dead {
+		return ErrNotExist
+	}
 	cur, err := t.findXattr(ino, name, newest)
 	if err != nil {
 		return err

@@ -36,7 +36,7 @@ const (
 	PrefixHot       = 'H' // H gen                        -> bytes; stored, its own copy still kept
 	PrefixDeath     = 'Z' // Z seq key                    -> empty; version `key` is superseded from seq on
 	PrefixGenRef    = 'R' // R gen ino                    -> empty; an inode other than its owner names it
-	PrefixReap      = 'V' // V ino                        -> empty; dead content to look for
+	PrefixReap      = 'V' // V ino [gen]                  -> empty; dead content to look for; gen lost its last name
 	PrefixDoomed    = 'Y' // Y gen                        -> empty; dead, staging file to unlink
 	PrefixSnapshot  = 'S' // S seq                        -> Snapshot
 	PrefixName      = 'N' // N scope 0 name 0 ~seq        -> empty
@@ -107,6 +107,8 @@ const (
 	MetaNextIno = "next-ino" // inode numbers below are, or may have been, given out
 	MetaNextGen = "next-gen" // generations below are, or may have been, given out
 	MetaSlot    = "next-slot"
+	MetaOldGen  = "old-gen" // generations up to this one were begun before a power cut: nothing is written to them
+	MetaBoot    = "boot"    // boot of the machine in which what an earlier power cut left was put right
 )
 
 // MetaKey is the key of a counter.
@@ -214,6 +216,9 @@ func UnsettledKey(ino, gen uint64) []byte { return u64(Numbered(PrefixUnsettled,
 
 // GenRefKey says that inode ino names a generation that another inode wrote.
 func GenRefKey(gen, ino uint64) []byte { return u64(Numbered(PrefixGenRef, gen), ino) }
+
+// ReapKey queues an inode for the reaper because it may name gen no more.
+func ReapKey(ino, gen uint64) []byte { return u64(Numbered(PrefixReap, ino), gen) }
 
 // ParseUnsettledKey is the inverse of UnsettledKey.
 func ParseUnsettledKey(k []byte) (ino, gen uint64, err error) {

@@ -56,10 +56,13 @@ type Config struct {
 
 // Recovery says what Open found.
 type Recovery struct {
-	Fresh    bool // the store had no journal yet
-	Clean    bool // the last daemon closed it
-	PowerCut bool // not closed, and the machine has been down since
-	Replayed int  // records applied again
+	Fresh bool // the store had no journal yet
+	Clean bool // the last daemon closed it
+	// PowerCut: the machine has been down since a transaction last said that
+	// nothing unsynced is in doubt (Tx.PutBoot). A daemon that died while it
+	// put that right has not said so, nor does a clean close say it.
+	PowerCut bool
+	Replayed int // records applied again
 }
 
 // Engine is open metadata. Its methods are safe for concurrent use.
@@ -68,6 +71,8 @@ type Engine struct {
 	db  *pebble.DB
 	log *journal.Log
 	rec Recovery
+	// hadJournal: there were segments, so records may have been made.
+	hadJournal bool
 
 	failed    atomic.Pointer[error]
 	indexFull atomic.Bool
@@ -95,11 +100,14 @@ func Open(cfg Config) (*Engine, error) {
 		cfg.Cache = 48 << 20
 	}
 	e := &Engine{cfg: cfg, flushed: make(chan struct{}, 1), done: make(chan struct{})}
-	if err := e.openIndex(); err != nil {
+	if err := e.openJournal(); err != nil {
 		return nil, err
 	}
-	if err := e.openJournal(); err != nil {
-		return nil, errors.Join(err, e.db.Close())
+	if err := e.openIndex(); err != nil {
+		return nil, errors.Join(err, e.log.Close(false))
+	}
+	if err := e.replay(); err != nil {
+		return nil, errors.Join(err, e.log.Close(false), e.db.Close())
 	}
 	e.wg.Add(1)
 	go e.trimLoop()

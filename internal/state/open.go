@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -22,7 +23,7 @@ func (e *Engine) openIndex() error {
 	cache := pebble.NewCache(e.cfg.Cache)
 	defer cache.Unref()
 	opts := &pebble.Options{
-		FS: e.cfg.FS, Cache: cache, DisableWAL: true,
+		FS: markerFS{e.cfg.FS}, Cache: cache, DisableWAL: true,
 		MemTableSize: e.cfg.MemTable, MemTableStopWritesThreshold: stopWrites,
 		FormatMajorVersion:         pebble.FormatNewest,
 		L0CompactionThreshold:      4,
@@ -49,24 +50,39 @@ func (e *Engine) openIndex() error {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 		opts.Levels[i].BlockSize = 16 << 10
 	}
-	db, err := pebble.Open(filepath.Join(e.cfg.Dir, "index"), opts)
+	dir := e.cfg.FS.PathJoin(e.cfg.Dir, "index")
+	db, err := pebble.Open(dir, opts)
+	if err != nil && e.unborn(dir) {
+		if err = e.cfg.FS.RemoveAll(dir); err == nil {
+			db, err = pebble.Open(dir, opts)
+		}
+	}
 	if err != nil {
-		return fmt.Errorf("open index %s: %w", filepath.Join(e.cfg.Dir, "index"), err)
+		return fmt.Errorf("open index %s: %w", dir, err)
 	}
 	e.db = db
 	return nil
 }
 
+// unborn says that power failed while the store was made: the journal never
+// had a segment, which comes before the first record, and the index no table.
+func (e *Engine) unborn(index string) bool {
+	files, err := e.cfg.FS.List(index)
+	tables := slices.ContainsFunc(files, func(name string) bool { return filepath.Ext(name) == ".sst" })
+	return err == nil && !tables && !e.hadJournal
+}
+
 func (e *Engine) openJournal() error {
-	log, err := journal.Open(e.cfg.FS, filepath.Join(e.cfg.Dir, "journal"),
-		journal.Options{SegmentSize: e.cfg.SegmentSize, BootID: e.cfg.BootID})
+	dir := e.cfg.FS.PathJoin(e.cfg.Dir, "journal")
+	log, err := journal.Open(e.cfg.FS, dir, journal.Options{SegmentSize: e.cfg.SegmentSize, BootID: e.cfg.BootID})
 	if err != nil {
 		return fmt.Errorf("open journal: %w", err)
 	}
-	e.log = log
-	if err := e.replay(); err != nil {
-		return errors.Join(err, log.Close(false))
+	files, err := e.cfg.FS.List(dir)
+	if err != nil {
+		return errors.Join(fmt.Errorf("list journal: %w", err), log.Close(false))
 	}
+	e.log, e.hadJournal = log, len(files) > 0
 	return nil
 }
 
@@ -79,31 +95,47 @@ func (e *Engine) replay() error {
 	pos := journal.Pos(from)
 	e.rec.Fresh = r.End == 0
 	e.rec.Clean = r.Clean
-	e.rec.PowerCut = !r.Clean && r.LastBoot != "" && r.LastBoot != e.cfg.BootID
+	boot, err := e.boot()
+	if err != nil {
+		return err
+	}
+	rebooted := boot != e.cfg.BootID && r.LastBoot != e.cfg.BootID
 	switch {
-	case pos > r.End && e.rec.PowerCut:
+	case pos > r.End && rebooted && e.hadJournal:
 		// A flush made the index durable before anyone synced the journal, and
 		// power failed: the index holds what the journal lost.
 		if err := e.log.Advance(pos); err != nil {
 			return fmt.Errorf("advance journal: %w", err)
 		}
 		r.End = pos
-	case pos > r.End || pos < r.First && pos != 0:
+	case pos > r.End || pos < r.First:
 		return fmt.Errorf("%w: the index is at journal position %d, the journal holds %d to %d: one of them is missing or from another time",
 			schema.ErrCorrupt, pos, r.First, r.End)
 	}
-	e.mu.pos = max(pos, r.First)
-	if e.mu.pos == r.End {
-		return e.loadCounters()
+	e.mu.pos = pos
+	if pos < r.End {
+		err = e.log.Replay(pos, func(end journal.Pos, payload []byte) error {
+			e.rec.Replayed++
+			return e.redo(end, payload)
+		})
+		if err != nil {
+			return fmt.Errorf("replay journal: %w", err)
+		}
+		if boot, err = e.boot(); err != nil {
+			return err
+		}
 	}
-	err = e.log.Replay(e.mu.pos, func(end journal.Pos, payload []byte) error {
-		e.rec.Replayed++
-		return e.redo(end, payload)
-	})
-	if err != nil {
-		return fmt.Errorf("replay journal: %w", err)
-	}
+	e.rec.PowerCut = e.mu.pos > 0 && boot != e.cfg.BootID
 	return e.loadCounters()
+}
+
+// boot is the boot that PutBoot noted last.
+func (e *Engine) boot() (string, error) {
+	v, err := e.Get(schema.MetaKey(schema.MetaBoot))
+	if errors.Is(err, ErrNotFound) {
+		err = nil
+	}
+	return string(v), err
 }
 
 func (e *Engine) redo(end journal.Pos, payload []byte) error {

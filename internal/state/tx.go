@@ -53,6 +53,11 @@ func (tx *Tx) NewIter(lower, upper []byte) (*pebble.Iterator, error) {
 	return tx.e.NewIter(lower, upper)
 }
 
+// PutBoot says that nothing which a power cut left in doubt is so any more.
+func (tx *Tx) PutBoot() {
+	tx.Put(schema.MetaKey(schema.MetaBoot), []byte(tx.e.cfg.BootID))
+}
+
 // NewIno gives an inode number that was never given out before. The
 // reservation counts only once this transaction is applied, hence the second
 // variable.

@@ -1,0 +1,189 @@
+package stage
+
+import (
+	"errors"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
+)
+
+func (w *world) shut(ino, fh uint64) {
+	w.t.Helper()
+	if err := w.tree.Flush(ino, fh, false); err != nil {
+		w.t.Fatal(err)
+	}
+	w.tree.Release(ino, fh)
+}
+
+func (w *world) store(c *memChunks) {
+	w.t.Helper()
+	w.tree.cfg.Chunks = c
+	if err := c.storeAll(w.tree); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) evictAll() {
+	w.t.Helper()
+	var gens []uint64
+	err := w.tree.Hot(func(gen uint64, _ int64) bool { gens = append(gens, gen); return true })
+	for _, gen := range gens {
+		err = errors.Join(err, w.tree.Evict(gen))
+	}
+	if err = errors.Join(err, w.tree.UnlinkEvicted()); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// count gives the number of keys of a kind.
+func (w *world) count(prefix byte) (n int) {
+	w.t.Helper()
+	it, err := w.eng.NewIter([]byte{prefix}, []byte{prefix + 1})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		n++
+	}
+	return n
+}
+
+// TestStoreFreesOverwritten: once a content that lies in several generations
+// is stored as one, their staging files go.
+func TestStoreFreesOverwritten(t *testing.T) {
+	w, disk := memWorld(t)
+	defer w.close()
+	ino, fh := w.create("f")
+	w.mustWrite(ino, fh, 'a', 1<<20, 0)
+	w.snap(ino)
+	w.mustWrite(ino, fh, 'b', 200000, 0)
+	seq := w.snap(ino)
+	w.shut(ino, fh)
+	w.store(newMemChunks())
+	w.evictAll()
+	w.tree.reaper.wait()
+	want := fill('b', 200000, 'a', 1<<20-200000)
+	w.wantLive(ino, want)
+	w.wantSnap(seq, ino, want, "")
+	w.reopen()
+	if n := disk.bytes(); n > 0 {
+		t.Fatalf("%d bytes are still staged", n)
+	}
+	w.tree.cfg.Chunks = nil
+}
+
+// TestStalePending: a content that nobody names any more is not ingested from
+// stripes that are gone.
+func TestStalePending(t *testing.T) {
+	w, _ := memWorld(t)
+	defer w.close()
+	ino, fh := w.create("f")
+	write := func(c byte, n int, off int64) {
+		w.mustWrite(ino, fh, c, n, off)
+		w.shut(ino, fh)
+		if err := w.tree.Settle(ino); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if fh, err = w.tree.Open(ino, unix.O_RDWR, Cred{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write('a', 3<<20, 0)
+	write('b', 3<<20, 0)
+	write('c', 200000, 0)
+	write('d', 200000, 0)
+	write('e', 200000, 0)
+	w.tree.reaper.wait()
+	want := fill('e', 200000, 'b', 3<<20-200000)
+	w.wantLive(ino, want)
+	chunks := newMemChunks()
+	w.tree.cfg.Chunks = chunks
+	var oldest *Frozen
+	if err := w.tree.Pending(func(f *Frozen) bool { oldest = f; return false }); err != nil {
+		t.Fatal(err)
+	}
+	if err := chunks.store(oldest); err != nil {
+		t.Fatal(err)
+	}
+	w.evictAll()
+	w.tree.reaper.wait()
+	w.wantLive(ino, want)
+	w.tree.cfg.Chunks = nil
+}
+
+// TestEvictShared: a generation that a rollback shares is evicted only when
+// the bytes that the other inode names are stored too.
+func TestEvictShared(t *testing.T) {
+	w, _ := memWorld(t)
+	defer w.close()
+	chunks := newMemChunks()
+	w.tree.cfg.Chunks = chunks
+	ino, fh := w.create("f")
+	w.mustWrite(ino, fh, 'a', 100000, 0)
+	w.snap(ino)
+	w.store(chunks) // 100000 bytes of the generation are stored
+	w.mustWrite(ino, fh, 'b', 100000, 100000)
+	seq := w.snap(ino)
+	w.shut(ino, fh)
+	if _, err := w.tree.Rollback(RootIno, seq, RootIno); err != nil {
+		t.Fatal(err)
+	}
+	a, err := w.tree.Lookup(RootIno, "f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.eng.Update(schema.KindRegistry, func(tx *state.Tx) error { // forget all snapshots
+		tx.DeleteRange([]byte{schema.PrefixSnapshot}, []byte{schema.PrefixSnapshot + 1})
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w.tree.reaper.push(ino)
+	w.tree.reaper.wait()
+	w.evictAll()
+	w.wantLive(a.Ino, fill('a', 100000, 'b', 100000))
+	w.store(chunks)
+	w.evictAll()
+	w.tree.reaper.wait()
+	w.wantLive(a.Ino, fill('a', 100000, 'b', 100000))
+	if n := w.count(schema.PrefixGenRef); n != 0 {
+		t.Fatalf("%d references to shared generations are left", n)
+	}
+	w.tree.cfg.Chunks = nil
+}
+
+// TestStoreIsNotUndone: a smaller content that is stored after a larger one of
+// the same generation does not hide what the larger one has in chunks.
+func TestStoreIsNotUndone(t *testing.T) {
+	w, _ := memWorld(t)
+	defer w.close()
+	chunks := newMemChunks()
+	w.tree.cfg.Chunks = chunks
+	ino, fh := w.create("f")
+	w.mustWrite(ino, fh, 'a', 100000, 0)
+	w.snap(ino)
+	var small *Frozen
+	if err := w.tree.Pending(func(f *Frozen) bool { small = f; return false }); err != nil {
+		t.Fatal(err)
+	}
+	w.mustWrite(ino, fh, 'b', 100000, 100000)
+	w.snap(ino)
+	w.store(chunks)
+	w.mustWrite(ino, fh, 'c', 1, 200000)
+	w.snap(ino)
+	if err := chunks.store(small); err != nil {
+		t.Fatal(err)
+	}
+	w.mustWrite(ino, fh, 'd', 1, 0)
+	w.shut(ino, fh)
+	w.evictAll()
+	got, err := w.tree.chunkMap(small.gen)
+	if err != nil || len(got) == 0 || got[len(got)-1].Off+int64(got[len(got)-1].Len) < 200000 {
+		t.Fatalf("chunk map %v, %v", got, err)
+	}
+}
