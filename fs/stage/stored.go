@@ -167,6 +167,9 @@ func (v *View) Chunks(ino uint64) (es []schema.ChunkExtent, ok bool, err error) 
 				gens[f.Gen] = l
 			}
 			from, to := base+int64(f.Off), min(base+int64(f.End()), c.Len)
+			if from >= to {
+				continue // appended since
+			}
 			if to > l.stored {
 				ok = false
 				return false, nil
