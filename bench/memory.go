@@ -62,8 +62,9 @@ func (b *bench) memory(where string, c *harness.Cgroup) (Result, error) {
 	r.add("anonymous, peak of the first half", first, "MiB")
 	r.add("anonymous, peak of the second half", second, "MiB")
 	r.add("written and ingested at", float64(b.memoryMiB<<20)/t/1e6, "MB/s")
-	// Flat: the second half does not need a quarter more than the first.
-	r.Met = peak <= memoryLimitMiB && second <= 1.25*first
+	// Flat: the second half does not need a quarter more than the first, give
+	// or take one garbage collection.
+	r.Met = peak <= memoryLimitMiB && second <= 1.25*first+32
 	return r, nil
 }
 

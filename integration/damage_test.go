@@ -11,18 +11,19 @@ import (
 )
 
 // TestDamage flips bytes in each part of a store. Whatever comes out of it
-// afterwards is right, or an error: never other data, never a panic.
+// afterwards is right, or an error: never other data, never a panic. There are
+// no hot copies: those are as good as the disk's own files, and nothing more.
 func TestDamage(t *testing.T) {
-	for _, part := range []string{"packs", "index", "journal", "staging", "config"} {
+	for _, part := range []string{"packs", "index", "journal", "config"} {
 		t.Run(part, func(t *testing.T) {
-			d := mount(t, "--seal-quiet", "100ms")
+			d := mount(t, "--seal-quiet", "100ms", "--hot-limit", "1")
 			fill(t, d.Mnt, 60, 5)
 			want, err := harness.ReadTree(snapshotNow(t, d, "whole"))
 			must(t, err)
 			_, err = root.Must("drain", d.Mnt)
 			must(t, err)
 			must(t, d.Stop())
-			if hit := damage(t, filepath.Join(d.Store, part)); hit == 0 && part != "staging" && part != "journal" {
+			if hit := damage(t, filepath.Join(d.Store, part)); hit == 0 {
 				t.Fatalf("nothing to damage in %s: this proves nothing", part)
 			}
 			err = d.Start()
@@ -33,6 +34,9 @@ func TestDamage(t *testing.T) {
 			}
 			right, refused := readDamaged(t, d.Mnt+"/snapshots/whole", want)
 			t.Logf("%d names right, %d refused", right, refused)
+			if part == "packs" && refused == 0 {
+				t.Error("no read was refused: nothing was read from a damaged pack")
+			}
 			noPanic(t, d.Output())
 			if !d.Running() {
 				t.Errorf("the daemon is gone\n%s", d.Output())

@@ -5,8 +5,8 @@
 // Read main_test.go first, then the test that is nearest to what you change:
 //
 //	kill_test.go      kill -9 of the daemon at random moments, again and again;
-//	                  model_test.go, worker_test.go, actions_test.go and
-//	                  record_test.go say what must be there afterwards
+//	                  model_test.go, worker_test.go, actions_test.go,
+//	                  calls_test.go and record_test.go say what must be there
 //	powercut_test.go  the same with a disk that stops
 //	torch_test.go     checkpoints by torch.save, from one process and from four
 //	rmtree_test.go    snapshots read while the job removes everything

@@ -8,6 +8,9 @@ import (
 	"testing"
 )
 
+// sparseSize is the size of the sparse file that fill writes.
+const sparseSize = 8<<20 + 7
+
 // fill writes a tree of n files in a few directories: small ones, ones that
 // span chunks, a sparse one, links, and odd names.
 func fill(t *testing.T, dir string, n int, seed int64) {
@@ -29,7 +32,7 @@ func fill(t *testing.T, dir string, n int, seed int64) {
 	must(t, os.Link(filepath.Join(dir, "d0/e0/f0"), filepath.Join(dir, "d1/hardlink")))
 	sparse, err := os.Create(filepath.Join(dir, "sparse"))
 	must(t, err)
-	_, err = sparse.WriteAt([]byte("far out"), 64<<20)
+	_, err = sparse.WriteAt([]byte("far out"), sparseSize-7)
 	must(t, err)
 	must(t, sparse.Close())
 }

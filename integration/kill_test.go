@@ -164,6 +164,25 @@ func TestKill(t *testing.T) {
 	c.verifyAll(t, d)
 }
 
+// TestKillWhileStarting kills the daemon at every moment of its start: it dies
+// of it, and the next start finds a store that it can open.
+func TestKillWhileStarting(t *testing.T) {
+	d := mount(t)
+	c := &crew{rnd: rand.New(rand.NewSource(seed(t)))}
+	must(t, os.WriteFile(d.Mnt+"/kept", []byte("kept"), 0o644))
+	must(t, d.Kill())
+	n := rounds(t, 50)
+	for round := range n {
+		must(t, c.killWhileStarting(d))
+		if err := d.Start(); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		holds(t, d.Mnt+"/kept", []byte("kept"), "after a start that was killed")
+		must(t, d.Kill())
+	}
+	t.Logf("%d starts killed", n)
+}
+
 // report says what the rounds did, and fails when they did too little to prove
 // anything.
 func (c *crew) report(t *testing.T, rounds, interrupted int) {

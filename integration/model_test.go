@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"fmt"
+	"hash"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -41,10 +42,15 @@ type file struct {
 	dirty bool
 	// synced: a barrier of this file was acknowledged, and nothing came after it.
 	synced bool
-	// grew: since it was opened the file was only appended to. An explicit
-	// snapshot may then show it up to its size.
-	grew bool
-	open bool // by a handle of the worker
+	// grew: since it was opened the file was only appended to. A seal or an
+	// explicit snapshot, of whomever, may then take it up to its size, and what
+	// was taken once is what later snapshots show until the next close or
+	// barrier. So each size on the way may be shown; grown has them, and sum
+	// goes along with what is appended.
+	grew  bool
+	grown []content
+	sum   hash.Hash
+	open  bool // by a handle of the worker
 }
 
 // content is one content of a file by its hash, or the absence of the file.
@@ -67,11 +73,30 @@ func newFile(mode fs.FileMode) *file {
 
 // write is an acknowledged write.
 func (f *file) write(off int64, data []byte) {
-	if off != int64(len(f.live)) {
+	gap := off - int64(len(f.live)) // past the end is an append, too
+	if gap < 0 {
 		f.grew = false
+	} else if f.grew {
+		f.append(append(make([]byte, gap), data...))
 	}
 	f.live = overlay(f.live, off, data)
 	f.dirty, f.synced = true, false
+}
+
+// append notes what an append makes of a file that only grew.
+func (f *file) append(data []byte) {
+	if f.sum == nil {
+		f.sum = sha256.New()
+		f.sum.Write(f.live)
+		f.grown = append(f.grown, contentOf(f.live))
+	}
+	f.sum.Write(data)
+	f.grown = append(f.grown, content{size: len(f.live) + len(data), sum: [sha256.Size]byte(f.sum.Sum(nil))})
+}
+
+// opened is an acknowledged open for writing.
+func (f *file) opened() {
+	f.open, f.grew, f.sum = true, true, nil
 }
 
 // overlay writes data over a copy of old, with zeros in the gap between them.
@@ -94,7 +119,7 @@ func (f *file) closed() {
 	if f.dirty {
 		f.shown = []content{contentOf(f.live)}
 		f.kept = append(slices.Clone(f.kept), f.shown...)
-		f.dirty = false
+		f.dirty, f.grown = false, nil
 	}
 }
 
@@ -102,7 +127,7 @@ func (f *file) closed() {
 func (f *file) barrier() {
 	f.shown = []content{contentOf(f.live)}
 	f.kept = f.shown
-	f.dirty, f.synced = false, true
+	f.dirty, f.synced, f.grown = false, true, nil
 }
 
 // unsure is what becomes of a file whose last change may or may not count as

@@ -40,11 +40,11 @@ func (m *model) record(path, dir string, barrier bool) *record {
 	r.want.dirs, r.want.links = maps.Clone(m.dirs), maps.Clone(m.links)
 	r.want.files = maps.Clone(m.files) // the names alone are used
 	for path, f := range m.files {
-		s := shown{mode: f.mode, contents: slices.Clone(f.shown)}
+		// The barrier that was looked up may be a seal, so it may have taken
+		// what only grew, like an explicit one.
+		s := shown{mode: f.mode, contents: append(slices.Clone(f.shown), f.grown...)}
 		if barrier {
 			s.cut = slices.Clone(f.kept)
-		} else if f.grew {
-			s.contents = append(s.contents, contentOf(f.live))
 		}
 		r.files[path] = s
 	}

@@ -30,7 +30,7 @@ func TestTools(t *testing.T) {
 		shell(t, "cp", second+"/d0/e0/f0", d.Mnt+"/d0/e0/f0")
 		info, err := os.Stat(out + "/sparse")
 		must(t, err)
-		if info.Size() != 64<<20+7 {
+		if info.Size() != sparseSize {
 			t.Errorf("the sparse file has %d bytes", info.Size())
 		}
 	})

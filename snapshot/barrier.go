@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sort"
 	"time"
 
-	"stepfs/internal/journal"
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
 )
@@ -38,20 +38,19 @@ type group struct {
 	err    error            // nobody's barrier was recorded
 }
 
-// inFlight is a cut that is not published yet.
-type inFlight struct {
-	done chan struct{}
-	err  error
-}
-
 // Barrier returns once a snapshot is recorded with everything of inos durable
 // in it: their content and names. It gives the snapshot's number. A caller
 // that gives up waiting leaves the barrier itself to complete.
 func (m *Manager) Barrier(ctx context.Context, reason string, inos ...uint64) (uint64, error) {
 	m.mu.Lock()
+	if m.mu.closed {
+		m.mu.Unlock()
+		return 0, ErrClosed
+	}
 	g := m.mu.joining
 	leader := g == nil
 	if leader {
+		m.wg.Add(1)
 		g = &group{reason: reason, done: make(chan struct{})}
 		m.mu.joining = g
 	}
@@ -78,67 +77,64 @@ func (m *Manager) Barrier(ctx context.Context, reason string, inos ...uint64) (u
 
 // lead takes a group through its barrier.
 func (m *Manager) lead(g *group) {
+	defer m.wg.Done()
 	defer close(g.done)
 	m.turn.Lock()
 	m.mu.Lock()
 	m.mu.joining = nil // from here on nobody joins: the cut is next
 	m.mu.Unlock()
-	cut, err := m.cut(g.inos, false, false)
+	cut, err := m.tree.Cut(g.inos, false, false)
+	if err == nil && cut.Same() && !m.published(cut.Seq()) {
+		// The earlier cut waits for somebody else's files, or came to nothing.
+		cut, err = m.tree.Cut(g.inos, false, true)
+	}
 	if err != nil {
 		m.turn.Unlock()
 		g.err = fmt.Errorf("cut: %w", err)
 		return
 	}
 	g.seq = cut.Seq()
-	if cut.Same() {
+	s := &schema.Snapshot{ScopeIno: 1, Reason: g.reason}
+	switch {
+	case cut.Same():
 		m.turn.Unlock()
 		g.failed, g.err = m.same(cut)
-		return
-	}
-	if cut.NeedsSync() {
+	case cut.NeedsSync():
 		m.turn.Unlock()
 		g.failed = cut.Sync(context.Background())
-		g.err = m.commit(cut, &schema.Snapshot{ScopeIno: 1, Reason: g.reason}, nil)
-		return
+		s.Marks = m.failedMarks(g.failed)
+		g.err = m.commit(cut, s, nil)
+	default:
+		g.err = m.commit(cut, s, nil)
+		m.turn.Unlock()
 	}
-	g.err = m.commit(cut, &schema.Snapshot{ScopeIno: 1, Reason: g.reason}, nil)
-	m.turn.Unlock()
 }
 
-// cut takes a cut and notes that it is in flight.
-func (m *Manager) cut(inos []uint64, logs, force bool) (Cut, error) {
-	cut, err := m.tree.Cut(inos, logs, force)
-	if err != nil || cut.Same() {
-		return cut, err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.mu.flight[cut.Seq()] = &inFlight{done: make(chan struct{})}
-	return cut, nil
+// published says whether a snapshot is in the registry.
+func (m *Manager) published(seq uint64) bool {
+	_, err := m.Get(seq)
+	return err == nil
 }
 
-// same answers a barrier over a tree that did not change since an earlier cut:
-// once that one is published and the callers' files are durable.
+// same answers a barrier over a tree that did not change since a snapshot that
+// is published: once the callers' files are durable.
 func (m *Manager) same(cut Cut) (map[uint64]error, error) {
-	var failed map[uint64]error
-	var pos journal.Pos
-	if cut.NeedsSync() {
-		failed = cut.Sync(context.Background())
-		pos = m.db.Pos() // a settled mark is a record too
+	if !cut.NeedsSync() {
+		return nil, m.db.Err()
 	}
-	m.mu.Lock()
-	f := m.mu.flight[cut.Seq()]
-	m.mu.Unlock()
-	if f != nil {
-		<-f.done
-		if f.err != nil {
-			return failed, f.err
+	failed := cut.Sync(context.Background())
+	return failed, m.db.Sync(m.db.Pos()) // a settled mark is a record too
+}
+
+// failedMarks says which files a snapshot could not take as they were.
+func (m *Manager) failedMarks(failed map[uint64]error) (marks []string) {
+	for ino := range failed {
+		if path, err := m.tree.PathOf(ino); err == nil {
+			marks = append(marks, path+": could not be synced, as of before")
 		}
 	}
-	if pos != 0 {
-		return failed, m.db.Sync(pos)
-	}
-	return failed, m.db.Err()
+	sort.Strings(marks)
+	return marks
 }
 
 // commit records the cut's snapshot, makes it durable and publishes it. The
@@ -146,8 +142,8 @@ func (m *Manager) same(cut Cut) (map[uint64]error, error) {
 // adds to the record.
 func (m *Manager) commit(cut Cut, s *schema.Snapshot, more func(tx *state.Tx)) (err error) {
 	seq := cut.Seq()
+	defer cut.Done()
 	m.hide(seq)
-	defer func() { m.landed(cut, err) }()
 	s.Time = time.Now().UnixNano()
 	for _, ino := range cut.Marked() {
 		if path, err := m.tree.PathOf(ino); err == nil {
@@ -167,6 +163,7 @@ func (m *Manager) commit(cut Cut, s *schema.Snapshot, more func(tx *state.Tx)) (
 		return nil
 	})
 	if err != nil {
+		m.unhide(seq) // there is no record
 		return fmt.Errorf("record snapshot %d: %w", seq, err)
 	}
 	if err := m.db.Sync(pos); err != nil {
@@ -180,6 +177,9 @@ func (m *Manager) commit(cut Cut, s *schema.Snapshot, more func(tx *state.Tx)) (
 func (m *Manager) nameIn(tx *state.Tx, seq uint64, s *schema.Snapshot) error {
 	s.Revision = 1
 	k, _, err := tx.First(schema.NamePrefix(s.Scope, s.Name))
+	if err == nil && s.Explicit {
+		return fmt.Errorf("%w: %s", ErrExist, s.Name) // somebody was faster
+	}
 	if err == nil {
 		_, _, old, err := schema.ParseNameKey(k)
 		if err != nil {
@@ -203,41 +203,4 @@ func (m *Manager) nameIn(tx *state.Tx, seq uint64, s *schema.Snapshot) error {
 	}
 	tx.Put(schema.NameKey(s.Scope, s.Name, seq), []byte{flag})
 	return nil
-}
-
-// landed ends a cut's flight.
-func (m *Manager) landed(cut Cut, err error) {
-	cut.Done()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if f := m.mu.flight[cut.Seq()]; f != nil {
-		f.err = err
-		close(f.done)
-		delete(m.mu.flight, cut.Seq())
-	}
-}
-
-// seal takes a strict snapshot: it is recorded only once all that it names is
-// durable. more adds to the record.
-func (m *Manager) seal(ctx context.Context, s schema.Snapshot, more func(tx *state.Tx)) (Info, error) {
-	m.turn.Lock()
-	cut, err := m.cut(nil, true, true)
-	m.turn.Unlock()
-	if err != nil {
-		return Info{}, fmt.Errorf("cut: %w", err)
-	}
-	if err := cut.SyncAll(ctx); err != nil {
-		err = fmt.Errorf("make the snapshot's files durable: %w", err)
-		m.landed(cut, err)
-		return Info{}, err
-	}
-	if err := m.commit(cut, &s, more); err != nil {
-		return Info{}, err
-	}
-	i := infoOf(cut.Seq(), &s)
-	m.store.sealed(i.Seq)
-	if m.cfg.Events.Sealed != nil {
-		m.cfg.Events.Sealed(i)
-	}
-	return i, nil
 }

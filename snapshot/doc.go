@@ -3,9 +3,10 @@
 // has frozen content stored in the background.
 //
 // Read tree.go first (what it needs of the live tree), then barrier.go (cut,
-// sync, commit, group commit), registry.go (names), sealer.go and rules.go
-// (when a directory is a step), store.go (background ingest) and merkle.go
-// (how a sealed tree is written into packs).
+// sync, commit, group commit) and seal.go (strict snapshots), registry.go
+// (names), sealer.go, quiet.go and rules.go (when a directory is a step),
+// store.go, ingest.go and drain.go (background ingest) and merkle.go (how a
+// sealed tree is written into packs).
 //
 // Lock order: Manager.turn, then Manager.mu; neither is held over a sync of a
 // staging file.
@@ -26,6 +27,8 @@ var (
 	ErrPerm = errors.New("not the owner of the snapshot")
 	// ErrBadName: the name can't be one of a snapshot.
 	ErrBadName = errors.New("bad snapshot name")
+	// ErrClosed: the manager was closed.
+	ErrClosed = errors.New("snapshots are closed")
 	// ErrBusy: files of the scope are open for writing.
 	ErrBusy = errors.New("files are open for writing")
 )

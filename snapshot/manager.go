@@ -60,13 +60,13 @@ type Manager struct {
 	turn sync.Mutex // held by the group that is cutting
 	mu   struct {
 		sync.Mutex
-		joining *group               // the group that barriers may still join
-		flight  map[uint64]*inFlight // cuts that are not yet published
+		joining *group // the group that barriers may still join
+		closed  bool   // nothing new may begin
 	}
 	sealer *sealer
 	store  *storer
 	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	wg     sync.WaitGroup // background work, and barriers that nobody may wait for any more
 }
 
 // Open opens the registry and starts sealing and ingest.
@@ -77,7 +77,6 @@ func Open(cfg Config) (*Manager, error) {
 		return nil, fmt.Errorf("open the registry of snapshots: %w", err)
 	}
 	m := &Manager{Registry: reg, cfg: cfg, db: cfg.DB, tree: cfg.Tree}
-	m.mu.flight = map[uint64]*inFlight{}
 	m.sealer = newSealer(m)
 	m.store = newStorer(m)
 	if cfg.ReadOnly {
@@ -98,10 +97,29 @@ func Open(cfg Config) (*Manager, error) {
 	return m, nil
 }
 
-// Close stops the background work; what is not stored yet stays staged.
+// begin notes work that Close has to wait for.
+func (m *Manager) begin() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.mu.closed {
+		return ErrClosed
+	}
+	m.wg.Add(1)
+	return nil
+}
+
+// Close stops the background work and waits for barriers that are under way;
+// what is not stored yet stays staged.
 func (m *Manager) Close() error {
+	m.mu.Lock()
+	m.mu.closed = true
+	m.mu.Unlock()
 	m.cancel()
 	m.wg.Wait()
+	if m.cfg.ReadOnly {
+		return nil
+	}
+	m.sealer.resolve() // the next daemon finds what waits
 	return nil
 }
 
@@ -132,8 +150,8 @@ func (m *Manager) SnapshotAs(ctx context.Context, scope, name, reason string, ui
 	if explicit && m.taken(scope, name) {
 		return Info{}, fmt.Errorf("%w: %s", ErrExist, name)
 	}
-	return m.seal(ctx, schema.Snapshot{ScopeIno: ino, Scope: scope, Name: name, Reason: reason,
-		Verdict: VerdictUnverified, Explicit: explicit, UID: uid, Tags: tags}, nil)
+	return m.seal(ctx, sealing{Snapshot: schema.Snapshot{ScopeIno: ino, Scope: scope, Name: name, Reason: reason,
+		Verdict: VerdictUnverified, Explicit: explicit, UID: uid, Tags: tags}})
 }
 
 // taken says whether name below scope leads somewhere already.
@@ -174,6 +192,9 @@ func (m *Manager) Remove(ctx context.Context, path string, uid uint32) error {
 		if err != nil {
 			return err
 		}
+		if s.Name != name || s.Scope != scope {
+			return ErrNotExist // removed meanwhile
+		}
 		s.Name, s.Verdict, s.Explicit = "", "", false
 		tx.Put(schema.Numbered(schema.PrefixSnapshot, i.Seq), s.Encode())
 		tx.Delete(schema.NameKey(scope, name, i.Seq))
@@ -184,46 +205,6 @@ func (m *Manager) Remove(ctx context.Context, path string, uid uint32) error {
 	}
 	m.forgetName(scope, i.Seq)
 	return m.db.Sync(pos)
-}
-
-// Rollback makes the live scope exactly what a step was, after a snapshot of
-// what it is now, and returns that one.
-func (m *Manager) Rollback(ctx context.Context, scope, step string) (Info, error) {
-	to, err := m.Resolve(scope, step)
-	if err != nil {
-		return Info{}, fmt.Errorf("%s: %w", step, err)
-	}
-	ino, dir, err := m.tree.Find(to.Scope)
-	if err != nil || !dir {
-		return Info{}, fmt.Errorf("%w: scope %q is not a directory of the live tree", ErrNotExist, to.Scope)
-	}
-	if path, busy := m.writerBelow(ino); busy {
-		return Info{}, fmt.Errorf("%w: %s", ErrBusy, path)
-	}
-	before, err := m.Snapshot(ctx, to.Scope, fmt.Sprintf("before-rollback-%d", m.db.Epoch()), "rollback", nil)
-	if err != nil {
-		return Info{}, fmt.Errorf("take a snapshot before the rollback: %w", err)
-	}
-	names, err := m.tree.Rollback(ino, to.Seq, to.ScopeIno)
-	if m.cfg.Events.RolledBack != nil {
-		m.cfg.Events.RolledBack(ino, names)
-	}
-	if err != nil {
-		return before, fmt.Errorf("roll back to %s: %w", to.ID(), err)
-	}
-	_, err = m.Barrier(ctx, "rollback", ino)
-	return before, err
-}
-
-// writerBelow finds a file below a directory that is open for writing.
-func (m *Manager) writerBelow(dir uint64) (path string, found bool) {
-	m.tree.OpenForWriting(func(ino, parent uint64) {
-		if !found && m.below(parent, dir) {
-			path, _ = m.tree.PathOf(ino)
-			found = true
-		}
-	})
-	return path, found
 }
 
 // below says whether dir is anc or lies below it.
@@ -240,37 +221,3 @@ func (m *Manager) below(dir, anc uint64) bool {
 
 // maxDepth bounds walks towards the root.
 const maxDepth = 4096
-
-// forgetName updates what the registry remembers after a name was removed.
-func (r *Registry) forgetName(scope string, seq uint64) {
-	r.mu.Lock()
-	if r.scopes[scope]--; r.scopes[scope] <= 0 {
-		delete(r.scopes, scope)
-	}
-	stale := r.latest[scope] == seq
-	if stale {
-		delete(r.latest, scope)
-	}
-	r.mu.Unlock()
-	if !stale {
-		return
-	}
-	// Only a scope without steps had this one as its latest.
-	var last uint64
-	for after := ""; ; {
-		is, err := r.Steps(scope, after, 256)
-		if err != nil || len(is) == 0 {
-			break
-		}
-		for _, i := range is {
-			last, after = max(last, i.Seq), i.Name
-		}
-	}
-	if last != 0 {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if r.latest[scope] == 0 {
-			r.latest[scope] = last
-		}
-	}
-}

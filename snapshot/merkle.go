@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"io"
 
 	"stepfs/chunkstore"
 	"stepfs/internal/schema"
@@ -15,25 +17,37 @@ import (
 // can be found again without index and journal. A directory that did not
 // change makes the same object, which is stored once.
 //
-// A directory of more than pageEntries entries is split by name into pages
-// under an index object, so that one change writes one page. A file of more
-// than inlineExtents extents has them in objects of their own.
-// docs/FORMAT.md has the byte tables.
+// A large directory is split into pages under an index object. A page ends
+// behind a name whose hash says so, so that an entry that comes or goes changes
+// its own page alone. A file of more than inlineExtents extents has them in
+// objects of their own. docs/FORMAT.md has the byte tables.
 
 // Object kinds: the first byte of an object; the second is its version.
 const (
 	objDir     = 'D' // entries of one directory, or of one page of it
 	objIndex   = 'I' // pages of one directory
 	objExtents = 'E' // extents of one file
-	objRoot    = 'R' // one sealed step: its record and its root directory
+	objRoot    = 'R' // one sealed step: its record and its directory
 	objVersion = 1
 )
 
 const (
-	pageEntries   = 1024
+	pageBits      = 9       // a page ends behind one name in 2^pageBits ...
+	pageEntries   = 2048    // ... or at so many entries ...
+	pageBytes     = 1 << 20 // ... or bytes
+	readEntries   = 512     // read from a view at a time
 	inlineExtents = 32
 	pageExtents   = 8192
+	maxUnflushed  = 1024 // objects on their way to the disk at a time
 )
+
+// endsPage says whether a page ends behind an entry of this name.
+func endsPage(name string) bool {
+	h := fnv.New64a()
+	_, _ = io.WriteString(h, name) // never fails
+	v := h.Sum64()
+	return ((v^v>>32)*0x9E3779B97F4A7C15)>>(64-pageBits) == 0
+}
 
 // errStaged: some content is not stored yet.
 var errStaged = errors.New("content is only staged yet")
@@ -58,44 +72,42 @@ type treeWriter struct {
 // as stored once that is durable. errStaged: not all of it is stored yet.
 func (m *Manager) writeTree(ctx context.Context, i Info) error {
 	w := &treeWriter{m: m, ctx: ctx, view: m.tree.At(i.Seq), seen: map[uint64]bool{}}
-	dir, err := w.dir(i.ScopeIno)
+	// The scope's directory is an entry without a name.
+	dir, err := w.entry(nil, Entry{Ino: i.ScopeIno})
 	if err != nil {
 		return err
 	}
-	root, err := w.put(encodeRoot(i, dir))
+	v, err := m.db.Get(schema.Numbered(schema.PrefixSnapshot, i.Seq))
 	if err != nil {
 		return err
 	}
-	if err := m.cfg.Chunks.Flush(ctx); err != nil {
+	rec, err := schema.DecodeSnapshot(v)
+	if err != nil {
 		return err
 	}
-	for _, p := range w.pending {
-		if err := p.Wait(ctx); err != nil {
-			return err
-		}
+	rec.Logical, rec.Drained, rec.Tree = w.logical, true, [32]byte{}
+	// Whoever finds the root in a pack must find the rest.
+	if err := w.flush(); err != nil {
+		return err
+	}
+	root, err := w.put(encodeRoot(i.Seq, rec, dir))
+	if err == nil {
+		err = w.flush()
+	}
+	if err != nil {
+		return err
 	}
 	return m.amend(i.Seq, func(s *schema.Snapshot) {
 		s.Tree, s.Logical, s.Drained = root.id, w.logical, true
 	})
 }
 
-// encodeRoot gives the object that stands for a step: whatever is needed to
-// list it again when packs are all that is left.
-func encodeRoot(i Info, dir objRef) []byte {
-	b := []byte{objRoot, objVersion}
-	b = binary.AppendUvarint(b, i.Seq)
-	for _, s := range [...]string{i.Scope, i.Name, i.Reason, i.Verdict} {
-		b = appendString(b, s)
-	}
-	b = binary.AppendVarint(b, i.Time.UnixNano())
-	b = binary.AppendUvarint(b, uint64(i.Revision))
-	for _, l := range [...][]string{i.Tags, i.Marks} {
-		b = binary.AppendUvarint(b, uint64(len(l)))
-		for _, s := range l {
-			b = appendString(b, s)
-		}
-	}
-	return appendRef(b, dir)
+// encodeRoot gives the object that stands for a step: its record, which is all
+// that is needed to list it again when packs are all that is left, and its
+// directory.
+func encodeRoot(seq uint64, rec *schema.Snapshot, dir []byte) []byte {
+	b := binary.AppendUvarint([]byte{objRoot, objVersion}, seq)
+	return append(appendString(b, string(rec.Encode())), dir...)
 }
 
 func (w *treeWriter) put(data []byte) (objRef, error) {
@@ -103,54 +115,76 @@ func (w *treeWriter) put(data []byte) (objRef, error) {
 	if err != nil {
 		return objRef{}, err
 	}
-	w.pending = append(w.pending, p)
+	if w.pending = append(w.pending, p); len(w.pending) >= maxUnflushed {
+		err = w.flush()
+	}
 	r := p.Refs()[0]
-	return objRef{r.ID, r.Len}, nil
+	return objRef{r.ID, r.Len}, err
+}
+
+// flush makes durable what was put.
+func (w *treeWriter) flush() error {
+	if err := w.m.cfg.Chunks.Flush(w.ctx); err != nil {
+		return err
+	}
+	for _, p := range w.pending {
+		if err := p.Wait(w.ctx); err != nil {
+			return err
+		}
+	}
+	w.pending = w.pending[:0]
+	return nil
+}
+
+// page is a page of a directory under construction.
+type page struct {
+	first   string
+	entries int
+	data    []byte
 }
 
 // dir writes a directory and all below it.
 func (w *treeWriter) dir(ino uint64) (objRef, error) {
-	var pages []objRef
+	var refs []objRef
 	var firsts []string
-	for after := ""; ; {
+	var p page
+	end := func() error {
+		head := binary.AppendUvarint([]byte{objDir, objVersion}, uint64(p.entries))
+		ref, err := w.put(append(head, p.data...))
+		refs, firsts = append(refs, ref), append(firsts, p.first)
+		p = page{}
+		return err
+	}
+	err := each(w.view, ino, func(e Entry) (err error) {
 		if err := w.ctx.Err(); err != nil {
+			return err
+		}
+		if p.entries == 0 {
+			p.first = e.Name
+		}
+		if p.data, err = w.entry(p.data, e); err != nil {
+			return fmt.Errorf("%s: %w", e.Name, err)
+		}
+		p.entries++
+		if endsPage(e.Name) || p.entries >= pageEntries || len(p.data) >= pageBytes {
+			return end()
+		}
+		return nil
+	})
+	if err != nil {
+		return objRef{}, err
+	}
+	if p.entries > 0 || len(refs) == 0 {
+		if err := end(); err != nil {
 			return objRef{}, err
-		}
-		es, err := w.view.ReadDir(ino, after, pageEntries)
-		if err != nil {
-			return objRef{}, err
-		}
-		if len(es) == 0 && len(pages) > 0 {
-			break
-		}
-		page := []byte{objDir, objVersion}
-		page = binary.AppendUvarint(page, uint64(len(es)))
-		for _, e := range es {
-			if page, err = w.entry(page, e); err != nil {
-				return objRef{}, fmt.Errorf("%s: %w", e.Name, err)
-			}
-		}
-		ref, err := w.put(page)
-		if err != nil {
-			return objRef{}, err
-		}
-		pages = append(pages, ref)
-		if len(es) == 0 {
-			break
-		}
-		firsts = append(firsts, es[0].Name)
-		after = es[len(es)-1].Name
-		if len(es) < pageEntries {
-			break
 		}
 	}
-	if len(pages) == 1 {
-		return pages[0], nil
+	if len(refs) == 1 {
+		return refs[0], nil
 	}
-	b := []byte{objIndex, objVersion}
-	b = binary.AppendUvarint(b, uint64(len(pages)))
-	for k, p := range pages {
-		b = appendRef(appendString(b, firsts[k]), p)
+	b := binary.AppendUvarint([]byte{objIndex, objVersion}, uint64(len(refs)))
+	for k, r := range refs {
+		b = appendRef(appendString(b, firsts[k]), r)
 	}
 	return w.put(b)
 }

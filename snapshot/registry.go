@@ -61,10 +61,7 @@ func (r *Registry) load() error {
 
 // Get gives one published snapshot.
 func (r *Registry) Get(seq uint64) (Info, error) {
-	r.mu.Lock()
-	hidden := r.unsynced[seq]
-	r.mu.Unlock()
-	if hidden {
+	if r.hidden(seq) {
 		return Info{}, ErrNotExist
 	}
 	v, err := r.db.Get(schema.Numbered(schema.PrefixSnapshot, seq))
@@ -214,14 +211,14 @@ func (r *Registry) Barriers(after uint64, max int) ([]Info, error) {
 		if err != nil {
 			return nil, err
 		}
-		i, err := r.Get(seq)
-		if errors.Is(err, ErrNotExist) {
+		if r.hidden(seq) {
 			continue
 		}
+		s, err := schema.DecodeSnapshot(it.Value())
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("snapshot %d: %w", seq, err)
 		}
-		out = append(out, i)
+		out = append(out, infoOf(seq, s))
 	}
 	return out, it.Error()
 }
@@ -293,11 +290,23 @@ func (r *Registry) number(key []byte) (uint64, error) {
 	return schema.ParseCounter(v)
 }
 
+func (r *Registry) hidden(seq uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.unsynced[seq]
+}
+
 // hide keeps a snapshot that is about to be recorded from being seen.
 func (r *Registry) hide(seq uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unsynced[seq] = true
+}
+
+func (r *Registry) unhide(seq uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.unsynced, seq)
 }
 
 // publish shows a snapshot that is durable.
@@ -311,8 +320,15 @@ func (r *Registry) publish(seq uint64, s *schema.Snapshot) {
 	if s.Revision == 1 {
 		r.scopes[s.Scope]++
 	}
-	if old, ok := r.latest[s.Scope]; !s.Explicit || !ok || old < seq && r.explicit(old) {
+	// A step counts before every name that a person gave; among equals the
+	// newer cut, whichever was published first.
+	old, ok := r.latest[s.Scope]
+	switch {
+	case ok && s.Explicit && !r.explicit(old):
+	case ok && s.Explicit == r.explicit(old):
 		r.latest[s.Scope] = max(old, seq)
+	default:
+		r.latest[s.Scope] = seq
 	}
 }
 
@@ -323,4 +339,38 @@ func (r *Registry) explicit(seq uint64) bool {
 	}
 	s, err := schema.DecodeSnapshot(v)
 	return err == nil && s.Explicit
+}
+
+// forgetName updates what the registry remembers after a name was removed.
+func (r *Registry) forgetName(scope string, seq uint64) {
+	r.mu.Lock()
+	if r.scopes[scope]--; r.scopes[scope] <= 0 {
+		delete(r.scopes, scope)
+	}
+	stale := r.latest[scope] == seq
+	if stale {
+		delete(r.latest, scope)
+	}
+	r.mu.Unlock()
+	if !stale {
+		return
+	}
+	// Only a scope without steps had this one as its latest.
+	var last uint64
+	for after := ""; ; {
+		is, err := r.Steps(scope, after, 256)
+		if err != nil || len(is) == 0 {
+			break
+		}
+		for _, i := range is {
+			last, after = max(last, i.Seq), i.Name
+		}
+	}
+	if last != 0 {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.latest[scope] == 0 {
+			r.latest[scope] = last
+		}
+	}
 }

@@ -16,13 +16,13 @@ type rule struct {
 // by which each framework commits one are a later matter: here a step is
 // complete when it has been quiet for a while.
 var rules = []rule{
-	{"checkpoint-N", regexp.MustCompile(`^checkpoint[-_]?0*(\d+)$`), false},
-	{"step-N", regexp.MustCompile(`^(?:global_?)?step[-_=]?0*(\d+)$`), false},
-	{"iter_N", regexp.MustCompile(`^iter(?:ation)?[-_]?0*(\d+)$`), false},
-	{"epoch-step", regexp.MustCompile(`^epoch=\d+-step=0*(\d+)(?:\.ckpt)?$`), false},
-	{"number", regexp.MustCompile(`^0*(\d+)$`), false},
-	{"epoch-step.ckpt", regexp.MustCompile(`^epoch=\d+-step=0*(\d+)\.ckpt$`), true},
-	{"checkpoint-N.pt", regexp.MustCompile(`^(?:checkpoint|(?:global_?)?step|iter)[-_]?0*(\d+)\.(?:pt|pth|ckpt|bin|safetensors)$`), true},
+	{"checkpoint-N", regexp.MustCompile(`^checkpoint[-_]?0*(\d{1,18})$`), false},
+	{"step-N", regexp.MustCompile(`^(?:global_?)?step[-_=]?0*(\d{1,18})$`), false},
+	{"iter_N", regexp.MustCompile(`^iter(?:ation)?[-_]?0*(\d{1,18})$`), false},
+	{"epoch-step", regexp.MustCompile(`^epoch=\d+-step=0*(\d{1,18})(?:\.ckpt)?$`), false},
+	{"number", regexp.MustCompile(`^0*(\d{1,18})$`), false},
+	{"epoch-step.ckpt", regexp.MustCompile(`^epoch=\d+-step=0*(\d{1,18})\.ckpt$`), true},
+	{"checkpoint-N.pt", regexp.MustCompile(`^(?:checkpoint|(?:global_?)?step|iter)[-_]?0*(\d{1,18})\.(?:pt|pth|ckpt|bin|safetensors)$`), true},
 }
 
 // stepOf gives the step that a name stands for.

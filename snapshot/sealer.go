@@ -21,6 +21,8 @@ type sealer struct {
 	m     *Manager
 	quiet time.Duration
 
+	resolving sync.Mutex // held while changes are resolved; taken before mu
+
 	mu      sync.Mutex
 	changes map[change]struct{}
 	waiting map[uint64]*candidate // by inode of the step's directory or file
@@ -38,6 +40,7 @@ type candidate struct {
 	ino  uint64
 	step string
 	last time.Time // of the newest change; monotonic, so that a clock that jumps seals nothing early
+	over bool      // its record is gone: a newer change has to make one
 }
 
 func newSealer(m *Manager) *sealer {
@@ -78,6 +81,11 @@ func (s *sealer) load() error {
 func (s *sealer) run(ctx context.Context) {
 	tick := time.NewTicker(min(time.Second, max(s.quiet/4, 10*time.Millisecond)))
 	defer tick.Stop()
+	if r := s.m.db.Recovery(); !r.Clean && !r.Fresh {
+		if err := s.rescan(ctx); ctx.Err() == nil {
+			s.m.fault("look for steps that wait", err)
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -93,6 +101,12 @@ func (s *sealer) run(ctx context.Context) {
 
 // resolve finds the step of each change noted since the last call.
 func (s *sealer) resolve() {
+	s.resolving.Lock()
+	defer s.resolving.Unlock()
+	s.resolveLocked()
+}
+
+func (s *sealer) resolveLocked() {
 	s.mu.Lock()
 	changes := s.changes
 	s.changes = map[change]struct{}{}
@@ -111,6 +125,25 @@ func (s *sealer) resolve() {
 			s.m.fault("note step "+cand.step, s.note(cand))
 		}
 	}
+}
+
+// without runs fn, a rollback of directory dir, so that what it changes there
+// is not taken for steps that the job has written: sealing them once more
+// would make an old step the latest.
+func (s *sealer) without(dir uint64, fn func() error) error {
+	s.resolving.Lock()
+	defer s.resolving.Unlock()
+	s.resolveLocked()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for c := range s.changes {
+			if _, err := s.m.tree.PathOf(c.dir); err != nil || s.m.below(c.dir, dir) {
+				delete(s.changes, c)
+			}
+		}
+	}()
+	return fn()
 }
 
 // stepAbove gives the outermost directory at or above dir that is named like
@@ -134,6 +167,11 @@ func (s *sealer) stepAbove(dir uint64) *candidate {
 
 // stepAt says whether the changed entry itself, below no step, is one.
 func (s *sealer) stepAt(c change) *candidate {
+	_, asDir := stepOf(c.name, false)
+	_, asFile := stepOf(c.name, true)
+	if !asDir && !asFile {
+		return nil // most changes: nothing to look up
+	}
 	_, dir, err := s.find(c)
 	if err != nil {
 		return nil
@@ -161,10 +199,10 @@ func (s *sealer) find(c change) (ino uint64, dir bool, err error) {
 func (s *sealer) note(c *candidate) error {
 	c.last = time.Now()
 	s.mu.Lock()
-	_, known := s.waiting[c.ino]
+	old := s.waiting[c.ino]
 	s.waiting[c.ino] = c
 	s.mu.Unlock()
-	if known {
+	if old != nil && !old.over {
 		return nil
 	}
 	return s.record(c)
@@ -191,64 +229,102 @@ func (s *sealer) due() (out []*candidate) {
 	return out
 }
 
+// place is where a candidate is.
+type place struct {
+	path, scope string
+	parent      uint64
+	dir         bool
+}
+
+// where finds a candidate; ok is false when it is gone.
+func (s *sealer) where(c *candidate) (p place, ok bool) {
+	var err error
+	if p.path, err = s.m.tree.PathOf(c.ino); err != nil {
+		return p, false
+	}
+	ino, dir, err := s.m.tree.Find(p.path)
+	if err != nil || ino != c.ino {
+		return p, false
+	}
+	if p.parent, err = s.m.tree.Parent(c.ino); err != nil {
+		return p, false
+	}
+	p.scope, err = s.m.tree.PathOf(p.parent)
+	p.dir = dir
+	return p, err == nil
+}
+
 // try seals a candidate, unless it is still being written, or gone, or holds
 // no file.
 func (s *sealer) try(ctx context.Context, c *candidate) error {
-	path, err := s.m.tree.PathOf(c.ino)
-	if err != nil {
+	p, ok := s.where(c)
+	if !ok {
 		return s.drop(c)
 	}
-	ino, dir, err := s.m.tree.Find(path)
-	if err != nil || ino != c.ino {
-		return s.drop(c)
-	}
-	if s.writing(c.ino, dir) {
-		s.mu.Lock()
-		c.last = time.Now() // the quiet time starts when the last writer is gone
-		s.mu.Unlock()
+	if s.writing(c.ino, p.dir) {
+		s.again(c)
 		return nil
 	}
-	parent, err := s.m.tree.Parent(c.ino)
-	if err != nil {
-		return s.drop(c)
-	}
-	scope, err := s.m.tree.PathOf(parent)
-	if err != nil {
-		return s.drop(c)
-	}
-	if dir {
+	if p.dir {
 		if has, err := s.m.tree.HasFile(c.ino); err != nil || !has {
 			return errors.Join(err, s.drop(c))
 		}
 	}
-	_, err = s.m.seal(ctx, schema.Snapshot{ScopeIno: parent, Scope: scope, Name: c.step, Reason: "quiet",
-		Verdict: VerdictUnverified}, func(tx *state.Tx) {
-		tx.Delete(schema.Numbered(schema.PrefixCandidate, c.ino))
+	_, err := s.m.seal(ctx, sealing{
+		Snapshot: schema.Snapshot{ScopeIno: p.parent, Scope: p.scope, Name: c.step, Reason: "quiet", Verdict: VerdictUnverified},
+		check:    func(v View) error { return s.check(c, p, v) },
+		more:     func(tx *state.Tx) { s.unrecord(tx, c) },
 	})
-	s.mu.Lock()
-	next := s.waiting[c.ino]
 	switch {
-	case err != nil:
-		c.last = time.Now() // not again at once
-	case next == c:
+	case err == nil:
+		s.end(c)
+		return nil
+	case errors.Is(err, errNothing):
+		return s.drop(c)
+	case errors.Is(err, errNotQuiet), ctx.Err() != nil:
+		err = nil
+	}
+	s.again(c)
+	return err
+}
+
+// again restarts a candidate's quiet time, unless a newer change did.
+func (s *sealer) again(c *candidate) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if next := s.waiting[c.ino]; next == nil || next == c {
+		c.last, c.over = time.Now(), false
+		s.waiting[c.ino] = c
+	}
+}
+
+// unrecord takes back the record of c with the transaction, unless a newer
+// change needs it.
+func (s *sealer) unrecord(tx *state.Tx, c *candidate) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if next := s.waiting[c.ino]; next == nil || next == c {
+		c.over = true
+		tx.Delete(schema.Numbered(schema.PrefixCandidate, c.ino))
+	}
+}
+
+// end ends the wait for c.
+func (s *sealer) end(c *candidate) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting[c.ino] == c {
 		delete(s.waiting, c.ino)
 	}
-	s.mu.Unlock()
-	if err == nil && next != c && next != nil {
-		return s.record(next) // a change came while it was sealed: the record is gone, the wait is not
-	}
-	return err
 }
 
 // drop gives up a candidate that is gone.
 func (s *sealer) drop(c *candidate) error {
-	s.mu.Lock()
-	delete(s.waiting, c.ino)
-	s.mu.Unlock()
 	_, err := s.m.db.Update(schema.KindCandidate, func(tx *state.Tx) error {
-		tx.Delete(schema.Numbered(schema.PrefixCandidate, c.ino))
+		s.unrecord(tx, c)
 		return nil
 	})
+	s.end(c)
 	return err
 }
 

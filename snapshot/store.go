@@ -4,63 +4,88 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
-	"sort"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"stepfs/chunkstore"
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
 )
 
 // storer has frozen content stored in the background: sealed steps first, in
 // the order of their sealing; content of plain barriers only once it is older
-// than BarrierAge, since most of it is dropped before; everything when
-// somebody drains. A sealed step whose content is stored gets its Merkle tree
-// written and is marked as stored.
+// than BarrierAge, since most of it is dropped before; what a Drain waits for.
+// A sealed step whose content is stored gets its Merkle tree written and is
+// marked as stored.
+//
+// Work is done in passes. What fails, be it one content or one step, is tried
+// again after a while and keeps nothing else back; what fails as a whole (a
+// full disk) ends the pass.
 type storer struct {
-	m *Manager
+	m     *Manager
+	nudge chan struct{} // there may be work
+	hurry chan struct{} // somebody waits: do not wait for the disk to get well
 
 	mu      sync.Mutex
-	cond    *sync.Cond
-	steps   []uint64 // sealed, not stored, oldest first
-	drains  int      // callers of Drain
-	round   uint64   // rounds that are done
-	lastErr error    // of the last round
-	left    int64    // bytes that wait, as last counted
-	nudge   chan struct{}
+	cond    *sync.Cond        // signalled after each pass, and when closed
+	steps   []*step           // sealed, not stored, oldest first
+	bad     map[uint64]*retry // by inode: contents that could not be stored
+	drains  map[*drain]struct{}
+	passes  uint64 // that have begun
+	ended   uint64
+	done    uint64 // number of the last pass that left nothing to do, or failed
+	lastErr error  // of pass `done` as a whole
+	left    int64  // bytes that wait, as last counted
+	closed  bool
+
+	// Used by the goroutine of run alone:
+	scan  time.Time // until then no content becomes due by its age
+	grown bool      // hot copies may be more than they may
 }
 
-// batchBytes is how much is ingested between two flushes of the chunk store:
-// enough to fill packs, little enough that staging can be evicted meanwhile.
-const batchBytes = 512 << 20
+// step is a sealed snapshot that is not stored yet.
+type step struct {
+	seq uint64
+	retry
+}
 
-// niceness of the threads that ingest: the training job comes first.
-const niceness = 10
+// retry says when what failed is tried again.
+type retry struct {
+	err  error
+	next time.Time
+	wait time.Duration
+}
+
+const firstRetry, lastRetry = time.Second, time.Minute
+
+func (r *retry) failed(err error) {
+	r.err = err
+	r.wait = min(max(2*r.wait, firstRetry), lastRetry)
+	r.next = time.Now().Add(r.wait)
+}
+
+func (r *retry) due(now time.Time) bool { return !now.Before(r.next) }
 
 func newStorer(m *Manager) *storer {
-	s := &storer{m: m, nudge: make(chan struct{}, 1)}
+	s := &storer{m: m, nudge: make(chan struct{}, 1), hurry: make(chan struct{}, 1), bad: map[uint64]*retry{}, drains: map[*drain]struct{}{}, grown: true}
 	s.cond = sync.NewCond(&s.mu)
 	return s
 }
 
 // load finds the steps that an earlier daemon sealed and did not store.
 func (s *storer) load() error {
+	const page = 1024
 	for after := uint64(0); ; {
-		is, err := s.m.Barriers(after, 1024)
+		is, err := s.m.Barriers(after, page)
 		if err != nil {
 			return err
 		}
 		for _, i := range is {
 			if i.Name != "" && i.State != StateStored {
-				s.steps = append(s.steps, i.Seq)
+				s.steps = append(s.steps, &step{seq: i.Seq})
 			}
 			after = i.Seq
 		}
-		if len(is) < 1024 {
+		if len(is) < page {
 			return nil
 		}
 	}
@@ -69,7 +94,7 @@ func (s *storer) load() error {
 // sealed queues a step.
 func (s *storer) sealed(seq uint64) {
 	s.mu.Lock()
-	s.steps = append(s.steps, seq)
+	s.steps = append(s.steps, &step{seq: seq})
 	s.mu.Unlock()
 	s.wake()
 }
@@ -81,243 +106,180 @@ func (s *storer) wake() {
 	}
 }
 
+// idleTick is how often the storer looks at the clock and at the disk.
+const idleTick = 5 * time.Second
+
 // run stores what is due until ctx ends.
 func (s *storer) run(ctx context.Context) {
-	tick := time.NewTicker(5 * time.Second)
+	tick := time.NewTicker(idleTick)
 	defer tick.Stop()
+	var broken retry
 	for ctx.Err() == nil {
-		more, err := s.pass(ctx)
-		if err != nil && ctx.Err() == nil {
-			s.m.fault("store", err)
-		}
 		s.mu.Lock()
-		s.round++
-		s.lastErr = err
+		s.passes++
+		s.mu.Unlock()
+		more, err := s.pass(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		s.m.fault("store", err)
+		s.mu.Lock()
+		if !more || err != nil {
+			s.done, s.lastErr = s.passes, err
+		}
+		s.ended++
 		s.cond.Broadcast()
 		s.mu.Unlock()
-		if more && err == nil {
+		switch {
+		case err != nil: // not in a tight loop
+			broken.failed(err)
+			s.sleep(ctx, broken.wait)
+			continue
+		case more:
 			continue
 		}
+		broken = retry{}
 		select {
 		case <-ctx.Done():
 		case <-s.nudge:
-			if err != nil { // e.g. a full disk: not in a tight loop
-				sleep(ctx, time.Second)
-			}
 		case <-tick.C:
 		}
 	}
 	s.mu.Lock()
-	s.lastErr = context.Canceled
-	s.round++
+	s.closed = true
 	s.cond.Broadcast()
 	s.mu.Unlock()
 }
 
-func sleep(ctx context.Context, d time.Duration) {
+func (s *storer) sleep(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
+	case <-s.hurry:
 	case <-time.After(d):
 	}
 }
 
-// pass stores one batch, finishes steps that are complete with it, and evicts
-// hot copies when the disk wants room. more says that it did not do all.
+// pass stores one batch, finishes a step that is complete with it, and evicts
+// hot copies when there are too many. more says that it did not do all.
 func (s *storer) pass(ctx context.Context) (more bool, err error) {
-	limit, draining := s.target()
-	batch, more, err := s.collect(limit, draining)
+	st, upTo := s.target()
+	batch, more, err := s.collect(upTo)
 	if err != nil {
 		return false, err
 	}
 	var errs []error
 	if len(batch) > 0 {
-		errs = append(errs, s.ingest(ctx, batch, limit))
+		s.grown = true
+		errs = append(errs, s.ingest(ctx, batch))
 	}
-	if !more {
+	if !more && st != nil {
 		// Even after an error: one content that can't be read does not keep a
 		// step back that does not name it.
-		done, err := s.finish(ctx, limit)
-		errs = append(errs, err)
-		more = done
+		errs = append(errs, s.finish(ctx, st))
+		more = true // perhaps another step is due
 	}
 	errs = append(errs, s.makeRoom())
 	return more, errors.Join(errs...)
 }
 
-// target gives the newest cut whose content is due: that of the oldest sealed
-// step that is not stored, or of everything.
-func (s *storer) target() (seq uint64, draining bool) {
+// target gives the oldest sealed step that is due and not stored, and the
+// newest cut that a drain waits for.
+func (s *storer) target() (st *step, upTo uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.steps) > 0 {
-		seq = s.steps[0]
+	now := time.Now()
+	for _, t := range s.steps {
+		if t.due(now) {
+			st = t
+			break
+		}
 	}
-	return seq, s.drains > 0
+	for d := range s.drains {
+		upTo = max(upTo, d.seq)
+	}
+	if st != nil {
+		upTo = max(upTo, st.seq)
+	}
+	return st, upTo
 }
 
-// collect gives the contents that are due, at most a batch.
-func (s *storer) collect(limit uint64, draining bool) (batch []Frozen, more bool, err error) {
-	old := time.Now().Add(-s.m.cfg.BarrierAge).UnixNano()
+// batchBytes is how much is ingested between two flushes of the chunk store:
+// enough to fill packs, little enough that staging can be evicted meanwhile.
+const (
+	batchBytes = 512 << 20
+	batchFiles = 4096
+)
+
+// collect gives the contents that are due, at most a batch: what cuts up to
+// upTo see, and what is old.
+func (s *storer) collect(upTo uint64) (batch []Frozen, more bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if upTo == 0 && now.Before(s.scan) && len(s.bad) == 0 {
+		return nil, false, nil
+	}
+	old := now.Add(-s.m.cfg.BarrierAge)
+	s.scan = now.Add(s.m.cfg.BarrierAge)
 	var bytes, left int64
 	err = s.m.tree.Pending(func(f Frozen) bool {
 		left += f.Bytes()
-		if f.Epoch() > limit && !draining && f.Time() > old {
+		at := time.Unix(0, f.Time())
+		switch {
+		case f.Epoch() <= upTo:
+		case at.After(old):
+			if due := at.Add(s.m.cfg.BarrierAge); due.Before(s.scan) {
+				s.scan = due
+			}
 			return true
 		}
-		if bytes >= batchBytes || len(batch) >= 4096 {
-			more = true
-			return !more || draining
+		if r := s.bad[f.Ino()]; r != nil && !r.due(now) {
+			return true
+		}
+		if more = bytes >= batchBytes || len(batch) >= batchFiles; more {
+			s.scan = now
+			return false
 		}
 		batch = append(batch, f)
 		bytes += f.Bytes()
 		return true
 	})
-	s.mu.Lock()
 	s.left = left
-	s.mu.Unlock()
 	return batch, more, err
 }
 
-// stored is one content with its chunks under way.
-type stored struct {
-	f       Frozen
-	pending *chunkstore.Pending
-	key     string
-}
-
-// ingest splits a batch with a few workers, waits until all its chunks are
-// durable, and swaps each content from staged to stored.
-func (s *storer) ingest(ctx context.Context, batch []Frozen, step uint64) error {
-	// Large contents first: the workers then end together.
-	sort.SliceStable(batch, func(i, j int) bool { return batch[i].Bytes() > batch[j].Bytes() })
-	jobs := make(chan Frozen)
-	results := make(chan result, len(batch))
-	var wg sync.WaitGroup
-	for range s.workers() {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			beNice()
-			for f := range jobs {
-				st, err := s.split(ctx, f)
-				results <- result{st, err}
-			}
-		}()
+// finish marks a waiting step as stored if all that it names is: with its
+// accounts, and its tree in packs.
+func (s *storer) finish(ctx context.Context, st *step) error {
+	info, err := s.m.Get(st.seq)
+	if errors.Is(err, ErrNotExist) || err == nil && info.Name == "" {
+		s.remove(st)
+		return nil
 	}
-	for _, f := range batch {
-		jobs <- f
-	}
-	close(jobs)
-	wg.Wait()
-	close(results)
-	return s.swap(ctx, results, step)
-}
-
-type result struct {
-	stored
-	err error
-}
-
-// swap ends a batch. A content that failed does not keep the others back.
-func (s *storer) swap(ctx context.Context, results <-chan result, step uint64) error {
-	errs := []error{s.m.cfg.Chunks.Flush(ctx)}
-	var fresh, packed int64
-	for r := range results {
-		if r.err == nil {
-			r.err = r.pending.Wait(ctx)
-		}
-		if r.err == nil {
-			r.err = r.f.Store(ctx, extents(r.pending.Refs()), r.key)
-			fresh += r.pending.NewBytes()
-			packed += r.pending.StoredBytes()
-		}
-		errs = append(errs, r.err)
-	}
-	if step != 0 && (fresh > 0 || packed > 0) {
-		errs = append(errs, s.m.amend(step, func(i *schema.Snapshot) { i.New += fresh; i.Stored += packed }))
-	}
-	return errors.Join(errs...)
-}
-
-// extents gives whole chunks as extents.
-func extents(refs []chunkstore.Ref) []schema.ChunkExtent {
-	es := make([]schema.ChunkExtent, len(refs))
-	for k, r := range refs {
-		es[k] = schema.ChunkExtent{Off: r.Off, Len: r.Len, Raw: r.Len, ID: r.ID}
-	}
-	return es
-}
-
-func (s *storer) workers() int {
-	if n := s.m.cfg.Workers; n > 0 {
-		return n
-	}
-	return max(1, runtime.NumCPU()/4)
-}
-
-// beNice lowers the priority of the calling goroutine's thread, which ends
-// with the goroutine. Without the right to, it stays as it is.
-func beNice() {
-	runtime.LockOSThread()
-	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), niceness)
-}
-
-// source makes a frozen content a chunkstore.Source.
-type source struct {
-	Frozen
-	segs []chunkstore.Segment
-}
-
-func (s source) Segments() []chunkstore.Segment { return s.segs }
-
-// split hands one content to the chunk store. It is settled first: what is
-// stored is read from its hot copy, which a power cut must not tear.
-func (s *storer) split(ctx context.Context, f Frozen) (stored, error) {
-	st := stored{f: f}
-	if err := f.Settle(); err != nil {
-		return st, fmt.Errorf("settle before ingest: %w", err)
-	}
-	segs, err := f.Segments()
-	if err != nil {
-		return st, err
-	}
-	var prior []chunkstore.Ref
-	if path, ok := f.Path(); ok {
-		st.key = maskNumbers(path)
-		es, err := s.m.tree.Prior(st.key)
-		if err != nil {
-			return st, err
-		}
-		for _, e := range es {
-			if e.Skip == 0 && e.Len == e.Raw {
-				prior = append(prior, chunkstore.Ref{Off: e.Off, Len: e.Len, ID: e.ID})
-			}
-		}
-	}
-	st.pending, err = s.m.cfg.Chunks.Ingest(ctx, source{f, segs}, prior)
-	return st, err
-}
-
-// finish marks the oldest waiting step as stored if all that it names is:
-// with its accounts, and its tree in packs. done says that it did.
-func (s *storer) finish(ctx context.Context, limit uint64) (done bool, err error) {
-	s.mu.Lock()
-	ready := len(s.steps) > 0 && s.steps[0] == limit
-	s.mu.Unlock()
-	if !ready {
-		return false, nil
-	}
-	info, err := s.m.Get(limit)
-	if err == nil && info.Name != "" {
+	if err == nil {
 		err = s.m.writeTree(ctx, info)
 	}
-	if err != nil && !errors.Is(err, ErrNotExist) {
-		return false, fmt.Errorf("write the tree of %s: %w", info.ID(), err)
+	if err == nil {
+		s.remove(st)
+		return nil
 	}
+	err = fmt.Errorf("store %s: %w", info.ID(), err)
+	s.mu.Lock()
+	st.failed(err)
+	s.mu.Unlock()
+	s.m.fault("store", err) // the step is tried again: no failure of the pass
+	return nil
+}
+
+func (s *storer) remove(st *step) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.steps = s.steps[1:]
-	return true, nil
+	for i, t := range s.steps {
+		if t == st {
+			s.steps = append(s.steps[:i:i], s.steps[i+1:]...)
+			return
+		}
+	}
 }
 
 // amend changes a snapshot's record.
@@ -341,111 +303,10 @@ func (m *Manager) amend(seq uint64, change func(s *schema.Snapshot)) error {
 	return nil
 }
 
-// evictBatch is how many generations are evicted between two journal syncs.
-const evictBatch = 16
-
-// makeRoom evicts hot copies, oldest first, while they take more than they may
-// or the disk has less free than it should.
-func (s *storer) makeRoom() error {
-	type copy struct {
-		gen   uint64
-		bytes int64
-	}
-	var hot []copy
-	var sum int64
-	err := s.m.tree.Hot(func(gen uint64, bytes int64) bool {
-		hot = append(hot, copy{gen, bytes})
-		sum += bytes
-		return true
-	})
-	for err == nil && len(hot) > 0 {
-		want, err := s.wantsRoom(sum)
-		if err != nil || !want {
-			return err
-		}
-		n := min(len(hot), evictBatch)
-		for _, c := range hot[:n] {
-			if err := s.m.tree.Evict(c.gen); err != nil {
-				return err
-			}
-			sum -= c.bytes
-		}
-		hot = hot[n:]
-		if err := s.m.tree.UnlinkEvicted(); err != nil {
-			return err
-		}
-	}
-	return err
-}
-
-// wantsRoom says whether hot copies of so many bytes are too many.
-func (s *storer) wantsRoom(hot int64) (bool, error) {
-	if limit := s.m.cfg.HotLimit; limit > 0 && hot > limit {
-		return true, nil
-	}
-	total, free, err := s.m.tree.FreeSpace()
-	return free < total/hotFree, err
-}
-
-// hotFree: hot copies leave at least this part of the disk free.
-const hotFree = 8
-
-// Progress says how many bytes wait to be stored.
+// Progress says how many bytes wait to be stored, as last counted, and how
+// many steps.
 func (m *Manager) Progress() (left int64, steps int) {
 	m.store.mu.Lock()
 	defer m.store.mu.Unlock()
 	return m.store.left, len(m.store.steps)
-}
-
-// Drain returns once everything that was frozen before is stored and the
-// steps that were sealed have their trees in packs. fn, which may be nil,
-// hears after each round how many bytes still wait.
-func (m *Manager) Drain(ctx context.Context, fn func(left int64)) error {
-	s := m.store
-	s.mu.Lock()
-	s.drains++
-	start := s.round
-	s.mu.Unlock()
-	stop := context.AfterFunc(ctx, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.cond.Broadcast()
-	})
-	defer stop()
-	defer func() {
-		s.mu.Lock()
-		s.drains--
-		s.mu.Unlock()
-	}()
-	for {
-		s.wake()
-		s.mu.Lock()
-		seen := s.round
-		for s.round == seen && ctx.Err() == nil {
-			s.cond.Wait()
-		}
-		left, steps, err, rounds := s.left, len(s.steps), s.lastErr, s.round-start
-		s.mu.Unlock()
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case err != nil && rounds >= 2:
-			return err
-		}
-		if fn != nil {
-			fn(left)
-		}
-		if rounds < 2 {
-			continue // the round that was under way may not have seen the newest
-		}
-		if left, err := m.waiting(); err != nil || left == 0 && steps == 0 {
-			return err
-		}
-	}
-}
-
-// waiting counts the bytes of what is not stored, and one for what has none.
-func (m *Manager) waiting() (left int64, err error) {
-	err = m.tree.Pending(func(f Frozen) bool { left += f.Bytes() + 1; return true })
-	return left, err
 }

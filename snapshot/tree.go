@@ -95,6 +95,7 @@ type View interface {
 // Frozen is a committed content that waits for ingest.
 type Frozen interface {
 	io.ReaderAt
+	Ino() uint64
 	Epoch() uint64 // first snapshot that sees it
 	Time() int64   // ns, when it was committed
 	Bytes() int64

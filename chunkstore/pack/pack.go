@@ -1,5 +1,5 @@
 // Package pack is the byte format of a pack file, and nothing else: no I/O
-// policy, no index, no knowledge of where packs live. docs/format-pack.md has
+// policy, no index, no knowledge of where packs live. docs/FORMAT.md has
 // the same tables in prose.
 //
 // A pack is

@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"strings"
 	"sync"
 
 	"stepfs/internal/schema"
@@ -215,17 +216,31 @@ func (c *cutSet) took(seq, changes uint64) {
 	}
 }
 
-// openLogs gives the files that somebody writes and that were only appended
-// to since they were opened.
+// openLogs gives the logs that somebody writes: files that were only appended
+// to since they were opened. Any file that is written from front to back looks
+// like that, and half a checkpoint is torn; so its writers must have asked for
+// O_APPEND, or its name must be that of a TensorBoard event file.
 func (t *Tree) openLogs() (inos []uint64) {
 	for _, n := range t.inodes.open() {
 		n.mu.RLock()
-		if n.writers > 0 && n.appendOnly && n.rec != nil && isReg(n.rec) {
+		if n.writers > 0 && n.appendOnly && n.rec != nil && isReg(n.rec) && n.isLog() {
 			inos = append(inos, n.ino)
 		}
 		n.mu.RUnlock()
 	}
 	return inos
+}
+
+func (n *inode) isLog() bool {
+	if strings.HasPrefix(n.rec.Name, "events.out.tfevents.") {
+		return true
+	}
+	for _, h := range n.handles {
+		if h.writable && !h.append {
+			return false
+		}
+	}
+	return true
 }
 
 // CutDone ends a cut: its snapshot is in the registry, or never will be.

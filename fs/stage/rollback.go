@@ -26,10 +26,7 @@ func (t *Tree) Rollback(dst, seq, src uint64) (names []string, err error) {
 	c := &copier{t: t, v: t.At(seq), links: map[uint64]uint64{}}
 	err = c.dir(src, fresh)
 	if err == nil {
-		names, err = t.exchange(dst, fresh, old)
-	}
-	if err == nil {
-		err = t.copyAttr(c.v, src, dst)
+		names, err = t.exchange(dst, fresh, old, c.v, src)
 	}
 	return names, errors.Join(err, t.removeAll(fresh), t.removeAll(old))
 }
@@ -93,8 +90,8 @@ func (t *Tree) empty(dir uint64) error {
 }
 
 // exchange puts the entries of fresh in the place of dst's, which go to old,
-// in one record.
-func (t *Tree) exchange(dst, fresh, old uint64) (names []string, err error) {
+// and gives dst the attributes that src has in the view, in one record.
+func (t *Tree) exchange(dst, fresh, old uint64, v *View, src uint64) (names []string, err error) {
 	t.renameMu.Lock()
 	defer t.renameMu.Unlock()
 	var dirs [3]*inode
@@ -127,13 +124,20 @@ func (t *Tree) exchange(dst, fresh, old uint64) (names []string, err error) {
 	}
 	defer lockAll(moving...)()
 	_, err = t.update(schema.KindRollback, func(tx *txn) error {
-		return t.exchangeIn(tx, dirs, out, in, moving)
+		if err := t.exchangeIn(tx, dirs, out, in, moving, v, src); err != nil {
+			return err
+		}
+		return t.exchangeXattrs(tx, dst, v, src)
 	})
 	return names, err
 }
 
-func (t *Tree) exchangeIn(tx *txn, dirs [3]*inode, out, in []Dirent, moving []*inode) error {
+func (t *Tree) exchangeIn(tx *txn, dirs [3]*inode, out, in []Dirent, moving []*inode, v *View, src uint64) error {
 	dst, fresh, old := dirs[0], dirs[1], dirs[2]
+	as, err := v.inode(src)
+	if err != nil {
+		return err
+	}
 	recs := [3]schema.Inode{*dst.rec, *fresh.rec, *old.rec}
 	move := func(e Dirent, n *inode, from, to int) error {
 		if n.dir {
@@ -169,8 +173,42 @@ func (t *Tree) exchangeIn(tx *txn, dirs [3]*inode, out, in []Dirent, moving []*i
 			return err
 		}
 	}
-	for k, n := range dirs {
-		t.touchDir(tx, n, &recs[k])
+	t.touchDir(tx, fresh, &recs[1])
+	t.touchDir(tx, old, &recs[2])
+	rec := &recs[0]
+	rec.Mode, rec.UID, rec.GID, rec.Atime, rec.Ctime = as.Mode, as.UID, as.GID, as.Atime, t.now()
+	rec.Live.Mtime = as.Live.Mtime
+	t.putInode(tx, dst, rec)
+	return nil
+}
+
+// exchangeXattrs gives dst the extended attributes that src has in the view.
+func (t *Tree) exchangeXattrs(tx *txn, dst uint64, v *View, src uint64) error {
+	has, err := t.listXattr(dst, newest)
+	if err != nil {
+		return err
+	}
+	want, err := v.ListXattr(src)
+	if err != nil {
+		return err
+	}
+	next := map[string]schema.Xattr{}
+	for _, name := range has {
+		next[name] = schema.Xattr{Gone: true}
+	}
+	for _, name := range want {
+		val, err := v.GetXattr(src, name)
+		if err != nil {
+			return err
+		}
+		next[name] = schema.Xattr{Value: val}
+	}
+	for name, x := range next {
+		cur, err := t.findXattr(dst, name, newest)
+		if err != nil {
+			return err
+		}
+		t.putXattr(tx, dst, name, cur, x)
 	}
 	return nil
 }

@@ -142,18 +142,23 @@ func (t *Tree) changeXattr(ino uint64, name string, change func(cur xattr) (sche
 	rec := *n.rec
 	rec.Ctime = t.now()
 	_, err = t.update(schema.KindXattr, func(tx *txn) error {
-		seq := tx.Epoch()
-		next.HasOlder = cur.found && (cur.seq != seq || cur.HasOlder)
-		if cur.found && cur.seq != seq {
-			tx.Put(schema.DeathKey(seq, schema.XattrKey(ino, name, cur.seq)), nil)
-		}
-		if key := schema.XattrKey(ino, name, seq); next.Gone && !next.HasOlder {
-			tx.Delete(key)
-		} else {
-			tx.Put(key, next.Encode())
-		}
+		t.putXattr(tx, ino, name, cur, next)
 		t.putInode(tx, n, &rec)
 		return nil
 	})
 	return err
+}
+
+// putXattr replaces the attribute cur by next.
+func (t *Tree) putXattr(tx *txn, ino uint64, name string, cur xattr, next schema.Xattr) {
+	seq := tx.Epoch()
+	next.HasOlder = cur.found && (cur.seq != seq || cur.HasOlder)
+	if cur.found && cur.seq != seq {
+		tx.Put(schema.DeathKey(seq, schema.XattrKey(ino, name, cur.seq)), nil)
+	}
+	if key := schema.XattrKey(ino, name, seq); next.Gone && !next.HasOlder {
+		tx.Delete(key)
+	} else {
+		tx.Put(key, next.Encode())
+	}
 }

@@ -111,6 +111,12 @@ say "What it costs"
 show "$stepfs" drain "$mnt"
 show "$stepfs" snapshots "$mnt"
 show "$stepfs" stats "$mnt"
+"$stepfs" snapshots --json --revisions "$mnt" | /usr/bin/python3 -c '
+import json, sys
+steps = [json.loads(line) for line in sys.stdin]
+logical, stored = sum(s["logical_bytes"] for s in steps), int(sys.argv[1])
+print(f"\n   {len(steps)} snapshots of the directory: {logical / 2**20:.0f} MiB logical, {stored / 2**20:.0f} MiB stored")
+' "$(du -sb "$demo/store/packs" | cut -f1)"
 
 say "Unmount"
 show "$stepfs" umount "$mnt"

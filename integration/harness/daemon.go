@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -14,6 +15,9 @@ import (
 // readyTimeout bounds the wait for a mount. It is a guard against hanging, far
 // above what a mount takes, not a promise.
 const readyTimeout = 60 * time.Second
+
+// dieTimeout bounds the end of a process after SIGKILL, likewise.
+const dieTimeout = 15 * time.Second
 
 // Daemon is one `stepfs mount STORE MNT` in the foreground. It can be started
 // again after it has ended, on the same store.
@@ -47,7 +51,7 @@ func (r *Root) NewDaemon(args ...string) (*Daemon, error) {
 	return d, nil
 }
 
-// Start mounts, and returns once the mount answers.
+// Start mounts, and returns once the daemon says so and the mount answers.
 func (d *Daemon) Start() error {
 	if err := d.Launch(); err != nil {
 		return err
@@ -77,6 +81,7 @@ func (d *Daemon) Launch() error {
 	d.cmd.Env = append(os.Environ(), d.Env...)
 	d.cmd.Stdout, d.cmd.Stderr = &d.out, &d.out
 	// Its own group: a Ctrl-C at our terminal is ours to handle, see NewRoot.
+	d.cmd.WaitDelay = time.Second // what holds its output open is not waited for
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := d.cmd.Start(); err != nil {
 		return err
@@ -96,7 +101,7 @@ func (d *Daemon) waitReady() error {
 		if err != nil {
 			return err
 		}
-		if mounted {
+		if mounted && strings.Contains(d.Output(), d.Mnt) {
 			if _, err := os.Stat(d.Mnt); err == nil {
 				return nil
 			}
@@ -130,11 +135,17 @@ func (d *Daemon) Running() bool {
 // Output is what the daemon printed since its start.
 func (d *Daemon) Output() string { return d.out.String() }
 
-// Kill kills the daemon as `kill -9` does and takes the dead mount away.
+// Kill kills the daemon as `kill -9` does and takes the dead mount away. A
+// daemon that does not die of it waits for itself: it is freed by force, and
+// that is an error.
 func (d *Daemon) Kill() error {
 	if d.Running() {
 		d.cmd.Process.Kill()
-		<-d.done
+		if _, err := d.Wait(dieTimeout); err != nil {
+			forceUnmount(d.Mnt)
+			<-d.done
+			return errors.New("kill -9 did not end the daemon: it waits for an answer of its own mount")
+		}
 	}
 	return unmountLazily(d.Mnt)
 }

@@ -77,6 +77,9 @@ func unmountLazily(dir string) error {
 	return err
 }
 
+// forceUnmount has the kernel answer every request of the mount with an error.
+func forceUnmount(dir string) error { return unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH) }
+
 // processesOf lists the processes that run this binary.
 func processesOf(bin string) ([]int, error) {
 	if bin == "" {
