@@ -67,11 +67,16 @@ type Options struct {
 	SnapshotsOnly bool
 	// Status renders snapshots/.status, or .status.json.
 	Status func(json bool) ([]byte, error)
+	// Fault hears of errors that a caller is told as EIO, which says nothing.
+	Fault func(what string, err error)
 }
 
 func (o Options) withDefaults() Options {
 	if o.SnapDirName == "" {
 		o.SnapDirName = "snapshots"
+	}
+	if o.Fault == nil {
+		o.Fault = func(string, error) {}
 	}
 	if o.Status == nil {
 		o.Status = func(bool) ([]byte, error) { return nil, nil }

@@ -26,7 +26,7 @@ func (f *FileSystem) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 		n, err = f.tree.Read(node.ino(), in.Fh, buf, int64(in.Offset))
 	}
 	if err != nil {
-		return nil, status(err)
+		return nil, f.told("read", err)
 	}
 	return fuse.ReadResultData(buf[:n]), fuse.OK
 }
@@ -48,7 +48,7 @@ func (f *FileSystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 	}
 	n, err := f.tree.Write(ino, fh, data, int64(in.Offset))
 	if err != nil {
-		return uint32(n), status(err)
+		return uint32(n), f.told("write", err)
 	}
 	if in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 {
 		if err := f.dropSuid(ino); err != nil {

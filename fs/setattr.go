@@ -58,6 +58,9 @@ func (f *FileSystem) wanted(ino uint64, in *fuse.SetAttrIn, now int64) (stage.Se
 			return set, stage.ErrTooBig
 		}
 		set.Size = &size
+		if has(fuse.FATTR_FH) {
+			set.Handle = in.Fh
+		}
 	}
 	set.Atime = timeOf(fuse.FATTR_ATIME, fuse.FATTR_ATIME_NOW, in.Atime, in.Atimensec)
 	set.Mtime = timeOf(fuse.FATTR_MTIME, fuse.FATTR_MTIME_NOW, in.Mtime, in.Mtimensec)

@@ -34,5 +34,15 @@ func (f *FileSystem) barrier(id uint64, reason string) fuse.Status {
 		return fuse.OK // what never changes is synced
 	}
 	_, err := f.manager.Barrier(context.Background(), reason, n.ino())
-	return status(err)
+	return f.told(reason, err)
+}
+
+// told is the status of err for operations whose failures matter later, when
+// somebody asks why: what becomes EIO is also said to the owner of the mount.
+func (f *FileSystem) told(what string, err error) fuse.Status {
+	st := status(err)
+	if st == fuse.EIO {
+		f.opts.Fault(what, err)
+	}
+	return st
 }

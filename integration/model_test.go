@@ -118,7 +118,8 @@ func (f *file) truncate(size int64) {
 func (f *file) closed() {
 	if f.dirty {
 		f.shown = []content{contentOf(f.live)}
-		f.kept = append(slices.Clone(f.kept), f.shown...)
+		// A seal may have taken it, durably, at any size on the way.
+		f.kept = slices.Concat(f.kept, f.grown, f.shown)
 		f.dirty, f.grown = false, nil
 	}
 }

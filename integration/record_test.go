@@ -44,7 +44,7 @@ func (m *model) record(path, dir string, barrier bool) *record {
 		// what only grew, like an explicit one.
 		s := shown{mode: f.mode, contents: append(slices.Clone(f.shown), f.grown...)}
 		if barrier {
-			s.cut = slices.Clone(f.kept)
+			s.cut = slices.Concat(f.kept, f.grown)
 		}
 		r.files[path] = s
 	}

@@ -125,7 +125,7 @@ func mountParts(l *local, point string, o *mountOptions) (*mounted, error) {
 	f, err := stepfsfs.New(stepfsfs.Options{
 		Tree: l.parts.tree, Registry: l.parts.manager, Manager: l.parts.manager,
 		SnapDirName: o.snapDirName, SnapDirVisible: o.snapDir == "visible", SnapshotsOnly: o.snapshotsOnly,
-		Status: l.statusFile,
+		Status: l.statusFile, Fault: l.faults.add,
 	})
 	if err != nil {
 		return nil, err

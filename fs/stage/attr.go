@@ -34,6 +34,7 @@ type Attr struct {
 type SetAttr struct {
 	Mode, UID, GID            *uint32
 	Size, Atime, Mtime, Ctime *int64
+	Handle                    uint64 // through which Size is set (ftruncate); 0: by path
 }
 
 // Cred is who asks. Permissions are checked by the kernel

@@ -141,7 +141,7 @@ func (f osFile) raw(fn func(fd int) error) error {
 			err2 = fn(int(fd))
 		}
 	}); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", fs.ErrClosed, err) // Control fails for no other reason, and does not say so
 	}
 	return err2
 }

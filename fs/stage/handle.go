@@ -11,7 +11,7 @@ type handle struct {
 	fh       uint64
 	writable bool
 	append   bool
-	flushed  bool // a FLUSH came after the last write through any handle
+	flushed  bool // a FLUSH came after the last write through it
 }
 
 func newHandle(fh uint64, flags uint32) *handle {
@@ -58,7 +58,7 @@ func (t *Tree) Open(ino uint64, flags uint32, c Cred) (uint64, error) {
 	default:
 		n.addHandle(h)
 		if flags&unix.O_TRUNC != 0 && isReg(n.rec) {
-			if err = t.truncate(n, 0); err != nil {
+			if err = t.truncate(n, 0, h.fh); err != nil {
 				n.dropHandle(h)
 			}
 		}
@@ -96,29 +96,35 @@ func (t *Tree) Flush(ino, fh uint64, dying bool) error {
 		return nil
 	}
 	h.flushed = true
-	return t.closeIfFlushed(n)
-}
-
-// closeIfFlushed commits the content of n, whose lock is held, if no handle
-// may still be writing it.
-func (t *Tree) closeIfFlushed(n *inode) error {
-	for _, h := range n.handles {
-		if h.writable && !h.flushed {
-			return nil
-		}
+	if !n.closed() {
+		return nil
 	}
 	return t.commitClosed(n)
 }
 
-// unflush notes a write: every writable handle has to be flushed again.
-func (n *inode) unflush() {
+// closed says whether nobody may still be writing n: every writable handle was
+// flushed with no write through it since. Flushed handles count as closed
+// though the kernel's RELEASE of them may come much later.
+func (n *inode) closed() bool {
 	for _, h := range n.handles {
+		if h.writable && !h.flushed {
+			return false
+		}
+	}
+	return true
+}
+
+// unflush notes a change through a handle: it has to be flushed again. Pages
+// of a shared mapping come through none (0); what they change is committed by
+// msync, or once the mapping is gone, at RELEASE.
+func (n *inode) unflush(fh uint64) {
+	if h := n.handles[fh]; h != nil {
 		h.flushed = false
 	}
 }
 
-// Release ends a handle. The last one of an unlinked file ends the file. It
-// commits nothing: a close came as FLUSH, and what a dying process left stays
+// Release ends a handle. The last one of an unlinked file ends the file. A
+// close came as FLUSH and has committed; what a dying process left stays
 // uncommitted.
 func (t *Tree) Release(ino, fh uint64) {
 	n, err := t.get(ino)
@@ -133,8 +139,11 @@ func (t *Tree) Release(ino, fh uint64) {
 		return
 	}
 	n.dropHandle(h)
-	if len(n.handles) == 0 && n.rec.Nlink == 0 && !n.dead {
+	switch {
+	case len(n.handles) == 0 && n.rec.Nlink == 0 && !n.dead:
 		t.fault("free an unlinked file", t.freeOrphan(n))
+	case h.writable && h.flushed && n.closed():
+		t.fault("commit a file that was mapped", t.commitClosed(n))
 	}
 	n.mu.Unlock()
 	t.put(n) // the reference that Open took

@@ -153,11 +153,10 @@ func ignoreGone(err error) error {
 
 // syncFailed notes that what g's file holds is unknown from now on: its fsync
 // goes on failing, and no snapshot shows what had not settled before.
+//
+// A generation that was freed meanwhile is none of it: nobody names its bytes,
+// and whatever else the inode shows is sound.
 func (t *Tree) syncFailed(ino uint64, g *generation, cause error) error {
-	g.mu.Lock()
-	g.failed.Store(&cause)
-	settled := g.settled
-	g.mu.Unlock()
 	err := fmt.Errorf("%w: sync staging file %d: %w", ErrIO, g.id, cause)
 	n, gone := t.get(ino)
 	if gone != nil {
@@ -167,5 +166,12 @@ func (t *Tree) syncFailed(ino uint64, g *generation, cause error) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if _, gone := t.db.Get(schema.UnsettledKey(ino, g.id)); errors.Is(gone, state.ErrNotFound) {
+		return nil
+	}
+	g.mu.Lock()
+	g.failed.Store(&cause)
+	settled := g.settled
+	g.mu.Unlock()
 	return errors.Join(err, t.revert(n, []mark{{g.id, schema.Unsettled{Settled: settled}}}, true))
 }

@@ -9,13 +9,14 @@ type resize struct {
 	n   *inode
 	rec schema.Inode
 	gen *schema.Generation // a new generation for the changed stripes, or nil
+	fh  uint64             // handle through which it came; 0: by path
 }
 
 // reshape starts a change that takes data away: a new generation. If anything
 // is left below, it takes no bytes, and the next write starts one more: should
 // power fail before those bytes are durable, what shows in their place is the
 // hole, and not what lay there before it was made.
-func (t *Tree) reshape(n *inode, whole bool) (*resize, error) {
+func (t *Tree) reshape(n *inode, whole bool, fh uint64) (*resize, error) {
 	g, err := t.gens.fresh(n.ino)
 	if err != nil {
 		return nil, err
@@ -25,14 +26,14 @@ func (t *Tree) reshape(n *inode, whole bool) (*resize, error) {
 	defer g.mu.Unlock()
 	g.rec.Inline = whole
 	rec := g.rec
-	r := &resize{n: n, rec: *n.rec, gen: &rec}
+	r := &resize{n: n, rec: *n.rec, gen: &rec, fh: fh}
 	r.rec.Live.Gen = g.id
 	return r, nil
 }
 
 // truncate sets the length of n, whose lock is held. A file that nobody has
 // open for writing is closed with it.
-func (t *Tree) truncate(n *inode, size int64) error {
+func (t *Tree) truncate(n *inode, size int64, fh uint64) error {
 	if size < 0 {
 		return ErrInvalid
 	}
@@ -40,9 +41,9 @@ func (t *Tree) truncate(n *inode, size int64) error {
 		return ErrTooBig
 	}
 	if size >= n.rec.Live.Len {
-		return t.extend(n, size)
+		return t.extend(n, size, fh)
 	}
-	r, err := t.reshape(n, size == 0)
+	r, err := t.reshape(n, size == 0, fh)
 	if err != nil {
 		return err
 	}
@@ -61,19 +62,19 @@ func (t *Tree) truncate(n *inode, size int64) error {
 
 // extend makes the file size bytes long; what is new is a hole. The same
 // length is a change of times alone.
-func (t *Tree) extend(n *inode, size int64) error {
-	r := &resize{n: n, rec: *n.rec}
+func (t *Tree) extend(n *inode, size int64, fh uint64) error {
+	r := &resize{n: n, rec: *n.rec, fh: fh}
 	r.rec.Live.Len = size
 	return t.recordResize(r, func(*txn) error { return nil })
 }
 
 // punch makes [off, off+length) a hole.
-func (t *Tree) punch(n *inode, off, length int64) error {
+func (t *Tree) punch(n *inode, off, length int64, fh uint64) error {
 	end := min(off+length, n.rec.Live.Len)
 	if off >= end {
 		return nil
 	}
-	r, err := t.reshape(n, false)
+	r, err := t.reshape(n, false, fh)
 	if err != nil {
 		return err
 	}
@@ -97,10 +98,11 @@ func (t *Tree) clearStripes(tx *txn, r *resize, from, to int64) error {
 	})
 }
 
-// recordResize is the transaction of a resize. The caller of a truncate(2)
-// without a handle is its own close.
+// recordResize is the transaction of a resize. A truncate(2) by path is its own
+// close, unless somebody is writing the file.
 func (t *Tree) recordResize(r *resize, stripes func(tx *txn) error) error {
 	n := r.n
+	n.unflush(r.fh) // ftruncate: the handle is writing
 	r.rec.Live.Mtime = t.now()
 	r.rec.Ctime = r.rec.Live.Mtime
 	r.rec.Failed = r.rec.Failed && r.rec.Live.Len > 0
@@ -115,7 +117,7 @@ func (t *Tree) recordResize(r *resize, stripes func(tx *txn) error) error {
 		if healed {
 			t.dropFailed(tx, n.ino)
 		}
-		if n.writers == 0 {
+		if n.closed() {
 			t.commitContent(tx, n, &r.rec)
 		}
 		t.putInode(tx, n, &r.rec)
@@ -126,7 +128,6 @@ func (t *Tree) recordResize(r *resize, stripes func(tx *txn) error) error {
 	}
 	n.tail = stripeCache{}
 	n.appendOnly = false
-	n.unflush()
 	t.noteCommitted(n)
 	return nil
 }
@@ -160,7 +161,7 @@ func (t *Tree) SetAttr(ino uint64, s SetAttr) (Attr, error) {
 		if !isReg(n.rec) {
 			return Attr{}, ErrInvalid
 		}
-		if err := t.truncate(n, *s.Size); err != nil {
+		if err := t.truncate(n, *s.Size, s.Handle); err != nil {
 			return Attr{}, err
 		}
 	}

@@ -54,7 +54,7 @@ func (t *Tree) Write(ino, fh uint64, data []byte, off int64) (int, error) {
 	if err := t.recordWrite(w); err != nil {
 		return 0, err
 	}
-	n.unflush()
+	n.unflush(fh)
 	return len(w.data), nil
 }
 
@@ -359,15 +359,15 @@ func (t *Tree) Fallocate(ino, fh uint64, off, length int64, mode uint32) error {
 			return err
 		}
 		if end := off + length; mode == 0 && end > n.rec.Live.Len {
-			return t.extend(n, end)
+			return t.extend(n, end, fh)
 		}
 		return nil
 	case unix.FALLOC_FL_PUNCH_HOLE | keep, unix.FALLOC_FL_ZERO_RANGE, unix.FALLOC_FL_ZERO_RANGE | keep:
-		if err := t.punch(n, off, length); err != nil {
+		if err := t.punch(n, off, length, fh); err != nil {
 			return err
 		}
 		if end := off + length; mode == unix.FALLOC_FL_ZERO_RANGE && end > n.rec.Live.Len {
-			return t.extend(n, end)
+			return t.extend(n, end, fh)
 		}
 		return nil
 	}
