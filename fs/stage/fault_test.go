@@ -149,7 +149,7 @@ func TestFailedSync(t *testing.T) {
 			if restart {
 				w.reopen()
 				fh, _ = w.tree.Open(ino, unix.O_RDWR, Cred{})
-				ofh, _ = w.tree.Open(other, unix.O_RDWR, Cred{})
+				_, _ = w.tree.Open(other, unix.O_RDWR, Cred{})
 				w.tree.settler.wait()
 			}
 			after, failed := w.barrier(ino, other)

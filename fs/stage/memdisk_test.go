@@ -122,13 +122,6 @@ func (d *memDisk) bytes() (n int64) {
 	return n
 }
 
-// has says whether the generation has a staging file.
-func (d *memDisk) has(gen uint64) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.files[gen] != nil
-}
-
 // crash gives what a power cut leaves: of what was not synced, each name, page
 // and version of a page survives by chance. With keep, all of it.
 func (d *memDisk) crash(rng *rand.Rand, keep bool) *memDisk {

@@ -17,7 +17,6 @@ type Tx struct {
 	batch       *pebble.Batch
 	epoch       uint64
 	inoReserved uint64
-	err         error
 }
 
 // Epoch is the number of the next cut: the version that keys written now carry.
