@@ -66,6 +66,7 @@ bench: deps build ## the benchmarks: a table, and bench/out/bench.json
 
 soak: deps ## kill -9 the daemon for hours: SOAK_ROUNDS=2000
 	STEPFS_ROUNDS=$(SOAK_ROUNDS) $(GO) test -count=1 -v -timeout 0 -run Kill ./integration
+	STEPFS_LIVES=2000 $(GO) test -count=1 -v -timeout 0 -run 'TestPowerCut$$' ./fs/stage
 	@tools/leftovers.sh
 
 leftovers: ## fail when a mount, a daemon or a loop device was left behind
