@@ -136,6 +136,7 @@ func (f *file) barrier() {
 func (f *file) unsure() {
 	if f.dirty {
 		f.shown = append(f.shown, contentOf(f.live))
+		f.kept = append(f.kept, contentOf(f.live))
 	}
 }
 

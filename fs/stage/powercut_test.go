@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"stepfs/internal/journal"
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -26,6 +25,15 @@ type cutFile struct {
 	acks     []int    // indexes of the commits that are known to be durable
 	fh       uint64
 	open     bool
+}
+
+// least is the shortest length that the file had since its last barrier.
+func (f *cutFile) least() int {
+	n := len(f.live())
+	for _, v := range f.versions[f.durable:] {
+		n = min(n, len(v))
+	}
+	return n
 }
 
 func (f *cutFile) live() []byte { return f.versions[len(f.versions)-1] }
@@ -180,7 +188,7 @@ func (m *machine) checkLive(name string, f *cutFile, kill bool) {
 	may := f.versions[f.durable:]
 	if kill {
 		may = may[max(0, len(may)-3):] // one step may be an open that empties the file, and a write
-		if !slices.ContainsFunc(may, func(v []byte) bool { return bytes.Equal(v, got) }) {
+		if !slices.ContainsFunc(may, func(v []byte) bool { return bytes.Equal(v, got) }) && !inFlight(may, got) {
 			m.fail("%s: %d bytes after a kill are not what was written (%d)", name, len(got), len(may[len(may)-1]))
 		}
 		return
@@ -204,6 +212,24 @@ func (m *machine) checkLive(name string, f *cutFile, kill bool) {
 	if len(got) < len(f.live()) || !bytes.Equal(got, f.live()) {
 		m.did.holes.Add(1)
 	}
+}
+
+// inFlight: the daemon died between the bytes of the last write and its record,
+// so of what was there before some bytes are new, and the length is the old one.
+func inFlight(may [][]byte, got []byte) bool {
+	if len(may) < 2 {
+		return false
+	}
+	before, after := may[len(may)-2], may[len(may)-1]
+	if len(got) != len(before) || len(after) < len(before) {
+		return false
+	}
+	for i, c := range got {
+		if c != before[i] && c != after[i] {
+			return false
+		}
+	}
+	return true
 }
 
 // at gives a byte of each version; -1 where it has none.
@@ -331,8 +357,9 @@ func (m *machine) rebase(kill bool) {
 			m.snaps[seq].files[name] = cutWant{f, commit, false}
 			continue
 		}
-		// What is live and not committed was never synced.
-		f.versions, f.durable, f.commits, f.acks = [][]byte{{}, live}, 0, nil, nil
+		// What is live and not committed was never synced; it may go on from a
+		// shorter content, not from what is committed.
+		f.versions, f.durable, f.commits, f.acks = [][]byte{{}, live[:min(f.least(), len(live))], live}, 0, nil, nil
 		if b, ok := got[name]; ok {
 			f.versions[0], f.commits, f.acks = b, [][]byte{b}, []int{0}
 		}
@@ -440,12 +467,7 @@ func runLife(t testing.TB, seed uint64, did *cutCounts) {
 		names: map[string]*cutFile{}, snaps: map[uint64]*cutSnap{}}
 	m.logf("seed %d", seed)
 	m.states = []map[string]*cutFile{{}}
-	mem := vfs.NewCrashableMem()
-	m.must(mem.MkdirAll("s", 0o700)) // the store's directory is durable before anything opens it
-	root, err := mem.OpenDir("/")
-	m.must(err)
-	m.must(root.Sync())
-	m.p = newPower(mem, newMemDisk(), rng)
+	m.p = newPower(newMem(t), newMemDisk(), rng)
 	if seed%4 == 0 { // the store's creation is torn
 		m.p.arm(1+rng.IntN(60), false)
 	}

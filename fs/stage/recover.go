@@ -351,10 +351,13 @@ func (t *Tree) sweepOrphans() error {
 }
 
 // sweepStaging removes the staging files that no generation claims: of writes
-// that were never recorded, and of generations that are dead.
+// that were never recorded, and of generations that are dead. No number of a
+// file that was found is given out again: should power fail before the disk has
+// noted the removal, the old file is back, and would pass for the new one.
 func (t *Tree) sweepStaging() error {
 	var gone []uint64
 	err := t.cfg.Disk.List(func(gen uint64) error {
+		t.db.SkipGens(gen)
 		v, err := t.db.Get(schema.Numbered(schema.PrefixGen, gen))
 		if errors.Is(err, state.ErrNotFound) {
 			gone = append(gone, gen)

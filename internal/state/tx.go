@@ -91,3 +91,13 @@ func (e *Engine) NextGen() (uint64, error) {
 	e.mu.gen++
 	return e.mu.gen - 1, nil
 }
+
+// SkipGens makes NextGen go on behind last. A power cut may have taken the
+// reservation of numbers that have already left something on the disk.
+func (e *Engine) SkipGens(last uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if last >= e.mu.gen {
+		e.mu.gen, e.mu.genReserved = last+1, last+1
+	}
+}
