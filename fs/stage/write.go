@@ -116,6 +116,9 @@ func (t *Tree) placeIn(w *writing) error {
 		g.file = f
 	}
 	g.writes++
+	if err := t.fillEdges(w); err != nil {
+		return t.abandon(w, wrapDisk(fmt.Errorf("write staging file %d: %w", g.id, err)))
+	}
 	n, err := g.file.WriteAt(w.data, w.off)
 	if err != nil && n == 0 {
 		return t.abandon(w, wrapDisk(fmt.Errorf("write staging file %d: %w", g.id, err)))
@@ -184,7 +187,10 @@ func (t *Tree) spill(w *writing) error {
 		return wrapDisk(fmt.Errorf("create staging file %d: %w", g.id, err))
 	}
 	for blk, b := range g.inline {
-		if _, err = f.WriteAt(b, int64(blk)*schema.InlineBlock); err != nil {
+		if b, err = t.spilled(w, blk, b); err == nil {
+			_, err = f.WriteAt(b, int64(blk)*schema.InlineBlock)
+		}
+		if err != nil {
 			break
 		}
 	}

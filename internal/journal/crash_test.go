@@ -271,3 +271,42 @@ func TestPowerCutAfterAdvance(t *testing.T) {
 		mustClose(t, l, false)
 	}
 }
+
+// TestOnlyLaterHeaderSurvives: nothing was ever synced, and of several segments
+// only the last one's header, or all of it, came to the disk before power
+// failed. The log is empty: what is left of it is no prefix.
+func TestOnlyLaterHeaderSurvives(t *testing.T) {
+	for _, whole := range []bool{false, true} {
+		mem := vfs.NewMem()
+		l := mustOpen(t, mem, testOptions)
+		for i := range 3 {
+			mustAppend(t, l, payload(i, 3000))
+		}
+		l.background.Wait()
+		mustClose(t, l, false)
+		im := snapshotOf(t, mem)
+		for n := uint64(1); n <= 3; n++ {
+			b := im[segmentName(n)]
+			switch {
+			case n < 3:
+				clear(b)
+			case !whole:
+				clear(b[segmentHeaderLen+100:])
+			}
+		}
+		fs := im.with(t, "", nil)
+		l = mustOpen(t, fs, Options{SegmentSize: 4096, BootID: "boot-2"})
+		if r := l.Recovered(); r.First != 0 || r.End != 0 || r.LastBoot != testOptions.BootID {
+			t.Fatalf("whole=%v: recovered %+v, want an empty log", whole, r)
+		}
+		if err := l.Advance(5000); err != nil {
+			t.Fatal(err)
+		}
+		want := []entry{mustAppend(t, l, payload(9, 50))}
+		mustSync(t, l, l.End())
+		mustClose(t, l, false)
+		l = mustOpen(t, fs, testOptions)
+		checkReplay(t, l, 5000, want)
+		mustClose(t, l, false)
+	}
+}

@@ -33,6 +33,8 @@ type stop struct {
 	reason string // if it turns out to be damage
 }
 
+const noHeader = "its header does not read back, but a later segment follows it"
+
 func (l *Log) recover() error {
 	r := &recovery{l: l}
 	if err := r.list(); err != nil {
@@ -42,6 +44,7 @@ func (l *Log) recover() error {
 	if err != nil {
 		return err
 	}
+	end = r.dropHeadless(end)
 	if err := r.judge(end); err != nil {
 		return err
 	}
@@ -129,7 +132,7 @@ func (r *recovery) walkChain() (stop, error) {
 			return end, err
 		}
 		if blank != nil {
-			end.at, end.off, end.reason = *blank, 0, "its header does not read back, but a later segment follows it"
+			end.at, end.off, end.reason = *blank, 0, noHeader
 			return end, nil
 		}
 		if !reached {
@@ -145,10 +148,8 @@ func (r *recovery) walkChain() (stop, error) {
 func (r *recovery) limit(f, next segmentFile) (Pos, *segmentFile, error) {
 	h := next.header
 	if h.prev != f.number {
-		for i := range r.files {
-			if r.files[i].number == h.prev && h.prev > f.number {
-				return maxPos, &r.files[i], nil
-			}
+		if blank := r.file(h.prev); blank != nil && h.prev > f.number {
+			return maxPos, blank, nil
 		}
 		return 0, nil, r.corrupt(next, 0, fmt.Sprintf("it follows segment %s, which is missing", segmentName(h.prev)))
 	}
@@ -156,6 +157,33 @@ func (r *recovery) limit(f, next segmentFile) (Pos, *segmentFile, error) {
 		return 0, nil, r.corrupt(next, 0, fmt.Sprintf("it claims that the log stood at %d before it, but %s starts at %d", h.prevEnd, f.name, f.header.first))
 	}
 	return h.prevEnd, nil, nil
+}
+
+// dropHeadless empties a chain that is no prefix of the log. The segment before
+// it either was given up, and then has no file under its number any more, or
+// its header did not come to the disk, since nothing was ever synced. Where the
+// chain knows its own head to be durable, that header is damaged instead: the
+// rest may be all that is wanted.
+func (r *recovery) dropHeadless(end stop) stop {
+	if len(r.chain) == 0 || r.rec.Synced > r.rec.First {
+		return end
+	}
+	blank := r.file(r.chain[0].header.prev)
+	if blank == nil {
+		return end
+	}
+	r.rec, r.live, r.last = Recovery{}, nil, 0
+	return stop{at: *blank, reason: noHeader}
+}
+
+// file gives the file of a number, or nil.
+func (r *recovery) file(number uint64) *segmentFile {
+	for i := range r.files {
+		if r.files[i].number == number {
+			return &r.files[i]
+		}
+	}
+	return nil
 }
 
 // walk reads the records of f up to limit; reached tells that they fill it.
