@@ -427,8 +427,6 @@ func (m *machine) commit(seq uint64) (journal.Pos, error) {
 // power away at a random operation of the disks, also during the recovery from
 // the last cut, and compares what comes back with what was acknowledged.
 func TestPowerCut(t *testing.T) {
-	// Two rare failures are known and open, see docs/ARCHITECTURE.md: more
-	// stores (STEPFS_LIVES=2000, as make soak has it) find them.
 	lives := 140
 	if testing.Short() {
 		lives = 40
