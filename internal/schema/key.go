@@ -46,6 +46,11 @@ const (
 	PrefixLastPath  = 'A' // A hash of masked path        -> gen last ingested there
 	PrefixChunk     = 'K' // see chunk.go
 	PrefixPack      = 'P' // see chunk.go
+	PrefixChunkRef  = 'c' // see chunk.go
+	PrefixChunkDead = 'd' // see chunk.go
+	PrefixDeadMap   = 'm' // m gen                        -> empty; dead, its chunk map still holds chunks
+	PrefixExpired   = 'E' // E seq                        -> empty; a snapshot that is gone, what it alone saw is not
+	PrefixClock     = 'k' // k store time                 -> newest snapshot's number at that time
 	PrefixPosition  = 'J' // J                            -> journal position applied
 )
 
@@ -79,6 +84,8 @@ const (
 	KindSweep
 	KindUnlink
 	KindReserve
+	KindExpire
+	KindPrune
 )
 
 var kindNames = map[Kind]string{
@@ -88,6 +95,7 @@ var kindNames = map[Kind]string{
 	KindEvict: "evict", KindReap: "reap", KindSeal: "seal", KindRegistry: "registry",
 	KindCandidate: "candidate", KindChunkIndex: "chunk-index", KindPackState: "pack-state",
 	KindRollback: "rollback", KindSweep: "sweep", KindUnlink: "unlink", KindReserve: "reserve",
+	KindExpire: "expire", KindPrune: "prune",
 }
 
 // String gives the kind's name, or its number when unknown.
