@@ -157,6 +157,7 @@ func (m *Manager) commit(cut Cut, s *schema.Snapshot, more func(tx *state.Tx)) (
 			}
 		}
 		tx.Put(schema.Numbered(schema.PrefixSnapshot, seq), s.Encode())
+		tx.Delete(schema.Numbered(schema.PrefixExpired, seq)) // the cut put it there
 		if more != nil {
 			more(tx)
 		}

@@ -40,6 +40,10 @@ type Tree interface {
 	// FreeSpace gives the disk's size and what is free, in bytes.
 	FreeSpace() (total, free uint64, err error)
 
+	// Prune frees what only snapshots have shown whose numbers are listed under
+	// schema.PrefixExpired; more: it did a part of it.
+	Prune(ctx context.Context) (more bool, err error)
+
 	// Rollback makes the directory dst of the live tree what src was in
 	// snapshot seq, without copying data. It gives the names in dst that changed.
 	Rollback(dst, seq, src uint64) (names []string, err error)

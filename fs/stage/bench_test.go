@@ -78,7 +78,7 @@ func BenchmarkAppendFsync(b *testing.B) {
 			w.tree.SyncCut(b.Context(), c)
 		}
 		pos, err := w.eng.Update(schema.KindCommit, func(tx *state.Tx) error {
-			tx.Put(schema.Numbered(schema.PrefixSnapshot, c.Seq), (&schema.Snapshot{}).Encode())
+			publish(tx, c.Seq)
 			return nil
 		})
 		if err != nil || w.eng.Sync(pos) != nil {

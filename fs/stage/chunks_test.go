@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"stepfs/internal/schema"
+	"stepfs/internal/state"
 )
 
 // memChunks is a chunk store of fixed-size chunks in memory: enough to test
@@ -26,6 +27,25 @@ func (c *memChunks) ReadChunk(_ context.Context, id [32]byte, raw uint32, dst []
 		return fmt.Errorf("no chunk %x of %d bytes", id, raw)
 	}
 	copy(dst, b[off:])
+	return nil
+}
+
+// holdKey stands for a generation's hold on a chunk.
+func holdKey(gen uint64, id [32]byte) []byte {
+	return append(schema.Numbered(schema.PrefixChunkRef, gen), id[:]...)
+}
+
+func (c *memChunks) Hold(tx *state.Tx, gen uint64, ids [][32]byte) error {
+	for _, id := range ids {
+		tx.Put(holdKey(gen, id), nil)
+	}
+	return nil
+}
+
+func (c *memChunks) Drop(tx *state.Tx, gen uint64, ids [][32]byte) error {
+	for _, id := range ids {
+		tx.Delete(holdKey(gen, id))
+	}
 	return nil
 }
 

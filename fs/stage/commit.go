@@ -1,6 +1,8 @@
 package stage
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -86,7 +88,7 @@ type Cut struct {
 }
 
 // cutSet knows the cuts that are under way: their number is taken and no
-// snapshot of it is in the registry yet, so the reaper must spare it.
+// snapshot of it is in the registry yet, so Prune must spare it.
 type cutSet struct {
 	mu      sync.Mutex
 	pending map[uint64]bool
@@ -96,16 +98,11 @@ type cutSet struct {
 
 func (c *cutSet) init() { c.pending = map[uint64]bool{} }
 
-// has says whether a cut in [lo, hi] is under way.
-func (c *cutSet) has(lo, hi uint64) bool {
+// under gives the cuts under way, in order.
+func (c *cutSet) under() []uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for seq := range c.pending {
-		if seq >= lo && seq <= hi {
-			return true
-		}
-	}
-	return false
+	return slices.Sorted(maps.Keys(c.pending))
 }
 
 // Cut freezes the tree. The content of the given files is committed as it is;
@@ -200,6 +197,8 @@ func (t *Tree) cutIn(tx *txn, cut *Cut, nodes []*inode, marked map[uint64]bool, 
 	}
 	cut.Seq = tx.Cut()
 	t.cuts.pending[cut.Seq] = true
+	// Until its snapshot is recorded (Published), nobody wants what it shows.
+	tx.Put(schema.Numbered(schema.PrefixExpired, cut.Seq), nil)
 	// What counts as seen by this cut is what was recorded before it: by the
 	// time that `then` runs, the ordering lock is free and more may have come.
 	changes := t.changes

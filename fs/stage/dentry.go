@@ -54,11 +54,19 @@ func (t *Tree) putDentry(tx *txn, dir uint64, name string, cur dentry, ino uint6
 		tx.Put(schema.DeathKey(seq, schema.DentryKey(dir, name, cur.seq)), nil)
 	}
 	key := schema.DentryKey(dir, name, seq)
-	if ino == 0 && !older {
+	if ino == 0 && (!older || cur.seq == seq && t.isOldest(schema.DentryPrefix(dir, name), key)) {
 		tx.Delete(key)
 		return
 	}
 	tx.Put(key, schema.Dentry{Ino: ino, Type: typ, HasOlder: older}.Encode())
+}
+
+// isOldest says whether a version has none before it, which its own word for
+// it (HasOlder) need not tell once Prune took those away. After an error it is
+// not the oldest, which is always safe.
+func (t *Tree) isOldest(prefix, version []byte) bool {
+	_, _, err := t.db.Seek(prefix, schema.After(version))
+	return errors.Is(err, state.ErrNotFound)
 }
 
 // checkName refuses what can't be the name of a new entry.

@@ -100,7 +100,7 @@ func (w *world) barrier(inos ...uint64) (uint64, map[uint64]error) {
 		failed = w.tree.SyncCut(w.t.Context(), c)
 	}
 	if _, err = w.eng.Update(schema.KindCommit, func(tx *state.Tx) error {
-		tx.Put(schema.Numbered(schema.PrefixSnapshot, c.Seq), (&schema.Snapshot{}).Encode())
+		publish(tx, c.Seq)
 		return nil
 	}); err != nil {
 		w.t.Fatal(err)
@@ -299,7 +299,7 @@ func faultRun(t *testing.T, k int64, fault error) (hit bool) {
 			w.tree.Release(ino, fh)
 		}
 		w.tree.settler.wait()
-		w.tree.reaper.wait()
+		w.reapAll()
 		disk.before = nil
 		for ino, want := range live {
 			w.wantLive(ino, want)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"stepfs/internal/schema"
@@ -148,24 +149,38 @@ func (t *Tree) putInode(tx *txn, n *inode, rec *schema.Inode) {
 	tx.then(func() {
 		n.rec, n.seq = rec, seq
 	})
-	if old != nil && oldSeq == seq && drops(old, rec) {
-		t.reaper.add(tx, n.ino)
+	if old != nil && oldSeq == seq { // else a snapshot may name what it drops
+		t.dropped(tx, n.ino, old, rec)
 	}
 }
 
-// drops says whether a content that old names is not named by rec any more.
-// If no cut came between, no snapshot names it either.
-func drops(old, rec *schema.Inode) bool {
-	names := func(g uint64) bool {
-		return g == rec.Live.Gen || rec.Committed != nil && g == rec.Committed.Gen ||
-			rec.Settled != nil && g == rec.Settled.Gen
+// dropped has the reaper look at the generations that contents of old are
+// numbered by and those of rec, which may be nil, are not.
+func (t *Tree) dropped(tx *txn, ino uint64, old, rec *schema.Inode) {
+	names := func(gen uint64) bool {
+		return rec != nil && slices.Contains(gensOf(rec), gen)
 	}
-	for _, c := range [...]*schema.Content{&old.Live, old.Committed, old.Settled} {
-		if c != nil && c.Gen != 0 && !names(c.Gen) {
-			return true
+	drops := rec != nil && old.Live.Base != rec.Live.Base && old.Live.Gen != 0
+	for _, gen := range gensOf(old) {
+		if gen != 0 && !names(gen) {
+			tx.Put(schema.ReapKey(ino, gen), nil)
+			drops = true
 		}
 	}
-	return old.Live.Base != rec.Live.Base && old.Live.Gen != 0
+	if drops {
+		t.reaper.add(tx, ino)
+	}
+}
+
+// gensOf gives the numbers of an inode's contents.
+func gensOf(rec *schema.Inode) []uint64 {
+	gens := []uint64{rec.Live.Gen}
+	for _, c := range [...]*schema.Content{rec.Committed, rec.Settled} {
+		if c != nil {
+			gens = append(gens, c.Gen)
+		}
+	}
+	return gens
 }
 
 // lockAll locks the inodes, without duplicates, directories first, each kind

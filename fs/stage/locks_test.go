@@ -172,7 +172,7 @@ func TestManyAtOnce(t *testing.T) {
 		}
 	}
 	t.Logf("%d barriers, %d writes, %d ingests, %d evictions, %d rollbacks, %d renames", did[0].Load(), did[1].Load(), did[2].Load(), did[3].Load(), did[4].Load(), did[5].Load())
-	w.tree.reaper.wait()
+	w.reapAll()
 	w.tree.cfg.Chunks = nil
 }
 

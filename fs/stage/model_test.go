@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sort"
 	"testing"
 
@@ -76,7 +78,7 @@ func (w *world) snap(inos ...uint64) uint64 {
 		w.t.Fatal(ino, err)
 	}
 	_, err = w.eng.Update(schema.KindCommit, func(tx *state.Tx) error {
-		tx.Put(schema.Numbered(schema.PrefixSnapshot, c.Seq), (&schema.Snapshot{}).Encode())
+		publish(tx, c.Seq)
 		return nil
 	})
 	if err != nil {
@@ -179,6 +181,7 @@ func TestModel(t *testing.T) {
 			m.step(rt, seed, chunks)
 			m.check(rt)
 		}
+		m.end(rt)
 	})
 	if ops == 0 {
 		t.Fatal("no operation ran")
@@ -186,12 +189,34 @@ func TestModel(t *testing.T) {
 	t.Logf("%d operations", ops)
 }
 
+// end gives up all files and snapshots: nothing may be left.
+func (m *model) end(rt *rapid.T) {
+	for name, f := range m.files {
+		err := m.tree.Unlink(RootIno, name)
+		if err == nil && f.open {
+			err = m.tree.Flush(f.ino, f.fh, false)
+			m.tree.Release(f.ino, f.fh)
+		}
+		if err != nil {
+			rt.Fatal(err)
+		}
+	}
+	err := expire(m.eng, append(slices.Collect(maps.Keys(m.snaps)), m.snap(), m.snap())...)
+	if err == nil {
+		m.tree.settler.wait()
+		err = prune(m.t, m.tree)
+	}
+	if l := leftovers(m.eng); err != nil || len(l) > 0 {
+		rt.Fatalf("%d keys are left: %q; %v", len(l), l[:min(len(l), 10)], err)
+	}
+}
+
 var names3 = []string{"a", "b", "c"}
 
 func (m *model) step(rt *rapid.T, seed byte, chunks *memChunks) {
 	name := rapid.SampledFrom(names3).Draw(rt, "name")
 	f := m.files[name]
-	op := rapid.SampledFrom([]string{"write", "write", "write", "append", "append", "truncate", "trunc-open", "close", "close", "unlink", "rename", "snap", "fsync", "punch", "kill", "reap", "store", "evict"}).Draw(rt, "op")
+	op := rapid.SampledFrom([]string{"write", "write", "write", "append", "append", "truncate", "trunc-open", "close", "close", "unlink", "rename", "snap", "fsync", "punch", "kill", "reap", "store", "evict", "expire"}).Draw(rt, "op")
 	fail := func(err error) {
 		rt.Helper()
 		if err != nil {
@@ -297,9 +322,20 @@ func (m *model) step(rt *rapid.T, seed byte, chunks *memChunks) {
 		}
 	case "reap":
 		m.tree.settler.wait()
-		m.tree.reaper.wait()
+		m.reapAll()
 	case "store":
 		fail(chunks.storeAll(m.tree))
+	case "expire":
+		for _, seq := range slices.Sorted(maps.Keys(m.snaps)) {
+			if rapid.Bool().Draw(rt, "goes") {
+				fail(expire(m.eng, seq))
+				delete(m.snaps, seq)
+			}
+		}
+		fail(prune(m.t, m.tree))
+		if l := unheld(m.eng); len(l) > 0 {
+			rt.Fatal(l)
+		}
 	case "evict":
 		var gens []uint64
 		fail(m.tree.Hot(func(gen uint64, _ int64) bool { gens = append(gens, gen); return true }))

@@ -334,6 +334,7 @@ func (t *Tree) dropLink(tx *txn, n *inode) {
 func (t *Tree) deleteInode(tx *txn, n *inode, rec *schema.Inode) {
 	if n.seq == tx.Epoch() && !n.rec.HasOlder {
 		tx.Delete(schema.InodeKey(n.ino, n.seq))
+		t.dropped(tx, n.ino, n.rec, nil)
 	} else {
 		gone := schema.Inode{Mode: rec.Mode, Deleted: true, Ctime: rec.Ctime}
 		gone.HasOlder = n.rec.HasOlder

@@ -1,76 +1,61 @@
 package stage
 
 import (
+	"cmp"
+	"fmt"
+	"slices"
+
 	"stepfs/internal/schema"
 )
 
-func names(need []schema.Content, gen uint64) bool {
-	for _, c := range need {
-		if c.Gen == gen {
-			return true
-		}
-	}
-	return false
-}
-
-// needed gives the contents that somebody may still read: of the live tree,
-// of every snapshot that is kept and of every cut under way. gone are versions
-// of a deleted inode that nobody can see.
-func (t *Tree) needed(versions []version) (need []schema.Content, gone []version, err error) {
-	seen, err := t.seen(versions)
+// needed gives the contents that somebody may still read, those of one
+// generation once, in the order of their generations, and the generations that
+// committed contents are numbered by. Every version that there is is needed:
+// those that no snapshot shows any more are taken away by Prune.
+func (t *Tree) needed(f *findings) (need []schema.Content, waits map[uint64]bool, err error) {
+	prefix := schema.InodePrefix(f.ino)
+	it, err := t.db.NewIter(prefix, schema.After(prefix))
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, wrapDisk(err)
 	}
-	anySeen := false
-	had := map[[2]uint64]bool{} // contents of one generation read the same stripes
+	defer it.Close()
+	// Asked for after the iterator was made: a mark that is taken off since was
+	// no lie before.
+	marks := t.marks(f.ino)
+	waits = map[uint64]bool{}
 	add := func(c *schema.Content) {
-		if c != nil && !had[[2]uint64{c.Gen, c.Base}] {
-			had[[2]uint64{c.Gen, c.Base}] = true
+		if k := len(need) - 1; c != nil && (k < 0 || need[k].Gen != c.Gen || need[k].Base != c.Base) {
 			need = append(need, *c)
 		}
 	}
-	for i, v := range versions {
-		if !seen[i] {
+	versions := 0
+	for ok := it.First(); ok; ok = it.Next() {
+		rec, err := schema.DecodeInode(it.Value())
+		if err != nil {
+			return nil, nil, wrapDisk(fmt.Errorf("inode %d: %w", f.ino, err))
+		}
+		versions++
+		if rec.Deleted {
+			f.mark = append([]byte(nil), it.Key()...)
 			continue
 		}
-		anySeen = true
-		if i == 0 {
-			add(&v.rec.Live)
+		if versions == 1 {
+			add(&rec.Live)
 		}
-		add(v.rec.Committed)
-		add(v.rec.Settled)
-	}
-	if len(versions) > 0 && versions[0].rec.Deleted && !anySeen {
-		gone = versions
-	}
-	return need, gone, nil
-}
-
-// seen says of each version of an inode, newest first, whether the live tree,
-// or a snapshot that exists or may come, shows it.
-func (t *Tree) seen(versions []version) ([]bool, error) {
-	out := make([]bool, len(versions))
-	hi := newest
-	// Cuts under way are asked first: one that ends meanwhile is in the index.
-	for i, v := range versions {
-		out[i] = !v.rec.Deleted && (i == 0 || v.seq <= hi && t.cuts.has(v.seq, hi))
-		hi = v.seq - 1
-	}
-	it, err := t.db.NewIter([]byte{schema.PrefixSnapshot}, []byte{schema.PrefixSnapshot + 1})
-	if err != nil {
-		return nil, wrapDisk(err)
-	}
-	defer it.Close()
-	hi = newest
-	for i, v := range versions {
-		if !v.rec.Deleted && !out[i] && it.SeekGE(schema.Numbered(schema.PrefixSnapshot, v.seq)) {
-			seq, err := schema.ParseNumbered(it.Key())
-			if err != nil {
-				return nil, wrapDisk(err)
-			}
-			out[i] = seq <= hi
+		add(rec.Committed)
+		if rec.Committed != nil {
+			waits[rec.Committed.Gen] = true
 		}
-		hi = v.seq - 1
+		// A content that is durable never gives way to the one before it.
+		if rec.Settled != nil && (rec.Committed == nil || !settledBy(marks, rec.Committed)) {
+			add(rec.Settled)
+			waits[rec.Settled.Gen] = true
+		}
 	}
-	return out, wrapDisk(it.Error())
+	f.end = versions == 0 || versions == 1 && f.mark != nil
+	slices.SortFunc(need, func(a, b schema.Content) int {
+		return cmp.Or(cmp.Compare(a.Gen, b.Gen), cmp.Compare(a.Base, b.Base))
+	})
+	need = slices.CompactFunc(need, func(a, b schema.Content) bool { return a.Gen == b.Gen && a.Base == b.Base })
+	return need, waits, wrapDisk(it.Error())
 }

@@ -153,14 +153,16 @@ func (m *machine) rename(name string, f *cutFile) {
 
 // background is what runs on the daemon's own account.
 func (m *machine) background(string, *cutFile) {
-	switch m.rng.IntN(4) {
+	switch m.rng.IntN(5) {
+	case 4:
+		m.expire()
 	case 0:
 		m.logf("settle and reap")
 		m.must(m.tree.eachMarked(func(ino uint64, _ []mark) error { return m.tree.Settle(ino) }))
-		m.tree.reaper.wait()
+		m.checkLeaks()
 	case 1:
 		m.logf("store")
-		m.tree.reaper.wait() // drops what waits and is named by nobody
+		m.must(m.tree.reapAll()) // drops what waits and is named by nobody
 		m.must(m.chunks.storeAll(m.tree))
 	case 2:
 		m.logf("evict")
@@ -175,10 +177,23 @@ func (m *machine) background(string, *cutFile) {
 	}
 }
 
+// expire gives up some snapshots and frees what they alone showed.
+func (m *machine) expire() {
+	for seq, s := range m.snaps {
+		if s.gone || m.rng.IntN(2) == 0 {
+			continue
+		}
+		m.logf("expire %d", seq)
+		s.gone = true
+		m.must(expire(m.eng, seq))
+	}
+	m.must(prune(m.t, m.tree))
+}
+
 // rollback goes back to a snapshot that a crash has fixed.
 func (m *machine) rollback() {
 	for seq, s := range m.snaps {
-		if s.fixed == nil || m.rng.IntN(2) == 0 {
+		if s.fixed == nil || s.gone || m.rng.IntN(2) == 0 {
 			continue
 		}
 		m.logf("rollback to %d", seq)

@@ -1,230 +1,235 @@
 package stage
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"sync"
-	"time"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
 
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
 )
 
-// reaper frees, in the background, what neither the live tree nor a snapshot
-// names any more of an inode's content. An inode is queued, durably, by the
-// transaction that drops something.
+// Reaping looks first and holds no lock meanwhile, then frees what it found.
+// That is sound since what nobody needs is never needed again: a new content
+// reads what the live one reads, or what is new, and versions that show
+// anything else are not made but from versions that show it.
 //
 // Invariant: the record that makes a generation dead is synced before its
 // staging file is unlinked; the dead generation stays listed (PrefixDoomed)
 // until then.
-type reaper struct {
-	mu    sync.Mutex
-	cond  *sync.Cond
-	queue []uint64
-	in    map[uint64]bool
-	busy  bool
-	quit  bool
-	wg    sync.WaitGroup
+
+// findings is what is dead of an inode.
+type findings struct {
+	ino     uint64
+	begun   uint64   // what reaper.begin gave
+	stripes [][]byte // keys of versions that no content reads
+	gens    []uint64 // of whose bytes nothing is named
+	shells  []uint64 // so, too, but contents are numbered by them
+	pending []uint64 // contents that wait for ingest and are nobody's
+	queue   [][]byte // keys of the queue that led here
+	end     bool     // nothing is left of the inode but perhaps the mark that it is deleted
+	mark    []byte   // key of that mark
 }
 
-func (r *reaper) initLocked() {
-	if r.cond == nil {
-		r.cond, r.in = sync.NewCond(&r.mu), map[uint64]bool{}
-	}
-}
-
-// add queues an inode with the transaction that drops some of its content.
-func (r *reaper) add(tx *txn, ino uint64) {
-	tx.Put(schema.Numbered(schema.PrefixReap, ino), nil)
-	tx.then(func() { r.push(ino) })
-}
-
-func (r *reaper) push(ino uint64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.initLocked()
-	if !r.in[ino] {
-		r.in[ino] = true
-		r.queue = append(r.queue, ino)
-		r.cond.Broadcast()
-	}
-}
-
-// load queues what an earlier daemon left to do.
-func (r *reaper) load(t *Tree) error {
-	inos, err := t.numbered(schema.PrefixReap)
-	for _, ino := range inos {
-		r.push(ino)
-	}
-	return err
-}
-
-func (r *reaper) start(t *Tree) {
-	r.wg.Add(1)
-	go r.run(t)
-}
-
-func (r *reaper) stop() {
-	r.mu.Lock()
-	r.initLocked()
-	r.quit = true
-	r.cond.Broadcast()
-	r.mu.Unlock()
-	r.wg.Wait()
-}
-
-// wait returns once the queue is empty.
-func (r *reaper) wait() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.initLocked()
-	for (len(r.queue) > 0 || r.busy) && !r.quit {
-		r.cond.Wait()
-	}
-}
-
-// reapBatch is how many inodes share one journal sync and unlink run.
-const reapBatch = 256
-
-func (r *reaper) run(t *Tree) {
-	defer r.wg.Done()
-	for {
-		batch := r.take()
-		if batch == nil {
-			return
-		}
-		for _, ino := range batch {
-			shells, err := t.reap(ino)
-			for _, gen := range shells {
-				err = errors.Join(err, t.Evict(gen))
-			}
-			if err != nil {
-				t.fault("free dead content", err)
-				t.reaper.later(ino)
-			}
-		}
-		t.fault("unlink dead staging files", t.unlinkDoomed())
-		r.mu.Lock()
-		r.busy = false
-		r.cond.Broadcast()
-		r.mu.Unlock()
-	}
-}
-
-// take waits for work and gives a batch of it; nil means to stop.
-func (r *reaper) take() []uint64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.initLocked()
-	for len(r.queue) == 0 && !r.quit {
-		r.cond.Wait()
-	}
-	if r.quit {
-		return nil
-	}
-	n := min(len(r.queue), reapBatch)
-	batch := r.queue[:n:n]
-	r.queue = r.queue[n:]
-	for _, ino := range batch {
-		delete(r.in, ino)
-	}
-	r.busy = true
-	return batch
-}
-
-// reapAgain is how long after a failure, such as a full disk, an inode is
-// tried again.
-const reapAgain = time.Second
-
-// later queues an inode that could not be reaped now.
-func (r *reaper) later(ino uint64) { time.AfterFunc(reapAgain, func() { r.push(ino) }) }
+// freeBatch is how many keys one transaction frees.
+const freeBatch = 1024
 
 // reap frees what is dead of one inode. It gives the generations that contents
 // are still numbered by but of whose bytes nothing is named.
 func (t *Tree) reap(ino uint64) (shells []uint64, err error) {
-	n, err := t.get(ino)
-	switch {
-	case errors.Is(err, ErrNotExist):
-	case err != nil:
-		return nil, err
-	default:
-		defer t.put(n)
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		n.tail = stripeCache{}
-	}
-	versions, err := t.versions(ino)
+	f, err := t.findDead(ino)
 	if err != nil {
 		return nil, err
 	}
-	need, gone, err := t.needed(versions)
-	if err != nil {
-		return nil, err
-	}
-	waits, err := t.committed(versions)
-	if err != nil {
-		return nil, err
-	}
-	_, err = t.update(schema.KindReap, func(tx *txn) error {
-		shells = nil
-		lost, err := t.unqueue(tx, ino)
-		if err != nil {
-			return err
-		}
-		dead, live, err := t.reapStripes(tx, ino, need)
-		if err != nil {
-			return err
-		}
-		for _, gen := range lost {
-			dead[gen] = true
-		}
-		for gen := range live {
-			if !waits[gen] { // its content is gone, though some of its bytes are not
-				tx.Delete(schema.Numbered(schema.PrefixPending, gen))
+	// Should this end in the middle, the generations must not be forgotten.
+	if len(f.stripes) > freeBatch {
+		_, err := t.update(schema.KindReap, func(tx *txn) error {
+			for _, gen := range f.gens {
+				tx.Put(schema.ReapKey(ino, gen), nil)
 			}
-		}
-		for gen := range dead {
-			switch {
-			case live[gen]:
-			case names(need, gen):
-				shells = append(shells, gen)
-			default:
-				if err := t.dropGen(tx, ino, gen); err != nil {
-					return err
-				}
+			for _, gen := range f.shells {
+				tx.Put(schema.ReapKey(ino, gen), nil)
 			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
 		}
-		for _, v := range gone {
-			tx.Delete(schema.InodeKey(ino, v.seq))
+		if f.queue, err = t.queueKeys(ino); err != nil {
+			return nil, err
 		}
-		if len(versions) == len(gone) {
-			t.dropInode(tx, ino)
+	}
+	for len(f.stripes) > freeBatch {
+		_, err := t.update(schema.KindReap, func(tx *txn) error { deleteAll(tx, f.stripes[:freeBatch]); return nil })
+		if err != nil {
+			return nil, err
 		}
-		return nil
-	})
-	return shells, err
+		f.stripes = f.stripes[freeBatch:]
+	}
+	_, err = t.update(schema.KindReap, func(tx *txn) error { return t.free(tx, f) })
+	return f.shells, err
 }
 
-// unqueue takes an inode off the durable queue and gives the generations that
-// lost their last name with the transactions that put it there.
-func (t *Tree) unqueue(tx *txn, ino uint64) (lost []uint64, err error) {
+func deleteAll(tx *txn, keys [][]byte) {
+	for _, k := range keys {
+		tx.Delete(k)
+	}
+}
+
+// free is the last transaction of reaping an inode.
+func (t *Tree) free(tx *txn, f *findings) error {
+	deleteAll(tx, f.stripes)
+	for _, gen := range f.pending {
+		tx.Delete(schema.Numbered(schema.PrefixPending, gen))
+	}
+	for _, gen := range f.gens {
+		if err := t.dropGen(tx, f.ino, gen); err != nil {
+			return err
+		}
+	}
+	if f.end {
+		if f.mark != nil {
+			tx.Delete(f.mark)
+		}
+		t.dropInode(tx, f.ino)
+	}
+	if t.reaper.done(f.ino, f.begun) { // else some of these keys may be new
+		deleteAll(tx, f.queue)
+		tx.Delete(schema.Numbered(schema.PrefixReap, f.ino))
+	}
+	return nil
+}
+
+// findDead looks for what is dead of an inode.
+func (t *Tree) findDead(ino uint64) (*findings, error) {
+	f := &findings{ino: ino, begun: t.reaper.begin(ino)}
+	var err error
+	// The queue first: what is queued after it was read is for the next time.
+	if f.queue, err = t.queueKeys(ino); err != nil {
+		return nil, err
+	}
+	// Then the stripes are held as they are, and then the contents are asked
+	// for: were it the other way round, those of a content that is new would be
+	// taken for nobody's.
+	prefix := schema.StripeInode(ino)
+	it, err := t.db.NewIter(prefix, schema.After(prefix))
+	if err != nil {
+		return nil, wrapDisk(err)
+	}
+	defer it.Close()
+	need, waits, err := t.needed(f)
+	if err != nil {
+		return nil, err
+	}
+	dead, live, err := deadStripes(f, it, need)
+	if err != nil {
+		return nil, wrapDisk(err)
+	}
+	for _, k := range f.queue {
+		_, gen, err := schema.ParseUnsettledKey(k) // of the same form
+		if err != nil {
+			return nil, wrapDisk(err)
+		}
+		dead[gen] = true
+	}
+	for gen := range dead {
+		switch {
+		case live[gen]:
+		case numbers(need, gen):
+			f.shells = append(f.shells, gen)
+		default:
+			f.gens = append(f.gens, gen)
+		}
+	}
+	slices.Sort(f.gens)
+	slices.Sort(f.shells)
+	// The oldest version of a stripe goes first: if a crash leaves some, it must
+	// not be one that a newer one hid.
+	slices.Reverse(f.stripes)
+	return f, t.findPending(f, live, waits)
+}
+
+// queueKeys gives the keys of the queue that name generations of an inode.
+func (t *Tree) queueKeys(ino uint64) (keys [][]byte, err error) {
 	prefix := schema.Numbered(schema.PrefixReap, ino)
-	it, err := tx.NewIter(prefix, schema.After(prefix))
+	it, err := t.db.NewIter(schema.ReapKey(ino, 0), schema.After(prefix))
 	if err != nil {
 		return nil, wrapDisk(err)
 	}
 	defer it.Close()
 	for ok := it.First(); ok; ok = it.Next() {
-		if k := it.Key(); len(k) > len(prefix) {
-			_, gen, err := schema.ParseUnsettledKey(k) // of the same form
-			if err != nil {
-				return nil, wrapDisk(err)
-			}
-			lost = append(lost, gen)
-		}
-		tx.Delete(append([]byte(nil), it.Key()...))
+		keys = append(keys, append([]byte(nil), it.Key()...))
 	}
-	return lost, wrapDisk(it.Error())
+	return keys, wrapDisk(it.Error())
+}
+
+// findPending finds contents that wait for ingest though no version has them:
+// some of their bytes are still named, or they would be dead as a whole.
+func (t *Tree) findPending(f *findings, live, waits map[uint64]bool) error {
+	for gen := range live {
+		if waits[gen] {
+			continue
+		}
+		_, err := t.db.Get(schema.Numbered(schema.PrefixPending, gen))
+		if err == nil {
+			f.pending = append(f.pending, gen)
+		} else if !errors.Is(err, state.ErrNotFound) {
+			return wrapDisk(err)
+		}
+	}
+	return nil
+}
+
+// deadStripes finds the versions of stripes that no needed content reads:
+// version v of a stripe, whose successor is v2, is read by contents with
+// Base <= v <= Gen < v2. It gives the generations that dead versions name, and
+// those that the others do.
+func deadStripes(f *findings, it *pebble.Iterator, need []schema.Content) (dead, live map[uint64]bool, err error) {
+	dead, live = map[uint64]bool{}, map[uint64]bool{}
+	last, next := int64(-1), newest // next: the version that follows this one
+	for ok := it.First(); ok; ok = it.Next() {
+		s, gen, err := schema.ParseStripeKey(it.Key())
+		if err != nil {
+			return nil, nil, err
+		}
+		if int64(s) != last {
+			last, next = int64(s), newest
+		}
+		used := reads(need, gen, next)
+		next = gen
+		fs, err := schema.DecodeStripe(it.Value())
+		if err != nil {
+			return nil, nil, fmt.Errorf("inode %d stripe %d: %w", f.ino, s, err)
+		}
+		set := live
+		if !used {
+			f.stripes = append(f.stripes, append([]byte(nil), it.Key()...))
+			set = dead
+			set[gen] = true
+		}
+		for _, fr := range fs {
+			set[fr.Gen] = true
+		}
+	}
+	return dead, live, it.Error()
+}
+
+// reads says whether one of the contents, in the order of their generations,
+// reads a stripe's version gen, whose successor is next. Bases never fall, so
+// the last content below next has the highest base of them, and the first at
+// or above gen the lowest.
+func reads(need []schema.Content, gen, next uint64) bool {
+	k, _ := slices.BinarySearchFunc(need, gen, func(c schema.Content, g uint64) int { return cmp.Compare(c.Gen, g) })
+	return k < len(need) && need[k].Gen < next && need[k].Base <= gen
+}
+
+// numbers says whether one of the contents is numbered by gen.
+func numbers(need []schema.Content, gen uint64) bool {
+	_, ok := slices.BinarySearchFunc(need, gen, func(c schema.Content, g uint64) int { return cmp.Compare(c.Gen, g) })
+	return ok
 }
 
 // dropInode removes what hangs on an inode that no version is left of.
@@ -232,49 +237,6 @@ func (t *Tree) dropInode(tx *txn, ino uint64) {
 	tx.Delete(schema.Numbered(schema.PrefixSymlink, ino))
 	from := schema.XattrInode(ino)
 	tx.DeleteRange(from, schema.After(from))
-}
-
-// reapStripes deletes the versions of stripes that no needed content reads:
-// version v of a stripe, whose successor is v2, is read by contents with
-// Base <= v <= Gen < v2. It gives the generations that deleted versions named,
-// and those that kept ones name.
-func (t *Tree) reapStripes(tx *txn, ino uint64, need []schema.Content) (dead, live map[uint64]bool, err error) {
-	dead, live = map[uint64]bool{}, map[uint64]bool{}
-	prefix := schema.StripeInode(ino)
-	it, err := tx.NewIter(prefix, schema.After(prefix))
-	if err != nil {
-		return nil, nil, wrapDisk(err)
-	}
-	defer it.Close()
-	last, next := int64(-1), newest // next: the version that follows this one
-	for ok := it.First(); ok; ok = it.Next() {
-		s, gen, err := schema.ParseStripeKey(it.Key())
-		if err != nil {
-			return nil, nil, wrapDisk(err)
-		}
-		if int64(s) != last {
-			last, next = int64(s), newest
-		}
-		used := false
-		for _, c := range need {
-			used = used || c.Base <= gen && gen <= c.Gen && c.Gen < next
-		}
-		next = gen
-		fs, err := schema.DecodeStripe(it.Value())
-		if err != nil {
-			return nil, nil, wrapDisk(fmt.Errorf("inode %d stripe %d: %w", ino, s, err))
-		}
-		set := live
-		if !used {
-			tx.Delete(append([]byte(nil), it.Key()...))
-			set = dead
-			set[gen] = true
-		}
-		for _, f := range fs {
-			set[f.Gen] = true
-		}
-	}
-	return dead, live, wrapDisk(it.Error())
 }
 
 // dropGen takes inode ino's hold on a generation away, and dooms the
@@ -314,11 +276,12 @@ func (t *Tree) dropGen(tx *txn, ino, gen uint64) error {
 func (t *Tree) doomGen(tx *txn, gen uint64, g schema.Generation) {
 	tx.Delete(schema.Numbered(schema.PrefixGen, gen))
 	tx.Delete(schema.Numbered(schema.PrefixHot, gen))
-	for _, p := range [...]byte{schema.PrefixInline, schema.PrefixChunkMap} {
-		if g.Inline && p == schema.PrefixInline || g.Stored > 0 && p == schema.PrefixChunkMap {
-			from := schema.Numbered(p, gen)
-			tx.DeleteRange(from, schema.After(from))
-		}
+	if g.Inline {
+		from := schema.Numbered(schema.PrefixInline, gen)
+		tx.DeleteRange(from, schema.After(from))
+	}
+	if g.Stored > 0 { // its chunks are given up one by one, see Prune
+		tx.Put(schema.Numbered(schema.PrefixDeadMap, gen), nil)
 	}
 	if g.File {
 		tx.Put(schema.Numbered(schema.PrefixDoomed, gen), nil)

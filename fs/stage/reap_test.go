@@ -10,6 +10,14 @@ import (
 	"stepfs/internal/state"
 )
 
+// reapAll has the reaper do all that there is to do.
+func (w *world) reapAll() {
+	w.t.Helper()
+	if err := w.tree.reapAll(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 func (w *world) shut(ino, fh uint64) {
 	w.t.Helper()
 	if err := w.tree.Flush(ino, fh, false); err != nil {
@@ -65,7 +73,7 @@ func TestStoreFreesOverwritten(t *testing.T) {
 	w.shut(ino, fh)
 	w.store(newMemChunks())
 	w.evictAll()
-	w.tree.reaper.wait()
+	w.reapAll()
 	want := fill('b', 200000, 'a', 1<<20-200000)
 	w.wantLive(ino, want)
 	w.wantSnap(seq, ino, want, "")
@@ -98,7 +106,7 @@ func TestStalePending(t *testing.T) {
 	write('c', 200000, 0)
 	write('d', 200000, 0)
 	write('e', 200000, 0)
-	w.tree.reaper.wait()
+	w.reapAll()
 	want := fill('e', 200000, 'b', 3<<20-200000)
 	w.wantLive(ino, want)
 	chunks := newMemChunks()
@@ -111,7 +119,7 @@ func TestStalePending(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.evictAll()
-	w.tree.reaper.wait()
+	w.reapAll()
 	w.wantLive(ino, want)
 	w.tree.cfg.Chunks = nil
 }
@@ -144,12 +152,12 @@ func TestEvictShared(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.tree.reaper.push(ino)
-	w.tree.reaper.wait()
+	w.reapAll()
 	w.evictAll()
 	w.wantLive(a.Ino, fill('a', 100000, 'b', 100000))
 	w.store(chunks)
 	w.evictAll()
-	w.tree.reaper.wait()
+	w.reapAll()
 	w.wantLive(a.Ino, fill('a', 100000, 'b', 100000))
 	if n := w.count(schema.PrefixGenRef); n != 0 {
 		t.Fatalf("%d references to shared generations are left", n)

@@ -254,11 +254,13 @@ func (t *Tree) mendLive(n *inode, torn []mark, maps map[uint64]dataMap) error {
 		}
 		for _, m := range torn {
 			t.dropMark(tx, n.ino, m.gen)
-			if len(maps[m.gen]) == 0 { // perhaps not even its name is left: nothing can go on in it
+			tx.Put(schema.ReapKey(n.ino, m.gen), nil) // perhaps nothing names it any more
+			if len(maps[m.gen]) == 0 {                // perhaps not even its name is left: nothing can go on in it
 				tx.Put(schema.Numbered(schema.PrefixGen, m.gen), schema.Generation{Ino: n.ino}.Encode())
 				tx.Put(schema.Numbered(schema.PrefixDoomed, m.gen), nil)
 			}
 		}
+		t.reaper.add(tx, n.ino)
 		t.putInode(tx, n, &rec)
 		return nil
 	})
@@ -296,9 +298,16 @@ func (t *Tree) mendStripe(n *inode, s uint32, fs []schema.Fragment, bad map[uint
 		}
 		var older []schema.Fragment
 		if below := (schema.Content{Gen: f.Gen - 1, Base: n.rec.Live.Base, Len: maxSize}); below.Gen >= below.Base {
+			var ver uint64
 			var err error
-			if older, _, err = t.stripe(n.ino, s, &below); err != nil {
+			if older, ver, err = t.stripe(n.ino, s, &below); err != nil {
 				return nil, err
+			}
+			// What was appended to the durable content may have been cut off again
+			// by a version that is gone since.
+			if c := n.rec.Committed; c != nil && ver <= c.Gen && c.Len < base+stripeSize {
+				end := uint32(max(c.Len-base, 0))
+				older = schema.Overlay(older, end, stripeSize-end, 0)
 			}
 			if older, err = t.mendStripe(n, s, older, bad, maps); err != nil {
 				return nil, err

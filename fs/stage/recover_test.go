@@ -122,3 +122,44 @@ func TestTornPage(t *testing.T) {
 		}
 	}
 }
+
+// TestNoTruncatedBytes: bytes that were appended to a durable content, cut off
+// again, and are hidden by nothing that is kept any more, do not come back in
+// the place of a later write that power took.
+func TestNoTruncatedBytes(t *testing.T) {
+	lost := 0
+	for seed := range uint64(40) {
+		rng := rand.New(rand.NewPCG(seed, 3))
+		w := &world{t: t, mem: newMem(t), disk: newMemDisk()}
+		w.open("boot1")
+		ino, fh := w.create("f")
+		w.mustWrite(ino, fh, 'd', 70000, 0)
+		w.barrier(ino)
+		w.mustWrite(ino, fh, 'x', 70000, 70000) // goes on in the same generation
+		size := int64(1)
+		if _, err := w.tree.SetAttr(ino, SetAttr{Size: &size, Handle: fh}); err != nil {
+			t.Fatal(err)
+		}
+		w.mustWrite(ino, fh, 'n', 70000, 70000)
+		w.reapAll()
+		if err := w.eng.Sync(w.eng.Pos()); err != nil {
+			t.Fatal(err)
+		}
+		w.powerCut("boot2", rng)
+		b := make([]byte, 140000)
+		n, err := w.tree.Read(ino, 0, b, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k := slices.Index(b[:n], 'x'); k >= 0 {
+			t.Fatalf("seed %d: byte %d of %d is one that was cut off", seed, k, n)
+		}
+		if !slices.Contains(b[:n], 'n') {
+			lost++
+		}
+		w.close()
+	}
+	if lost == 0 {
+		t.Error("no write was lost: nothing proved")
+	}
+}

@@ -41,15 +41,11 @@ func (t *Tree) revert(n *inode, marks []mark, failed bool) error {
 		if err != nil {
 			return err
 		}
-		seen, err := t.seen(versions)
-		if err != nil {
-			return err
-		}
 		for _, m := range marks { // of commits that no version names any more
 			t.unpend(tx, m)
 		}
 		t.reaper.add(tx, n.ino)
-		var older *schema.Content // newest durable one that an older snapshot names
+		var older *schema.Content // newest durable one that an older version names
 		for k := len(versions) - 1; k >= 0; k-- {
 			rec := *versions[k].rec
 			good := newerOf(older, rec.Settled)
@@ -58,15 +54,14 @@ func (t *Tree) revert(n *inode, marks []mark, failed bool) error {
 				t.repend(tx, n.ino, versions[k].seq, rec.Committed.Gen, good)
 				rec.Committed, rec.Settled, rec.Reverted = good, good, true
 			}
-			if seen[k] {
-				older = newerOf(good, rec.Committed)
-			}
+			older = newerOf(good, rec.Committed)
 			live := n.rec != nil && versions[k].seq == n.seq
 			first := live && failed && !rec.Failed
 			if rec.Failed = rec.Failed || first; !torn && !first {
 				continue
 			}
 			tx.Put(schema.InodeKey(n.ino, versions[k].seq), rec.Encode())
+			t.dropped(tx, n.ino, versions[k].rec, &rec)
 			if live {
 				tx.then(func() { n.rec = &rec })
 			}
@@ -89,25 +84,18 @@ func (t *Tree) unpend(tx *txn, m mark) {
 	}
 }
 
-// committed gives the generations that the committed contents of the versions
-// that somebody sees are numbered by.
-func (t *Tree) committed(versions []version) (map[uint64]bool, error) {
-	seen, err := t.seen(versions)
-	if err != nil {
-		return nil, err
-	}
+// committed gives the generations that contents which a snapshot may show are
+// numbered by.
+func committed(versions []version) map[uint64]bool {
 	out := map[uint64]bool{}
-	for k, v := range versions {
-		if !seen[k] {
-			continue
-		}
+	for _, v := range versions {
 		for _, c := range [...]*schema.Content{v.rec.Committed, v.rec.Settled} {
 			if c != nil {
 				out[c.Gen] = true
 			}
 		}
 	}
-	return out, nil
+	return out
 }
 
 // unpendLost drops, of some inodes, what waits for ingest and is no version's
@@ -122,7 +110,7 @@ func (t *Tree) unpendLost(inos map[uint64]bool) error {
 		var versions []version
 		var waits map[uint64]bool
 		if versions, err = t.versions(f.p.Ino); err == nil {
-			waits, err = t.committed(versions)
+			waits = committed(versions)
 		}
 		if err == nil && !waits[f.gen] {
 			lost = append(lost, f.gen)

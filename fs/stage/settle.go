@@ -134,12 +134,25 @@ func (t *Tree) recordSettled(ino uint64, g *generation, writes uint64, upTo int6
 		if clean {
 			t.dropMark(tx, ino, g.id)
 			tx.then(func() { g.marked = false })
-			return nil
+			return t.outlived(tx, ino)
 		}
 		t.putMark(tx, ino, g.id, upTo)
 		tx.then(func() { g.settled = upTo })
 		return nil
 	})
+	return err
+}
+
+// outlived has the reaper look for the content that the committed one, durable
+// now, would have given way to.
+func (t *Tree) outlived(tx *txn, ino uint64) error {
+	rec, _, err := t.readInode(ino, newest)
+	if errors.Is(err, ErrNotExist) {
+		return nil
+	}
+	if err == nil && rec.Settled != nil && rec.Committed != nil && rec.Settled.Gen != rec.Committed.Gen {
+		t.reaper.add(tx, ino)
+	}
 	return err
 }
 

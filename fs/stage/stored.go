@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -272,13 +273,17 @@ func (f *Frozen) Store(ctx context.Context, es []schema.ChunkExtent, key string)
 			if err != nil || rec.Stored > f.p.Content.Len {
 				return err // more of it is stored already
 			}
-			putChunkMap(tx, target, es)
+			if err := t.putChunkMap(tx, target, es); err != nil {
+				return err
+			}
 			rec.Stored = f.p.Content.Len
 			tx.Put(schema.Numbered(schema.PrefixGen, f.gen), rec.Encode())
 			tx.Put(schema.Numbered(schema.PrefixHot, f.gen), schema.Counter(uint64(f.p.Content.Alloc)))
 			tx.then(func() { g.rec = rec })
 		} else {
-			putChunkMap(tx, target, es)
+			if err := t.putChunkMap(tx, target, es); err != nil {
+				return err
+			}
 			tx.Put(schema.Numbered(schema.PrefixGen, target), schema.Generation{Ino: f.p.Ino, Stored: f.p.Content.Len}.Encode())
 			if err := f.repoint(tx, target); err != nil {
 				return err
@@ -336,8 +341,24 @@ func (f *Frozen) repoint(tx *txn, target uint64) error {
 	})
 }
 
-// putChunkMap records the chunks of a generation, page by page.
-func putChunkMap(tx *txn, gen uint64, es []schema.ChunkExtent) {
+// putChunkMap records the chunks of a generation, page by page, in the place of
+// those of a shorter content of it.
+func (t *Tree) putChunkMap(tx *txn, gen uint64, es []schema.ChunkExtent) error {
+	old, err := t.chunkMap(gen)
+	if err != nil {
+		return err
+	}
+	keep := map[[32]byte]bool{}
+	for _, e := range es {
+		keep[e.ID] = true
+	}
+	old = slices.DeleteFunc(old, func(e schema.ChunkExtent) bool { return keep[e.ID] })
+	if err := t.cfg.Chunks.Hold(tx.Tx, gen, chunkIDs(es)); err != nil {
+		return fmt.Errorf("hold the chunks of generation %d: %w", gen, err)
+	}
+	if err := t.dropChunks(tx, gen, old); err != nil {
+		return err
+	}
 	from := schema.Numbered(schema.PrefixChunkMap, gen)
 	tx.DeleteRange(from, schema.After(from))
 	pages := map[uint32][]schema.ChunkExtent{}
@@ -349,4 +370,5 @@ func putChunkMap(tx *txn, gen uint64, es []schema.ChunkExtent) {
 	for p, list := range pages {
 		tx.Put(schema.ChunkMapKey(gen, p), schema.EncodeChunkMap(list))
 	}
+	return nil
 }

@@ -5,7 +5,7 @@
 // Read tree.go first, then namespace.go (names), content.go (how a file's
 // bytes are found), write.go (how they get there), commit.go (what a close
 // and a cut freeze), settle.go (how they become durable), view.go (how a
-// snapshot reads the same keys), reap.go (how space comes back), revert.go
+// snapshot reads the same keys), prune.go and reap.go (how space comes back), revert.go
 // (what snapshots show of content that was lost) and recover.go (what a crash
 // leaves).
 //
@@ -35,11 +35,16 @@ import (
 	"stepfs/internal/state"
 )
 
-// ChunkReader reads stored content; chunkstore.Store is one.
-type ChunkReader interface {
+// Chunks keeps stored content; chunkstore.Store is one.
+type Chunks interface {
 	// ReadChunk fills dst from offset off of the chunk id, which is raw bytes
 	// long. Every byte was checked against the chunk's hash.
 	ReadChunk(ctx context.Context, id [32]byte, raw uint32, dst []byte, off int) error
+	// Hold notes, in the transaction that makes a generation consist of chunks,
+	// that it needs them; Drop that it does no more. Chunks that nobody holds
+	// may be taken away.
+	Hold(tx *state.Tx, gen uint64, ids [][32]byte) error
+	Drop(tx *state.Tx, gen uint64, ids [][32]byte) error
 }
 
 // Events tells the owner of a tree what happens in it. Each func may be nil;
@@ -58,7 +63,7 @@ type Events struct {
 type Config struct {
 	Engine *state.Engine
 	Disk   Disk
-	Chunks ChunkReader // nil: nothing is stored
+	Chunks Chunks // nil: nothing is stored
 	Events Events
 	// Reserve is how much of the disk stays free for deletes, barriers and
 	// the journal, in bytes; default 128 MiB, at most 1/20 of the disk.
@@ -98,6 +103,7 @@ func Open(cfg Config) (*Tree, error) {
 	t.cuts.init()
 	t.unsettled.init()
 	t.settler.init()
+	t.reaper.init()
 	if err := t.space.init(cfg, t.unstored); err != nil {
 		return nil, err
 	}
@@ -177,7 +183,7 @@ func (t *Tree) update(kind schema.Kind, fn func(tx *txn) error) (journal.Pos, er
 // now would show.
 func changesTree(kind schema.Kind) bool {
 	switch kind {
-	case schema.KindCut, schema.KindSettled, schema.KindStored, schema.KindEvict, schema.KindReap:
+	case schema.KindCut, schema.KindSettled, schema.KindStored, schema.KindEvict, schema.KindReap, schema.KindPrune:
 		return false
 	}
 	return true

@@ -2,6 +2,7 @@ package stage
 
 import (
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -266,22 +267,37 @@ func (t *Tree) putStripes(tx *txn, w *writing, oldLen int64) (tail stripeCache, 
 		base := int64(s) * stripeSize
 		stop := min(end, base+stripeSize)
 		var fs []schema.Fragment
+		ver := live.Gen
 		switch {
 		case w.n.tail.ok && w.n.tail.stripe == s && w.n.tail.gen == live.Gen:
 			fs = w.n.tail.frags
 		case base >= oldLen, w.fresh && live.Base == live.Gen: // nothing is there
 		default:
-			if fs, _, err = t.stripe(w.n.ino, s, live); err != nil {
+			if fs, ver, err = t.stripe(w.n.ino, s, live); err != nil {
 				return tail, err
 			}
 		}
 		now := schema.Overlay(fs, uint32(off-base), uint32(stop-off), live.Gen)
+		if ver == live.Gen {
+			t.unnamed(tx, w.n.ino, fs, now, uint32(off-base), uint32(stop-base))
+		}
 		live.Alloc += schema.Sum(now) - schema.Sum(fs)
 		tx.Put(schema.StripeKey(w.n.ino, s, live.Gen), schema.EncodeStripe(now))
 		tail = stripeCache{ok: true, stripe: s, gen: live.Gen, frags: now}
 		off = stop
 	}
 	return tail, nil
+}
+
+// unnamed has the reaper look for generations that a version of a stripe named
+// before [off, end) of it was written again.
+func (t *Tree) unnamed(tx *txn, ino uint64, before, now []schema.Fragment, off, end uint32) {
+	for _, f := range before {
+		if f.Off < end && f.End() > off && !slices.ContainsFunc(now, func(n schema.Fragment) bool { return n.Gen == f.Gen }) {
+			tx.Put(schema.ReapKey(ino, f.Gen), nil)
+			t.reaper.add(tx, ino)
+		}
+	}
 }
 
 // putGeneration records where the bytes of this write lie.

@@ -156,7 +156,8 @@ func (t *Tree) putXattr(tx *txn, ino uint64, name string, cur xattr, next schema
 	if cur.found && cur.seq != seq {
 		tx.Put(schema.DeathKey(seq, schema.XattrKey(ino, name, cur.seq)), nil)
 	}
-	if key := schema.XattrKey(ino, name, seq); next.Gone && !next.HasOlder {
+	key := schema.XattrKey(ino, name, seq)
+	if next.Gone && (!next.HasOlder || cur.seq == seq && t.isOldest(schema.XattrPrefix(ino, name), key)) {
 		tx.Delete(key)
 	} else {
 		tx.Put(key, next.Encode())

@@ -1,0 +1,287 @@
+package stage
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"stepfs/internal/schema"
+)
+
+// A version of a key that was written before cut v and superseded before cut s
+// is shown by the snapshots v to s-1. The index of deaths lists it under s: of
+// all snapshots that show it, s-1 is the newest. When that one goes, the
+// version is listed under the newest that is kept of the others, and when none
+// is, it goes. So what is listed behind a snapshot is all that its end can
+// free, whatever else the store holds.
+//
+// The queue is PrefixExpired: the numbers that no snapshot has and whose lists
+// were not gone through yet. A cut puts its number there, and the record of its
+// snapshot takes it off.
+
+// pruneQueue is how many expired numbers are looked at in one go.
+const pruneQueue = 1 << 16
+
+// Prune frees what only snapshots have shown that are gone: versions of names
+// and inodes, and, through the reaper, content. more: it did a part of it.
+// Nothing else may run it meanwhile.
+func (t *Tree) Prune(ctx context.Context) (more bool, err error) {
+	// In this order: a cut below epoch is under way, or has ended, and then its
+	// snapshot is recorded, or never will be.
+	epoch := t.db.Epoch()
+	under := t.cuts.under()
+	queue, more, err := t.expired(epoch, under)
+	for _, seq := range queue {
+		if err == nil {
+			err = t.pruneList(ctx, seq, under)
+		}
+	}
+	if err != nil {
+		return false, err
+	}
+	return more, t.dropMaps(ctx)
+}
+
+// expired gives the queue, in order, but for cuts that are under way, and for
+// the newest: its list still grows.
+func (t *Tree) expired(epoch uint64, under []uint64) (queue []uint64, more bool, err error) {
+	it, err := t.db.NewIter([]byte{schema.PrefixExpired}, schema.Numbered(schema.PrefixExpired, epoch-1))
+	if err != nil {
+		return nil, false, wrapDisk(err)
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		seq, err := schema.ParseNumbered(it.Key())
+		switch {
+		case err != nil:
+			return nil, false, wrapDisk(err)
+		case slices.Contains(under, seq):
+			continue
+		case len(queue) == pruneQueue:
+			return queue, true, nil
+		}
+		queue = append(queue, seq)
+	}
+	return queue, false, wrapDisk(it.Error())
+}
+
+// kept gives the newest number below seq that a snapshot has, or a cut under
+// way; 0: there is none.
+func (t *Tree) kept(seq uint64, under []uint64) (below uint64, err error) {
+	for _, u := range under {
+		if u < seq {
+			below = u
+		}
+	}
+	it, err := t.db.NewIter([]byte{schema.PrefixSnapshot}, schema.Numbered(schema.PrefixSnapshot, seq))
+	if err != nil {
+		return 0, wrapDisk(err)
+	}
+	defer it.Close()
+	if it.Last() {
+		n, err := schema.ParseNumbered(it.Key())
+		if err != nil {
+			return 0, wrapDisk(err)
+		}
+		below = max(below, n)
+	}
+	return below, wrapDisk(it.Error())
+}
+
+// pruneList goes through what is listed behind the snapshot seq, which is gone.
+func (t *Tree) pruneList(ctx context.Context, seq uint64, under []uint64) error {
+	below, err := t.kept(seq, under)
+	if err != nil {
+		return err
+	}
+	prefix := schema.Numbered(schema.PrefixDeath, seq+1)
+	it, err := t.db.NewIter(prefix, schema.After(prefix))
+	if err != nil {
+		return wrapDisk(err)
+	}
+	defer it.Close()
+	ok := it.First()
+	for done := false; !done; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		var deaths [][]byte
+		for ; ok && len(deaths) < freeBatch; ok = it.Next() {
+			deaths = append(deaths, bytes.Clone(it.Key()))
+		}
+		if err := it.Error(); err != nil {
+			return wrapDisk(err)
+		}
+		done = !ok
+		_, err := t.update(schema.KindPrune, func(tx *txn) error {
+			if done {
+				tx.Delete(schema.Numbered(schema.PrefixExpired, seq))
+			}
+			return t.pruneSome(tx, deaths, below)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pruneSome takes away the versions of some deaths, or lists them behind the
+// snapshot below, which shows them.
+func (t *Tree) pruneSome(tx *txn, deaths [][]byte, below uint64) error {
+	gone := map[string]bool{}
+	for _, d := range deaths {
+		tx.Delete(d)
+		version, err := versionOf(d)
+		if err != nil {
+			return wrapDisk(err)
+		}
+		if version > below {
+			gone[string(d[9:])] = true
+		} else {
+			tx.Put(schema.DeathKey(below+1, d[9:]), nil)
+		}
+	}
+	for key := range gone {
+		if err := t.bury(tx, []byte(key), gone); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// versionOf gives the version of the key that a death names.
+func versionOf(death []byte) (uint64, error) {
+	if len(death) < 9+1+8 {
+		return 0, fmt.Errorf("%w: death %x", schema.ErrCorrupt, death)
+	}
+	return ^binary.BigEndian.Uint64(death[len(death)-8:]), nil
+}
+
+// bury takes away a dead version, and what is of no use without it.
+func (t *Tree) bury(tx *txn, key []byte, gone map[string]bool) error {
+	tx.Delete(key)
+	switch key[0] {
+	case schema.PrefixInode:
+		return t.buryInode(tx, key)
+	case schema.PrefixDentry, schema.PrefixXattr:
+		return t.buryTombstone(tx, key, gone)
+	}
+	return wrapDisk(fmt.Errorf("%w: a death names the key %x", schema.ErrCorrupt, key))
+}
+
+// buryInode has the reaper look for what a version of an inode alone named.
+func (t *Tree) buryInode(tx *txn, key []byte) error {
+	v, err := tx.Get(key)
+	if err != nil {
+		return ignoreGone(err)
+	}
+	ino := binary.BigEndian.Uint64(key[1:])
+	rec, err := schema.DecodeInode(v)
+	if err != nil {
+		return wrapDisk(fmt.Errorf("inode %d: %w", ino, err))
+	}
+	t.dropped(tx, ino, rec, nil)
+	t.reaper.add(tx, ino)
+	return nil
+}
+
+// buryTombstone: where the last version that a tombstone hides goes, it goes,
+// too. gone are the keys that this transaction takes away.
+func (t *Tree) buryTombstone(tx *txn, key []byte, gone map[string]bool) error {
+	prefix := key[:len(key)-8]
+	it, err := tx.NewIter(prefix, schema.After(prefix))
+	if err != nil {
+		return wrapDisk(err)
+	}
+	defer it.Close()
+	for ok := it.SeekGE(schema.After(key)); ok; ok = it.Next() {
+		if !gone[string(it.Key())] {
+			return nil // hidden, too
+		}
+	}
+	// Of those above, the oldest that stays.
+	for ok := it.SeekLT(key); ok; ok = it.Prev() {
+		if gone[string(it.Key())] {
+			continue
+		}
+		stone, err := isTombstone(it.Key(), it.Value())
+		if err == nil && stone {
+			tx.Delete(append([]byte(nil), it.Key()...))
+		}
+		return wrapDisk(err)
+	}
+	return wrapDisk(it.Error())
+}
+
+func isTombstone(k, v []byte) (bool, error) {
+	if k[0] == schema.PrefixDentry {
+		d, err := schema.DecodeDentry(v)
+		return d.Ino == 0, err
+	}
+	x, err := schema.DecodeXattr(v)
+	return x.Gone, err
+}
+
+// dropMaps gives up the chunks of generations that are dead.
+func (t *Tree) dropMaps(ctx context.Context) error {
+	gens, err := t.numbered(schema.PrefixDeadMap)
+	for _, gen := range gens {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err == nil {
+			err = t.dropMap(gen)
+		}
+	}
+	return err
+}
+
+// dropMap gives up the chunks of a dead generation, page by page.
+func (t *Tree) dropMap(gen uint64) error {
+	prefix := schema.Numbered(schema.PrefixChunkMap, gen)
+	it, err := t.db.NewIter(prefix, schema.After(prefix))
+	if err != nil {
+		return wrapDisk(err)
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		es, err := schema.DecodeChunkMap(it.Value())
+		if err != nil {
+			return wrapDisk(err)
+		}
+		_, err = t.update(schema.KindPrune, func(tx *txn) error {
+			tx.Delete(bytes.Clone(it.Key()))
+			return t.dropChunks(tx, gen, es)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if err := it.Error(); err != nil {
+		return wrapDisk(err)
+	}
+	_, err = t.update(schema.KindPrune, func(tx *txn) error {
+		tx.Delete(schema.Numbered(schema.PrefixDeadMap, gen))
+		return nil
+	})
+	return err
+}
+
+// dropChunks gives up a generation's hold on chunks.
+func (t *Tree) dropChunks(tx *txn, gen uint64, es []schema.ChunkExtent) error {
+	if t.cfg.Chunks == nil {
+		return nil
+	}
+	return t.cfg.Chunks.Drop(tx.Tx, gen, chunkIDs(es))
+}
+
+func chunkIDs(es []schema.ChunkExtent) [][32]byte {
+	ids := make([][32]byte, len(es))
+	for k, e := range es {
+		ids[k] = e.ID
+	}
+	return ids
+}
