@@ -14,14 +14,21 @@
 //     is stored when, and only if, the pack is.
 //   - Whoever claims a chunk appends it, or its pack fails for everybody.
 //   - The index is a cache: packs rebuild it (RebuildIndex), and Open adopts a
-//     pack that a crash kept out of it.
+//     pack that a crash kept out of it. References are no cache.
+//   - A chunk lives while somebody holds it (Hold, Drop). Between its being
+//     stored or found and its first Hold, a Pending pins its pack.
+//   - A pack's file is unlinked only after the index has durably forgotten the
+//     pack, which it does only when no chunk is read from it any more.
+//   - No two packs have the same name.
 //
-// Lock order: a pack's write lock, then Store.mu, then the engine's own locks.
-// The caches' locks are leaves.
+// Lock order: a pack's write lock, then the engine's ordering lock (inside
+// Update), then Store.mu, under which the engine is only read. The caches'
+// locks are leaves.
 //
 // Read first: pending.go (what a caller holds), claim.go (the dedupe
 // protocol), packwriter.go (how a pack becomes durable), then split.go
-// (cut points), encode.go and read.go. The byte format is in package pack.
+// (cut points), encode.go and read.go. Garbage: refs.go, ledger.go (how it is
+// counted), collect.go (how it goes). The byte format is in package pack.
 package chunkstore
 
 import (

@@ -18,30 +18,37 @@ const maxEntries = 8192
 
 // claim decides what becomes of a chunk of n plain bytes. pw == nil: it is
 // durable already. Otherwise the caller's content depends on pw, and when
-// fresh the caller must append the chunk to it (pw.append).
+// fresh the caller must append the chunk to it (pw.append). Either way p pins
+// the pack that has the chunk, or is to have it.
 //
 // The index is asked under s.mu: between "not in flight" and "claimed" no
 // other pack may become durable with the chunk in it, or it would be stored
-// twice.
-func (s *Store) claim(id ID, n int) (pw *packWriter, fresh bool, err error) {
+// twice; and between "a durable hit" and its pin no pack may begin to retire.
+func (s *Store) claim(p *Pending, id ID, n int) (pw *packWriter, fresh bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.closed {
 		return nil, false, ErrClosed
 	}
 	if pw := s.mu.inflight[id]; pw != nil {
+		p.pinLocked(pw.info)
 		return pw, false, nil
 	}
-	ok, err := s.usable(id)
-	if err != nil || ok {
+	info, err := s.usableLocked(id)
+	if err != nil {
 		return nil, false, err
+	}
+	if info != nil {
+		p.pinLocked(info)
+		return nil, false, nil
 	}
 	pw = s.mu.cur
 	if pw == nil {
-		pw = &packWriter{s: s, done: make(chan struct{}), opened: time.Now()}
+		pw = s.newPackWriter(takeAll)
 		s.mu.cur = pw
 		s.mu.packs[pw] = struct{}{}
 	}
+	p.pinLocked(pw.info)
 	s.mu.inflight[id] = pw
 	pw.claimed = append(pw.claimed, id)
 	pw.pending++
@@ -53,18 +60,22 @@ func (s *Store) claim(id ID, n int) (pw *packWriter, fresh bool, err error) {
 	return pw, true, nil
 }
 
-// usable says whether the durable index has the chunk in a pack that new
-// content may refer to: not one that prune is retiring, and not one that we
-// know to be damaged (storing the chunk again is what heals it).
-func (s *Store) usable(id ID) (bool, error) {
+// usableLocked gives the pack in which the durable index has the chunk, if new
+// content may refer to it: not one that is retiring, and not one that we know
+// to be damaged (storing the chunk again is what heals it). nil: there is none.
+func (s *Store) usableLocked(id ID) (*packInfo, error) {
 	loc, rec, err := s.locate(id)
 	if errors.Is(err, state.ErrNotFound) {
-		return false, nil
+		return nil, nil
 	}
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	return rec.State == schema.PackLive && !s.damage.has(id, loc.Pack), nil
+	info := s.mu.table[loc.Pack]
+	if info == nil || info.retiring || rec.State != schema.PackLive || s.damage.has(id, loc.Pack) {
+		return nil, nil
+	}
+	return info, nil
 }
 
 // closeLocked stops pw taking claims; it is finished once its last claimed

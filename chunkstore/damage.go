@@ -63,6 +63,27 @@ func (d *damage) healed(entries []pack.Entry) {
 	}
 }
 
+// forget drops what is known of a pack that was removed, and of the chunks that
+// died with it.
+func (d *damage) forget(number uint64, dead []ID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.lost, number)
+	if len(d.chunks) == 0 {
+		return
+	}
+	for _, id := range dead {
+		delete(d.chunks, id)
+	}
+}
+
+func (d *damage) isLost(number uint64) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, lost := d.lost[number]
+	return lost
+}
+
 func (d *damage) reset() {
 	d.mu.Lock()
 	defer d.mu.Unlock()

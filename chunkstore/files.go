@@ -73,6 +73,22 @@ func (c *fileCache) closeLocked(e *list.Element) {
 	_ = f.Close()
 }
 
+// forget closes path, which was unlinked: at once, or when nobody reads it any
+// more. A file of the same name that comes later is another one.
+func (c *fileCache) forget(path string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := c.files[path]
+	switch {
+	case f == nil:
+	case f.elem != nil:
+		c.closeLocked(f.elem)
+	default:
+		f.gone = true
+		delete(c.files, path)
+	}
+}
+
 // drop closes what nobody reads, and the rest as soon as nobody does.
 func (c *fileCache) drop() {
 	c.mu.Lock()

@@ -33,6 +33,7 @@ type tester interface {
 	Cleanup(func())
 	Error(args ...any)
 	Fatal(args ...any)
+	Fatalf(format string, args ...any)
 }
 
 // fixture is a store over its own metadata on one filesystem.

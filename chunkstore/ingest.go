@@ -36,6 +36,7 @@ func (s *Store) Ingest(ctx context.Context, src Source, prior []Ref) (*Pending, 
 	defer w.release()
 	for _, seg := range segs {
 		if err := w.segment(ctx, seg, p); err != nil {
+			p.Release()
 			return nil, fmt.Errorf("ingest: %w", err)
 		}
 	}
@@ -83,6 +84,7 @@ func (s *Store) Put(ctx context.Context, data []byte) (*Pending, error) {
 	id := s.name(data)
 	p.refs = []Ref{{Len: uint32(len(data)), ID: id}}
 	if err := p.add(b.bytes, id, pack.TypeTree); err != nil {
+		p.Release()
 		return nil, fmt.Errorf("put: %w", err)
 	}
 	return p, nil

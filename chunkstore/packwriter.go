@@ -22,6 +22,8 @@ type packWriter struct {
 	done   chan struct{} // closed when the pack is durable and indexed, or failed
 	err    error         // why it failed; read only after done
 	opened time.Time
+	want   chooser   // which of its chunks are to be read from it
+	info   *packInfo // what becomes known of it, pins already now
 
 	// Under s.mu:
 	claimed   []ID
@@ -41,6 +43,10 @@ type packWriter struct {
 	off     int64
 	entries []pack.Entry
 	broken  error // the first write error: the file is of no use after it
+}
+
+func (s *Store) newPackWriter(want chooser) *packWriter {
+	return &packWriter{s: s, done: make(chan struct{}), opened: time.Now(), want: want, info: &packInfo{}}
 }
 
 // wait returns once the pack is durable and indexed, or why it is not.
@@ -96,13 +102,18 @@ func (pw *packWriter) put(b []byte) error {
 	return nil
 }
 
-// create makes the temporary file. It waits for a slot first: packs that are
-// on their way to the disk hold dirty memory, and the disk sets the pace.
-// A pack with a slot never waits for one without, so this ends.
+// create makes the file. It waits for a slot first: packs that are on their
+// way to the disk hold dirty memory, and the disk sets the pace. A pack with a
+// slot never waits for one without, so this ends.
 func (pw *packWriter) create() error {
-	s := pw.s
-	s.slots <- struct{}{}
+	pw.s.slots <- struct{}{}
 	pw.slot = true
+	return pw.open()
+}
+
+// open makes the temporary file.
+func (pw *packWriter) open() error {
+	s := pw.s
 	pw.tmp = s.fs.PathJoin(s.dir, fmt.Sprintf("%016x%s", s.tmpSeq.Add(1), tmpSuffix))
 	f, err := s.fs.Create(pw.tmp, "stepfs-pack")
 	if err != nil {
@@ -140,40 +151,47 @@ func (pw *packWriter) finish() {
 	}
 }
 
-// seal: footer, fsync, rename, fsync of the directory, and only then the index.
-// It leaves no file behind when it fails, with one exception (see publish).
+// seal makes the file durable under its name, and only then indexes it. It
+// leaves no file behind when it fails, with one exception (see publish).
 func (pw *packWriter) seal() error {
-	s, body := pw.s, pw.off
-	footer := pack.AppendFooter(nil, pack.Footer{Info: s.packInfo(), Body: body, Entries: pw.entries})
-	name := pack.NameOf(footer)
-	err := pw.put(pack.AppendTrailer(footer, body, len(footer)))
-	if err == nil {
-		if err = pw.file.Sync(); err != nil {
-			err = fmt.Errorf("sync pack: %w", err)
-		}
-	}
+	body := pw.off
+	name, footer := pw.s.takeName(body, pw.entries)
+	err := pw.harden(name, pack.AppendTrailer(footer, body, len(footer)))
 	if err != nil {
 		pw.discard()
+	} else {
+		err = pw.publish(name, body)
+	}
+	if err != nil {
+		pw.s.freeName(name)
+	}
+	return err
+}
+
+// harden: footer and trailer, fsync, rename, fsync of the directory.
+func (pw *packWriter) harden(name pack.Name, end []byte) error {
+	if err := pw.put(end); err != nil {
 		return err
 	}
+	if err := pw.file.Sync(); err != nil {
+		return fmt.Errorf("sync pack: %w", err)
+	}
 	dropCache(pw.file)
-	if err := pw.file.Close(); err != nil {
-		pw.file = nil
-		pw.discard()
+	err := pw.file.Close()
+	pw.file = nil
+	if err != nil {
 		return fmt.Errorf("close pack: %w", err)
 	}
-	pw.file = nil
+	s := pw.s
 	path := s.fs.PathJoin(s.dir, name.FileName())
 	if err := s.fs.Rename(pw.tmp, path); err != nil {
-		pw.discard()
 		return fmt.Errorf("name pack: %w", err)
 	}
 	pw.tmp = path
 	if err := s.syncDir(); err != nil {
-		pw.discard()
 		return fmt.Errorf("sync pack directory: %w", err)
 	}
-	return pw.publish(name, body)
+	return nil
 }
 
 // publish indexes the durable pack. If that fails while the engine is well,
@@ -181,7 +199,7 @@ func (pw *packWriter) seal() error {
 // the record may or may not be in the journal: then the file stays, for the
 // index to point at or for the next Open to adopt.
 func (pw *packWriter) publish(name pack.Name, body int64) error {
-	err := pw.s.indexPack(name, body, pw.entries)
+	err := pw.s.index(pw.info, name, body, pw.entries, pw.want)
 	if err != nil && pw.s.db.Err() == nil {
 		pw.discard()
 	}

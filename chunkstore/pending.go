@@ -8,6 +8,9 @@ import (
 
 // Pending is content that has been handed to the store. Its refs are final,
 // but nothing may be told that they are stored before Wait has returned nil.
+//
+// Until Release it keeps its chunks from Collect: they may have no reference
+// yet. So: Wait, then a transaction with Hold in it, then Release.
 type Pending struct {
 	s      *Store
 	refs   []Ref
@@ -15,10 +18,32 @@ type Pending struct {
 	new    int64
 	stored int64
 	reused int64
+
+	pinned   map[*packInfo]struct{} // under s.mu
+	released bool                   // under s.mu
 }
 
 func (s *Store) newPending() *Pending {
-	return &Pending{s: s, packs: make(map[*packWriter]struct{})}
+	return &Pending{s: s, packs: make(map[*packWriter]struct{}), pinned: make(map[*packInfo]struct{})}
+}
+
+// pinLocked keeps a pack that the content depends on from Collect.
+func (p *Pending) pinLocked(info *packInfo) {
+	if _, ok := p.pinned[info]; !ok && !p.released {
+		p.pinned[info] = struct{}{}
+		info.pins++
+	}
+}
+
+// Release says that the content is held now, or given up. It may be called
+// more than once; a Pending that failed has released itself.
+func (p *Pending) Release() {
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	for info := range p.pinned {
+		info.pins--
+	}
+	p.pinned, p.released = nil, true
 }
 
 // Refs gives the chunks of the content in order.
@@ -43,6 +68,11 @@ func (p *Pending) Wait(ctx context.Context) error {
 	}
 	for pw := range p.packs {
 		if err := pw.wait(ctx); err != nil {
+			select {
+			case <-pw.done:
+				p.Release()
+			default: // ctx ended: the pack may still come about
+			}
 			return err
 		}
 		delete(p.packs, pw)
@@ -75,7 +105,7 @@ func (p *Pending) depend(pw *packWriter) {
 func (p *Pending) add(part []byte, id ID, typ pack.Type) error {
 	s := p.s
 	n := len(part) - pack.PartHeaderSize
-	pw, fresh, err := s.claim(id, n)
+	pw, fresh, err := s.claim(p, id, n)
 	if err != nil {
 		return err
 	}

@@ -58,12 +58,14 @@ func copyOut(id ID, dst, plain []byte, off int, rawLen uint32) error {
 // readWhole reads a raw chunk that is wanted whole straight into the caller's
 // memory and checks it there. done is false when it is encoded.
 func (s *Store) readWhole(id ID, dst []byte) (done bool, err error) {
-	loc, rec, err := s.find(id, uint32(len(dst)))
-	if err != nil || pack.Encoding(loc.Enc) != pack.EncRaw {
-		return false, err
-	}
-	s.counters.loads.Add(1)
-	return true, s.fetch(id, loc, rec, dst)
+	err = s.reading(id, uint32(len(dst)), func(loc schema.ChunkLoc, rec schema.PackRecord) error {
+		if done = pack.Encoding(loc.Enc) == pack.EncRaw; !done {
+			return nil
+		}
+		s.counters.loads.Add(1)
+		return s.fetch(id, loc, rec, dst)
+	})
+	return done, err
 }
 
 // load reads, decodes and verifies a chunk into a buffer of the pool.
@@ -71,16 +73,39 @@ func (s *Store) load(id ID, rawLen uint32) (*buffer, error) {
 	s.loads <- struct{}{}
 	defer func() { <-s.loads }()
 	s.counters.loads.Add(1)
-	loc, rec, err := s.find(id, rawLen)
+	b := s.buffers.get(int(min(rawLen, pack.MaxRaw)))
+	err := s.reading(id, rawLen, func(loc schema.ChunkLoc, rec schema.PackRecord) error {
+		return s.fetch(id, loc, rec, b.bytes)
+	})
 	if err != nil {
-		return nil, err
-	}
-	b := s.buffers.get(int(loc.Raw))
-	if err := s.fetch(id, loc, rec, b.bytes); err != nil {
 		s.buffers.put(b)
 		return nil, err
 	}
 	return b, nil
+}
+
+// errGone says that the pack's file is not there.
+var errGone = errors.New("no such pack file")
+
+// reading calls use with where a chunk lies, and again when the pack has gone
+// meanwhile because the chunk was moved to another. Every move is to a pack
+// with a new number, so what is found twice in a row is lost.
+func (s *Store) reading(id ID, rawLen uint32, use func(schema.ChunkLoc, schema.PackRecord) error) error {
+	last := uint64(0)
+	for {
+		loc, rec, err := s.find(id, rawLen)
+		if err != nil {
+			return err
+		}
+		if loc.Pack == last {
+			s.damage.losePack(loc.Pack)
+			return s.report(fmt.Errorf("%w: pack %s, with chunk %x in it", ErrMissing, pack.Name(rec.Name).FileName(), id))
+		}
+		if err := use(loc, rec); !errors.Is(err, errGone) {
+			return err
+		}
+		last = loc.Pack
+	}
 }
 
 // find locates a chunk for reading: the pack may be retiring.
@@ -98,13 +123,14 @@ func (s *Store) find(id ID, rawLen uint32) (schema.ChunkLoc, schema.PackRecord, 
 	return loc, rec, nil
 }
 
+var errWrongName = errors.New("its bytes do not have its name")
+
 // fetch fills dst, which is as long as the chunk, and verifies it.
 func (s *Store) fetch(id ID, loc schema.ChunkLoc, rec schema.PackRecord, dst []byte) error {
 	name := pack.Name(rec.Name).FileName()
 	f, err := s.files.acquire(s.fs.PathJoin(s.dir, name))
 	if oserror.IsNotExist(err) {
-		s.damage.losePack(loc.Pack)
-		return s.report(fmt.Errorf("%w: pack %s, with chunk %x in it", ErrMissing, name, id))
+		return errGone
 	}
 	if err != nil {
 		return fmt.Errorf("open pack: %w", err)
@@ -115,7 +141,7 @@ func (s *Store) fetch(id ID, loc schema.ChunkLoc, rec schema.PackRecord, dst []b
 		return nil
 	}
 	if err == nil {
-		err = errors.New("its bytes do not have its name")
+		err = errWrongName
 	}
 	var io *ioError
 	if errors.As(err, &io) {

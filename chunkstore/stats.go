@@ -16,6 +16,7 @@ type Stats struct {
 	Raw    uint64 // plain bytes of those
 	Stored uint64 // payload bytes of those
 	Size   uint64 // of the pack files
+	Dead   uint64 // of Stored, what nobody needs and Collect may remove
 
 	Ingested  uint64 // plain bytes handed to Ingest and Put
 	Duplicate uint64 // of those, already there
@@ -40,10 +41,26 @@ func (s *Store) Stats() Stats {
 		Read: c.read.Load(), Loads: c.loads.Load(), CacheHits: c.cacheHits.Load(),
 	}
 	st.LostPacks, st.DamagedChunks, st.BadPacks = s.damage.counts()
+	t := s.settled()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := s.mu.totals
-	st.Packs, st.Chunks, st.Raw, st.Stored, st.Size = t.packs, t.chunks, t.raw, t.stored, t.size
+	st.Packs, st.Chunks, st.Raw, st.Stored, st.Size, st.Dead = t.packs, t.chunks, t.raw, t.stored, t.size, t.dead
 	st.InFlight = len(s.mu.packs)
 	return st
+}
+
+// Dead says how many payload bytes in packs nobody needs, and in how many
+// packs they lie. Packs from before references do not count: of those it is
+// not known.
+func (s *Store) Dead() (bytes int64, packs int) {
+	t := s.settled()
+	return int64(t.dead), int(t.deadPacks)
+}
+
+// settled gives the totals with all transactions in them that have come about.
+func (s *Store) settled() totals {
+	_ = s.refresh() // a store that can't be changed any more has told everybody
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.totals
 }

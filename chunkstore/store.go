@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/zeebo/blake3"
 
+	"stepfs/chunkstore/pack"
 	"stepfs/internal/journal"
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -51,7 +52,14 @@ type Store struct {
 	damage   damage
 	counters counters
 	tmpSeq   atomic.Uint64
-	firstNew uint64 // no pack found at Open has this number or a greater one
+	firstNew uint64        // no pack found at Open has this number or a greater one
+	refsFrom atomic.Uint64 // packs below it are older than references: never collected
+
+	collecting chan struct{} // held by the one Collect that runs, and by Close for good
+
+	// Under the engine's ordering lock, that is, inside its Update:
+	book  *ledger             // of the last transaction that had one
+	stale map[uint64]struct{} // packs whose record may differ from what is in memory
 
 	mu struct {
 		sync.Mutex
@@ -59,6 +67,8 @@ type Store struct {
 		inflight map[ID]*packWriter       // claimed chunks that are not indexed yet
 		cur      *packWriter              // takes new claims; nil when there is none
 		packs    map[*packWriter]struct{} // all that are not finished, cur included
+		table    map[uint64]*packInfo     // the indexed packs
+		names    map[pack.Name]struct{}   // file names in use: of table, of packs being finished or removed
 		totals   totals                   // of the indexed packs
 	}
 }
@@ -67,7 +77,7 @@ type Store struct {
 // parent must be there, and durable.
 // Temporary files of an earlier run are removed; packs that a crash kept out
 // of the index are adopted; packs whose file is gone are remembered, so that
-// nothing new refers to them.
+// nothing new refers to them; packs that were about to be collected are live.
 func Open(db DB, fs vfs.FS, dir string, cfg Config) (*Store, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -88,6 +98,9 @@ func Open(db DB, fs vfs.FS, dir string, cfg Config) (*Store, error) {
 		closing: make(chan struct{}),
 		buffers: newBufferPool(32 << 20),
 		loads:   make(chan struct{}, 4),
+
+		collecting: make(chan struct{}, 1),
+		stale:      make(map[uint64]struct{}),
 	}
 	for range cfg.Workers {
 		s.workers <- nil
@@ -97,6 +110,8 @@ func Open(db DB, fs vfs.FS, dir string, cfg Config) (*Store, error) {
 	s.cache = newChunkCache(cfg.CacheBytes, s.buffers)
 	s.mu.inflight = make(map[ID]*packWriter)
 	s.mu.packs = make(map[*packWriter]struct{})
+	s.mu.table = make(map[uint64]*packInfo)
+	s.mu.names = make(map[pack.Name]struct{})
 	if err := s.openDir(); err != nil {
 		codec.close()
 		return nil, fmt.Errorf("open chunk store %s: %w", dir, err)
@@ -158,6 +173,7 @@ func (s *Store) Close() error {
 	for _, pw := range packs {
 		<-pw.done
 	}
+	s.collecting <- struct{}{} // a running Collect ends at its next step
 	s.cache.drop()
 	s.files.drop()
 	s.codec.close()

@@ -12,10 +12,24 @@ import (
 // record stays short and everything about a pack (its state, and later where
 // its copies are) is said in one place.
 //
-//	'K' domain(4, big-endian) id(32)  -> ChunkLoc
-//	'P' number(8, big-endian)         -> PackRecord;  numbers start at 1
-//	'P' 0(8)                          -> the next free number (a Counter)
-const chunkIndexVersion = 1
+//	'K' domain(4, big-endian) id(32)            -> ChunkLoc
+//	'P' number(8, big-endian)                   -> PackRecord;  numbers start at 1
+//	'P' 0(8)                                    -> the next free number (a Counter)
+//
+// Beside it, who needs a chunk. References are no cache: they change in the
+// transactions that change what they stand for, and packs do not hold them.
+//
+//	'c' domain(4, big-endian) id(32) holder(8)  -> empty
+//	'd' domain(4, big-endian) id(32)            -> DeadChunk: indexed, and nobody holds it
+//	'M' "refs-from"                             -> the first pack number whose chunks have all their references
+const (
+	chunkIndexVersion = 1
+	packRecordVersion = 2 // 1 had no dead counts
+)
+
+// MetaRefsFrom is the counter that tells packs written before references
+// existed from later ones: of the former nobody knows what is dead.
+const MetaRefsFrom = "refs-from"
 
 const chunkKeyLen = 1 + 4 + 32
 
@@ -81,6 +95,76 @@ func DecodeChunkLoc(b []byte) (ChunkLoc, error) {
 	return c, r.done("chunk location")
 }
 
+// ChunkRefPrefix is the start of all references to a chunk.
+func ChunkRefPrefix(domain uint32, id [32]byte) []byte {
+	k := make([]byte, 0, chunkKeyLen+8)
+	k = append(k, PrefixChunkRef)
+	k = binary.BigEndian.AppendUint32(k, domain)
+	return append(k, id[:]...)
+}
+
+// ChunkRefKey says that holder needs a chunk.
+func ChunkRefKey(domain uint32, id [32]byte, holder uint64) []byte {
+	return u64(ChunkRefPrefix(domain, id), holder)
+}
+
+// ParseChunkRefKey is the inverse of ChunkRefKey.
+func ParseChunkRefKey(k []byte) (domain uint32, id [32]byte, holder uint64, err error) {
+	if len(k) != chunkKeyLen+8 || k[0] != PrefixChunkRef {
+		return 0, id, 0, fmt.Errorf("%w: chunk reference key %x", ErrCorrupt, k)
+	}
+	return binary.BigEndian.Uint32(k[1:]), [32]byte(k[5:37]), binary.BigEndian.Uint64(k[37:]), nil
+}
+
+// ChunkRefBounds are the bounds of all references to chunks.
+func ChunkRefBounds() (lower, upper []byte) {
+	return []byte{PrefixChunkRef}, []byte{PrefixChunkRef + 1}
+}
+
+// ChunkDeadKey marks a chunk that is indexed and that nobody holds.
+func ChunkDeadKey(domain uint32, id [32]byte) []byte {
+	k := ChunkKey(domain, id)
+	k[0] = PrefixChunkDead
+	return k
+}
+
+// ParseChunkDeadKey is the inverse of ChunkDeadKey.
+func ParseChunkDeadKey(k []byte) (domain uint32, id [32]byte, err error) {
+	if len(k) != chunkKeyLen || k[0] != PrefixChunkDead {
+		return 0, id, fmt.Errorf("%w: dead chunk key %x", ErrCorrupt, k)
+	}
+	return binary.BigEndian.Uint32(k[1:]), [32]byte(k[5:]), nil
+}
+
+// ChunkDeadBounds are the bounds of all dead chunks.
+func ChunkDeadBounds() (lower, upper []byte) {
+	return []byte{PrefixChunkDead}, []byte{PrefixChunkDead + 1}
+}
+
+// DeadChunk says where a dead chunk lies, so that bringing it back corrects
+// its pack's counts without another look-up.
+type DeadChunk struct {
+	Pack   uint64
+	Stored uint32
+}
+
+// Encode gives the value: version, uvarints pack, stored.
+func (d DeadChunk) Encode() []byte {
+	b := append(make([]byte, 0, 1+10+5), chunkIndexVersion)
+	b = binary.AppendUvarint(b, d.Pack)
+	return binary.AppendUvarint(b, uint64(d.Stored))
+}
+
+// DecodeDeadChunk is the inverse of Encode.
+func DecodeDeadChunk(b []byte) (DeadChunk, error) {
+	if len(b) < 1 || b[0] != chunkIndexVersion {
+		return DeadChunk{}, fmt.Errorf("%w: dead chunk value %x", ErrCorrupt, b)
+	}
+	r := reader{b: b[1:]}
+	d := DeadChunk{Pack: r.uint(), Stored: uint32(r.upTo(math.MaxUint32))}
+	return d, r.done("dead chunk")
+}
+
 const packKeyLen = 1 + 8
 
 // PackKey is the key of a pack's record; number 0 is the counter's.
@@ -124,24 +208,39 @@ type PackRecord struct {
 	Chunks uint64
 	Raw    uint64 // plain bytes of all chunks
 	Stored uint64 // payload bytes of all chunks
+
+	// Of those, what nobody needs here: chunks that nobody holds, and copies
+	// of chunks that are read from another pack.
+	Dead       uint64 // payload bytes
+	DeadChunks uint64
+}
+
+// AddDead counts chunks of the given payload bytes as dead, or as needed
+// again when negative. The counts say where collecting pays, not what may go,
+// so they are kept in range rather than refused.
+func (p *PackRecord) AddDead(chunks, bytes int64) {
+	p.DeadChunks = uint64(min(max(int64(p.DeadChunks)+chunks, 0), int64(p.Chunks)))
+	p.Dead = uint64(min(max(int64(p.Dead)+bytes, 0), int64(p.Stored)))
 }
 
 // Encode gives the value: version, state, name, then uvarints domain, size,
-// chunks, raw, stored.
+// chunks, raw, stored, dead, dead chunks.
 func (p PackRecord) Encode() []byte {
-	b := make([]byte, 0, 2+32+5*10)
-	b = append(b, chunkIndexVersion, byte(p.State))
+	b := make([]byte, 0, 2+32+7*10)
+	b = append(b, packRecordVersion, byte(p.State))
 	b = append(b, p.Name[:]...)
 	b = binary.AppendUvarint(b, uint64(p.Domain))
 	b = binary.AppendUvarint(b, p.Size)
 	b = binary.AppendUvarint(b, p.Chunks)
 	b = binary.AppendUvarint(b, p.Raw)
-	return binary.AppendUvarint(b, p.Stored)
+	b = binary.AppendUvarint(b, p.Stored)
+	b = binary.AppendUvarint(b, p.Dead)
+	return binary.AppendUvarint(b, p.DeadChunks)
 }
 
-// DecodePackRecord is the inverse of Encode.
+// DecodePackRecord is the inverse of Encode; it reads version 1 too.
 func DecodePackRecord(b []byte) (PackRecord, error) {
-	if len(b) < 34 || b[0] != chunkIndexVersion {
+	if len(b) < 34 || b[0] < 1 || b[0] > packRecordVersion {
 		return PackRecord{}, fmt.Errorf("%w: pack value %x", ErrCorrupt, b)
 	}
 	r := reader{b: b[34:]}
@@ -153,6 +252,9 @@ func DecodePackRecord(b []byte) (PackRecord, error) {
 		Chunks: r.upTo(math.MaxInt64),
 		Raw:    r.upTo(math.MaxInt64),
 		Stored: r.upTo(math.MaxInt64),
+	}
+	if b[0] >= 2 {
+		p.Dead, p.DeadChunks = r.upTo(math.MaxInt64), r.upTo(math.MaxInt64)
 	}
 	if p.State != PackLive && p.State != PackRetiring {
 		r.fail("pack state")

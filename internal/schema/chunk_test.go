@@ -31,6 +31,7 @@ func TestChunkIndexRoundTrip(t *testing.T) {
 		rec := PackRecord{
 			Name: id, State: PackState(rapid.Uint8Range(1, 2).Draw(t, "state")), Domain: domain,
 			Size: u31.Draw(t, "size"), Chunks: u31.Draw(t, "chunks"), Raw: u31.Draw(t, "rawBytes"), Stored: u31.Draw(t, "storedBytes"),
+			Dead: u31.Draw(t, "dead"), DeadChunks: u31.Draw(t, "deadChunks"),
 		}
 		if got, err := DecodePackRecord(rec.Encode()); err != nil || got != rec {
 			t.Fatalf("%+v became %+v, %v", rec, got, err)
@@ -38,7 +39,49 @@ func TestChunkIndexRoundTrip(t *testing.T) {
 		if n, err := ParsePackKey(PackKey(loc.Pack)); err != nil || n != loc.Pack {
 			t.Fatalf("pack key: %d %v", n, err)
 		}
+		holder := rapid.Uint64().Draw(t, "holder")
+		if d, i, h, err := ParseChunkRefKey(ChunkRefKey(domain, id, holder)); err != nil || d != domain || i != id || h != holder {
+			t.Fatalf("reference key: %d %x %d %v", d, i, h, err)
+		}
+		if d, i, err := ParseChunkDeadKey(ChunkDeadKey(domain, id)); err != nil || d != domain || i != id {
+			t.Fatalf("dead key: %d %x %v", d, i, err)
+		}
+		dead := DeadChunk{Pack: loc.Pack, Stored: loc.Stored}
+		if got, err := DecodeDeadChunk(dead.Encode()); err != nil || got != dead {
+			t.Fatalf("%+v became %+v, %v", dead, got, err)
+		}
 	})
+}
+
+// TestPackRecordVersion1: a record that a store wrote before references
+// existed, byte by byte.
+func TestPackRecordVersion1(t *testing.T) {
+	b := append([]byte{1, byte(PackLive)}, make([]byte, 32)...)
+	b = append(b, 7, 100, 3, 90, 80)
+	want := PackRecord{State: PackLive, Domain: 7, Size: 100, Chunks: 3, Raw: 90, Stored: 80}
+	if got, err := DecodePackRecord(b); err != nil || got != want {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	b[0] = packRecordVersion
+	if _, err := DecodePackRecord(b); !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("version 2 without its counts: %v", err)
+	}
+	b[0] = packRecordVersion + 1
+	if _, err := DecodePackRecord(append(b, 1, 1)); !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("a version to come: %v", err)
+	}
+}
+
+func TestAddDeadStaysInRange(t *testing.T) {
+	p := PackRecord{Chunks: 2, Stored: 100}
+	for _, c := range []struct{ chunks, bytes, wantChunks, wantBytes int64 }{
+		{1, 60, 1, 60}, {1, 40, 2, 100}, {1, 40, 2, 100}, {-1, -60, 1, 40}, {-5, -500, 0, 0},
+	} {
+		p.AddDead(c.chunks, c.bytes)
+		if p.DeadChunks != uint64(c.wantChunks) || p.Dead != uint64(c.wantBytes) {
+			t.Fatalf("after %+v: %+v", c, p)
+		}
+	}
 }
 
 func FuzzChunkIndex(f *testing.F) {
@@ -52,6 +95,12 @@ func FuzzChunkIndex(f *testing.F) {
 			t.Fatalf("%+v, %v", p, err)
 		}
 		if _, _, err := ParseChunkKey(b); err != nil && !errors.Is(err, ErrCorrupt) {
+			t.Fatal(err)
+		}
+		if _, _, _, err := ParseChunkRefKey(b); err != nil && !errors.Is(err, ErrCorrupt) {
+			t.Fatal(err)
+		}
+		if _, err := DecodeDeadChunk(b); err != nil && !errors.Is(err, ErrCorrupt) {
 			t.Fatal(err)
 		}
 		if _, err := ParsePackKey(b); err != nil && !errors.Is(err, ErrCorrupt) {

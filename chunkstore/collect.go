@@ -1,0 +1,221 @@
+package chunkstore
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"stepfs/chunkstore/pack"
+	"stepfs/internal/schema"
+)
+
+// Collecting, in groups of packs:
+//
+//	retire   from here on a hit in the pack is a miss. A pack that some Pending
+//	         depends on is passed over. Both are decided under Store.mu.
+//	copy     what lives in the packs goes, verified, into a new pack, which is
+//	         made durable and indexed as one that nobody reads from yet.
+//	sweep    in small transactions: each chunk that lives in the old pack moves
+//	         to the new one, each dead one goes. What became alive or dead since
+//	         it was looked at is seen here, under the ordering lock: a live
+//	         chunk that was not copied stays, and its pack with it. The last
+//	         transaction removes the record of a pack that is empty now.
+//	sync     of the journal, and only then
+//	unlink   the file.
+//
+// Every transaction leaves an index that is whole, so an end at any point, be
+// it ctx, an error or a crash, needs no repair: packs that were not emptied
+// are live again, a new pack that nobody reads is dead, and so is an old one
+// whose unlink a power cut took back.
+//
+// Rejected: one transaction for a whole pack. It would hold the ordering lock
+// for thousands of chunks, and barriers wait for that lock.
+
+// CollectOptions say how Collect goes about it. The zero value is good.
+type CollectOptions struct {
+	Rate      int64   // live bytes copied per second; 0: no limit
+	DeadShare float64 // packs are written again when at least this much of them is dead; 0: half
+	Progress  func(CollectStats)
+}
+
+// CollectStats say what Collect has done.
+type CollectStats struct {
+	Packs   int   // removed
+	Freed   int64 // bytes of their files
+	Chunks  int   // dead ones that are gone
+	Copied  int64 // payload bytes of live chunks that were written again
+	Written int64 // bytes of the new packs
+	Pinned  int   // packs passed over this time, since somebody depends on them
+	Damaged int   // packs that can't be written again; what lives in them stays
+}
+
+const (
+	groupPacks   = 64       // are retired at a time ...
+	groupEntries = 4 * 8192 // ... with so many chunks
+)
+
+// Collect removes packs in which nothing lives, then writes those again of
+// which much is dead. One runs at a time, others wait. With nothing to do it
+// costs a look at each pack's counts in memory. On an error, ctx's included,
+// the stats say what was done before it.
+func (s *Store) Collect(ctx context.Context, o CollectOptions) (CollectStats, error) {
+	if o.DeadShare < 0 || o.DeadShare > 1 || o.Rate < 0 {
+		return CollectStats{}, fmt.Errorf("%w: collect at %d bytes a second, share %v", ErrConfig, o.Rate, o.DeadShare)
+	}
+	if o.DeadShare == 0 {
+		o.DeadShare = 0.5
+	}
+	if err := s.beginCollect(ctx); err != nil {
+		return CollectStats{}, err
+	}
+	defer s.endCollect()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-s.closing:
+			cancel(ErrClosed)
+		case <-ctx.Done():
+		}
+	}()
+	c := &collector{Store: s, opts: o, pace: pacer{rate: o.Rate}}
+	if err := c.run(ctx); err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return c.stats, fmt.Errorf("collect packs: %w", err)
+	}
+	return c.stats, nil
+}
+
+func (s *Store) beginCollect(ctx context.Context) error {
+	select {
+	case s.collecting <- struct{}{}:
+		return nil
+	case <-s.closing:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *Store) endCollect() { <-s.collecting }
+
+// collector is one run of Collect.
+type collector struct {
+	*Store
+	opts  CollectOptions
+	pace  pacer
+	stats CollectStats
+}
+
+func (c *collector) run(ctx context.Context) error {
+	if err := c.refresh(); err != nil {
+		return err
+	}
+	empty, sparse := c.candidates()
+	for len(empty)+len(sparse) > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		var g group
+		if len(empty) > 0 {
+			g.old, empty = c.cut(empty)
+		} else {
+			g.old, sparse = c.cut(sparse)
+			g.rewrite = true
+		}
+		if err := c.collect(ctx, &g); err != nil {
+			return err
+		}
+		if c.opts.Progress != nil {
+			c.opts.Progress(c.stats)
+		}
+	}
+	return nil
+}
+
+// candidate is a pack as it looked when Collect began.
+type candidate struct {
+	info *packInfo
+	rec  schema.PackRecord
+}
+
+// live is what the pack would take if it were written again.
+func (c candidate) live() int64 {
+	return int64(c.rec.Stored-c.rec.Dead) + int64(c.rec.Chunks-c.rec.DeadChunks)*pack.Overhead
+}
+
+// share is how much of the pack is dead; for small objects, what they take
+// beside their payload counts.
+func (c candidate) share() float64 {
+	dead := float64(c.rec.Dead) + float64(c.rec.DeadChunks)*pack.Overhead
+	return dead / (dead + float64(c.live()))
+}
+
+// candidates gives the packs in which nothing lives, and those worth writing
+// again, the largest gain first.
+func (c *collector) candidates() (empty, sparse []candidate) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for number, info := range c.mu.table {
+		n := candidate{info, info.rec}
+		switch {
+		case !c.collectable(number):
+		case n.rec.DeadChunks == n.rec.Chunks:
+			empty = append(empty, n)
+		case n.rec.DeadChunks > 0 && n.share() >= c.opts.DeadShare && !info.unfit && !c.damage.isLost(number):
+			sparse = append(sparse, n)
+		}
+	}
+	order := func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(b.rec.Dead, a.rec.Dead), cmp.Compare(a.info.number, b.info.number))
+	}
+	slices.SortFunc(empty, order)
+	slices.SortFunc(sparse, order)
+	return empty, sparse
+}
+
+// cut takes as many candidates as make one group: what lives in them fits into
+// one pack, so that several sparse ones become a full one.
+func (c *collector) cut(in []candidate) (group []*packInfo, rest []candidate) {
+	var live, alive, chunks int64
+	for i, n := range in {
+		live += n.live()
+		alive += int64(n.rec.Chunks - n.rec.DeadChunks)
+		chunks += int64(n.rec.Chunks)
+		full := i >= groupPacks || live > c.cfg.PackSize || alive > maxEntries || chunks > groupEntries
+		if i > 0 && full {
+			return group, in[i:]
+		}
+		group = append(group, n.info)
+	}
+	return group, nil
+}
+
+// pacer keeps copying at a rate.
+type pacer struct {
+	rate  int64
+	start time.Time
+	done  int64
+}
+
+// wait is called after n bytes.
+func (p *pacer) wait(ctx context.Context, n int64) error {
+	if p.rate == 0 {
+		return ctx.Err()
+	}
+	if p.start.IsZero() {
+		p.start = time.Now()
+	}
+	p.done += n
+	due := p.start.Add(time.Duration(float64(p.done) / float64(p.rate) * float64(time.Second)))
+	select {
+	case <-time.After(time.Until(due)):
+		return ctx.Err()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

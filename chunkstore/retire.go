@@ -1,0 +1,196 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/errors/oserror"
+
+	"stepfs/chunkstore/pack"
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
+)
+
+// group is packs that are collected together.
+type group struct {
+	old     []*packInfo
+	rewrite bool // copy what lives in them; else a pack with something alive stays
+	packs   []*oldPack
+	moved   map[ID]schema.ChunkLoc // copies of live chunks in the new pack
+}
+
+// oldPack is a retiring pack.
+type oldPack struct {
+	info    *packInfo
+	number  uint64
+	name    pack.Name
+	size    uint64
+	entries []pack.Entry
+	// listed: entries are all chunks of the pack. Otherwise its footer can't be
+	// read, and they are those that the index says are dead in it.
+	listed bool
+	gone   bool // its record is removed
+}
+
+// collect takes one group through all steps.
+func (c *collector) collect(ctx context.Context, g *group) (err error) {
+	if err := c.retire(g); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.revive(g)) }()
+	if err := c.list(ctx, g); err != nil {
+		return err
+	}
+	if g.rewrite {
+		if err := c.copyLive(ctx, g); err != nil {
+			return err
+		}
+	}
+	return c.remove(ctx, g)
+}
+
+// retire decides which packs of the group go, and says so in their records.
+func (c *collector) retire(g *group) error {
+	taken := g.old[:0]
+	c.mu.Lock()
+	for _, info := range g.old {
+		if info.pins > 0 {
+			c.stats.Pinned++
+			continue
+		}
+		info.retiring = true
+		taken = append(taken, info)
+		rec := info.rec
+		g.packs = append(g.packs, &oldPack{info: info, number: info.number, name: rec.Name, size: rec.Size})
+	}
+	c.mu.Unlock()
+	g.old = taken
+	if err := c.setState(taken, schema.PackRetiring); err != nil {
+		c.live(taken)
+		return err
+	}
+	return nil
+}
+
+// revive makes packs that were not removed live again.
+func (c *collector) revive(g *group) error {
+	var left []*packInfo
+	for _, p := range g.packs {
+		if !p.gone {
+			left = append(left, p.info)
+		}
+	}
+	err := c.setState(left, schema.PackLive)
+	c.live(left)
+	return err
+}
+
+func (s *Store) live(packs []*packInfo) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, info := range packs {
+		info.retiring = false
+	}
+}
+
+// setState puts the state into the records of packs.
+func (s *Store) setState(packs []*packInfo, to schema.PackState) error {
+	if len(packs) == 0 {
+		return nil
+	}
+	_, err := s.db.Update(schema.KindPackState, func(tx *state.Tx) error {
+		l := s.ledger(tx)
+		for _, info := range packs {
+			rec, err := l.pack(info.number)
+			if err != nil {
+				return err
+			}
+			if rec != nil && rec.State != to {
+				rec.State = to
+				l.changed[info.number] = struct{}{}
+			}
+		}
+		l.flush()
+		return nil
+	})
+	return err
+}
+
+// list finds out what is in each pack.
+func (c *collector) list(ctx context.Context, g *group) error {
+	var unreadable []*oldPack
+	for _, p := range g.packs {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		f, err := c.readFooter(p.name)
+		switch {
+		case err == nil:
+			p.entries, p.listed = f.Entries, true
+		case g.rewrite:
+			// Reported each time that it is found, which is once until the next Open.
+			if err := c.unfit(p, err); err != nil {
+				return err
+			}
+		case errors.Is(err, pack.ErrFormat) || oserror.IsNotExist(err):
+			unreadable = append(unreadable, p)
+		default:
+			return fmt.Errorf("read pack %s: %w", p.name.FileName(), err)
+		}
+	}
+	return c.listDead(ctx, unreadable)
+}
+
+// unfit notes that a pack can't be written again. An error that is the disk's
+// and not the pack's is given back.
+func (c *collector) unfit(p *oldPack, err error) error {
+	switch {
+	case oserror.IsNotExist(err):
+		c.damage.losePack(p.number)
+		err = fmt.Errorf("%w: pack %s", ErrMissing, p.name.FileName())
+	case errors.Is(err, pack.ErrFormat):
+		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+	case !errors.Is(err, ErrCorrupt):
+		return err
+	}
+	_ = c.report(err) // gives it back
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !p.info.unfit {
+		p.info.unfit = true
+		c.stats.Damaged++
+	}
+	return nil
+}
+
+// listDead finds the chunks of packs that can't be read and in which nothing
+// lives: by a look at all dead keys, which damage alone makes necessary.
+func (c *collector) listDead(ctx context.Context, packs []*oldPack) error {
+	if len(packs) == 0 {
+		return nil
+	}
+	byNumber := make(map[uint64]*oldPack)
+	for _, p := range packs {
+		byNumber[p.number] = p
+	}
+	it, err := c.db.NewIter(schema.ChunkDeadBounds())
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	for ok := it.First(); ok && ctx.Err() == nil; ok = it.Next() {
+		domain, id, err := schema.ParseChunkDeadKey(it.Key())
+		if err != nil {
+			return err
+		}
+		d, err := schema.DecodeDeadChunk(it.Value())
+		if err != nil {
+			return err
+		}
+		if p := byNumber[d.Pack]; p != nil && domain == c.cfg.Domain {
+			p.entries = append(p.entries, pack.Entry{ID: id, Stored: d.Stored})
+		}
+	}
+	return errors.Join(it.Error(), ctx.Err())
+}

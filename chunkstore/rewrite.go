@@ -1,0 +1,142 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"stepfs/chunkstore/pack"
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
+)
+
+// copyLive writes what lives in the packs into a new one.
+func (c *collector) copyLive(ctx context.Context, g *group) error {
+	pw := c.newPackWriter(takeNone)
+	for _, p := range g.packs {
+		if err := c.copyFrom(ctx, pw, p); err != nil {
+			pw.discard()
+			return err
+		}
+	}
+	if len(pw.entries) == 0 {
+		pw.discard()
+		return nil
+	}
+	if err := pw.seal(); err != nil {
+		return err
+	}
+	g.moved = make(map[ID]schema.ChunkLoc, len(pw.entries))
+	for _, e := range pw.entries {
+		g.moved[e.ID] = chunkLoc(pw.info.number, e)
+	}
+	c.mu.Lock()
+	c.stats.Written += int64(pw.info.rec.Size)
+	c.mu.Unlock()
+	return nil
+}
+
+func (c *collector) copyFrom(ctx context.Context, pw *packWriter, p *oldPack) error {
+	if len(p.entries) == 0 {
+		return nil
+	}
+	path := c.fs.PathJoin(c.dir, p.name.FileName())
+	f, err := c.files.acquire(path)
+	if err != nil {
+		return c.unfit(p, err)
+	}
+	defer c.files.release(f)
+	for _, e := range p.entries {
+		if ok, err := c.livesIn(p, e); err != nil {
+			return err
+		} else if !ok {
+			continue
+		}
+		if err := c.copyChunk(pw, p, f, e); err != nil {
+			return err
+		}
+		if err := c.pace.wait(ctx, int64(e.Stored)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyChunk puts one chunk into pw as it is encoded, once it has proved to be
+// what its name says. One that does not stays where it is.
+func (c *collector) copyChunk(pw *packWriter, p *oldPack, f *packFile, e pack.Entry) error {
+	b := c.buffers.get(pack.PartHeaderSize + int(e.Stored))
+	defer c.buffers.put(b)
+	payload := b.bytes[pack.PartHeaderSize:]
+	if err := c.verify(f, e, payload); err != nil {
+		if errors.Is(err, ErrCorrupt) {
+			c.damage.badChunk(e.ID)
+		}
+		return c.unfit(p, fmt.Errorf("pack %s, chunk %x at %d: %w", p.name.FileName(), e.ID, e.Offset, err))
+	}
+	if pw.file == nil {
+		// Not create: one pack of ours at a time waits for no slot, and takes
+		// none from ingest however slowly it is filled.
+		if err := pw.open(); err != nil {
+			return err
+		}
+	}
+	e.CRC = pack.Checksum(payload)
+	if err := pw.write(b.bytes, e); err != nil {
+		return err
+	}
+	c.stats.Copied += int64(e.Stored)
+	return nil
+}
+
+// verify reads a payload and proves it.
+func (c *collector) verify(f *packFile, e pack.Entry, payload []byte) error {
+	if err := readStored(f, payload, e.PayloadOffset()); err != nil {
+		return damaged(err)
+	}
+	plain := payload
+	if e.Enc != pack.EncRaw {
+		out := c.buffers.get(int(e.Raw))
+		defer c.buffers.put(out)
+		if err := c.decode(e.Enc, payload, out.bytes); err != nil {
+			return damaged(err)
+		}
+		plain = out.bytes
+	}
+	if c.name(plain) != e.ID {
+		return damaged(errWrongName)
+	}
+	return nil
+}
+
+// damaged makes what is wrong with stored bytes an ErrCorrupt; an error of the
+// disk, which says nothing about them, stays what it is.
+func damaged(err error) error {
+	var io *ioError
+	if errors.As(err, &io) {
+		return io.err
+	}
+	return fmt.Errorf("%w: %w", ErrCorrupt, err)
+}
+
+// livesIn says whether a chunk is read from this place and is not dead, as far
+// as can be seen outside of a transaction: sweep looks again.
+func (c *collector) livesIn(p *oldPack, e pack.Entry) (bool, error) {
+	loc, err := c.getChunk(c.db, e.ID)
+	if errors.Is(err, state.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil || !p.has(loc, e) {
+		return false, err
+	}
+	_, err = c.db.Get(schema.ChunkDeadKey(c.cfg.Domain, e.ID))
+	if errors.Is(err, state.ErrNotFound) {
+		return true, nil
+	}
+	return false, err
+}
+
+// has says whether loc is the part e of the pack.
+func (p *oldPack) has(loc schema.ChunkLoc, e pack.Entry) bool {
+	return loc.Pack == p.number && (!p.listed || loc.Offset == e.PayloadOffset())
+}

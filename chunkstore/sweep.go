@@ -1,0 +1,178 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cockroachdb/errors/oserror"
+	"github.com/cockroachdb/pebble/v2"
+
+	"stepfs/chunkstore/pack"
+	"stepfs/internal/journal"
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
+)
+
+// sweepChunks are swept in one transaction: some milliseconds of the ordering
+// lock at most.
+const sweepChunks = 256
+
+// remove empties the packs of a group in the index, and unlinks those that are
+// empty once that is durable.
+func (c *collector) remove(ctx context.Context, g *group) error {
+	var pos journal.Pos
+	var gone []*oldPack
+	var err error
+	for _, p := range g.packs {
+		var end journal.Pos
+		if end, err = c.sweep(ctx, g, p); err != nil {
+			break
+		}
+		if p.gone {
+			gone, pos = append(gone, p), end
+		}
+	}
+	if len(gone) == 0 {
+		return err
+	}
+	if serr := c.db.Sync(pos); serr != nil {
+		return errors.Join(err, serr)
+	}
+	for _, p := range gone {
+		err = errors.Join(err, c.unlink(p))
+	}
+	return err
+}
+
+// sweep moves what was copied, removes what is dead, and removes the pack's
+// record if nothing is left.
+func (c *collector) sweep(ctx context.Context, g *group, p *oldPack) (journal.Pos, error) {
+	left := 0
+	for batch := range slices.Chunk(p.entries, sweepChunks) {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		var dead []ID
+		kept := 0
+		_, err := c.db.Update(schema.KindPrune, func(tx *state.Tx) (err error) {
+			dead, kept, err = c.sweepSome(tx, g, p, batch)
+			return err
+		})
+		if err != nil {
+			return 0, err
+		}
+		left += kept
+		c.stats.Chunks += len(dead)
+		c.damage.forget(0, dead)
+	}
+	if left > 0 {
+		return 0, nil
+	}
+	return c.removeRecord(p)
+}
+
+func (c *collector) sweepSome(tx *state.Tx, g *group, p *oldPack, batch []pack.Entry) (dead []ID, kept int, err error) {
+	l := c.ledger(tx)
+	it, err := l.references()
+	if err != nil {
+		return nil, 0, err
+	}
+	defer it.Close()
+	for _, e := range batch {
+		fate, err := l.sweepOne(it, g, p, e)
+		if err != nil {
+			return nil, 0, err
+		}
+		switch fate {
+		case died:
+			dead = append(dead, e.ID)
+		case stays:
+			kept++
+		}
+	}
+	l.flush()
+	return dead, kept, nil
+}
+
+// fate is what becomes of a chunk of a retiring pack.
+type fate int
+
+const (
+	elsewhere fate = iota // it is read from another place
+	died
+	moves
+	stays // alive, and there is no good copy of it
+)
+
+// sweepOne decides about one chunk. Only one with a dead key and no reference
+// dies: should the two ever disagree, it lives.
+func (l *ledger) sweepOne(it *pebble.Iterator, g *group, p *oldPack, e pack.Entry) (fate, error) {
+	loc, err := l.s.getChunk(l.tx, e.ID)
+	if errors.Is(err, state.ErrNotFound) || err == nil && !p.has(loc, e) {
+		return elsewhere, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	d, err := l.dead(e.ID)
+	if err != nil {
+		return 0, err
+	}
+	held, err := l.held(it, e.ID)
+	if err != nil {
+		return 0, err
+	}
+	if d != nil && !held {
+		l.unmark(e.ID)
+		l.tx.Delete(schema.ChunkKey(l.s.cfg.Domain, e.ID))
+		return died, nil // it counts as dead in the pack already
+	}
+	to, ok := g.moved[e.ID]
+	if !ok {
+		return stays, nil
+	}
+	l.tx.Put(schema.ChunkKey(l.s.cfg.Domain, e.ID), to.Encode())
+	return moves, errors.Join(l.addDead(p.number, 1, loc.Stored), l.addDead(to.Pack, -1, to.Stored))
+}
+
+// removeRecord makes the index forget an empty pack. One whose chunks are not
+// all known must be empty by its counts too.
+func (c *collector) removeRecord(p *oldPack) (journal.Pos, error) {
+	gone := false
+	pos, err := c.db.Update(schema.KindPrune, func(tx *state.Tx) error {
+		l := c.ledger(tx)
+		rec, err := l.pack(p.number)
+		if err != nil {
+			return err
+		}
+		if gone = p.listed || rec != nil && rec.DeadChunks == rec.Chunks; gone {
+			tx.Delete(schema.PackKey(p.number))
+			l.packs[p.number] = nil
+		}
+		return nil
+	})
+	if err != nil || !gone {
+		return 0, err
+	}
+	p.gone = true
+	c.leave(p.info)
+	return pos, nil
+}
+
+// unlink removes the file of a pack whose record is durably gone. Readers that
+// have it open go on.
+func (c *collector) unlink(p *oldPack) error {
+	path := c.fs.PathJoin(c.dir, p.name.FileName())
+	err := c.fs.Remove(path)
+	c.files.forget(path)
+	c.freeName(p.name)
+	c.damage.forget(p.number, nil)
+	if err != nil && !oserror.IsNotExist(err) {
+		return fmt.Errorf("remove pack: %w", err) // adopted at the next Open, and collected then
+	}
+	c.stats.Packs++
+	c.stats.Freed += int64(p.size)
+	return nil
+}
