@@ -93,24 +93,38 @@ func (r *reaper) stop() {
 	r.wg.Wait()
 }
 
-// reapAll returns once all that was queued is reaped, rest or no rest.
+// reapAll returns once all that is queued is reaped, rest or no rest, but for
+// what fails.
 func (t *Tree) reapAll() error {
 	r := &t.reaper
+	r.setRush(1)
+	defer r.setRush(-1)
+	for range 100 {
+		r.idle()
+		inos, err := t.numbered(schema.PrefixReap)
+		if err != nil || len(inos) == 0 {
+			return err
+		}
+		for _, ino := range inos {
+			r.push(ino)
+		}
+	}
+	return nil
+}
+
+func (r *reaper) setRush(n int) {
 	r.mu.Lock()
-	r.rush++
-	r.mu.Unlock()
-	defer func() {
-		r.mu.Lock()
-		r.rush--
-		r.mu.Unlock()
-	}()
-	err := r.load(t) // those that rest, too
+	defer r.mu.Unlock()
+	r.rush += n
+}
+
+// idle returns once the queue is empty.
+func (r *reaper) idle() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for (len(r.queue) > 0 || r.busy) && !r.quit {
 		r.cond.Wait()
 	}
-	return err
 }
 
 func (r *reaper) run(t *Tree) {
