@@ -57,6 +57,11 @@ func (s *storer) ingest(ctx context.Context, batch []Frozen) error {
 // all fail, something is wrong with more than each of them.
 func (s *storer) swap(ctx context.Context, results []splitted) error {
 	if err := s.m.cfg.Chunks.Flush(ctx); err != nil {
+		for k := range results {
+			if p := results[k].pending; p != nil {
+				p.Release()
+			}
+		}
 		return fmt.Errorf("flush packs: %w", err)
 	}
 	fresh := map[uint64]*account{}
@@ -68,6 +73,9 @@ func (s *storer) swap(ctx context.Context, results []splitted) error {
 		}
 		if r.err == nil {
 			r.err = r.f.Store(ctx, extents(r.pending.Refs()), r.key)
+		}
+		if r.pending != nil {
+			r.pending.Release() // held, or given up
 		}
 		if r.err != nil {
 			failures = append(failures, r)

@@ -10,6 +10,7 @@ import (
 
 	"stepfs/chunkstore"
 	"stepfs/internal/schema"
+	"stepfs/internal/state"
 )
 
 // A sealed step's tree is written into packs as directory objects, each named
@@ -64,6 +65,7 @@ type treeWriter struct {
 	ctx     context.Context
 	view    View
 	pending []*chunkstore.Pending
+	objects []*chunkstore.Pending // all that were put: nobody holds them yet
 	logical int64
 	seen    map[uint64]bool // inodes with several names, counted once
 }
@@ -72,6 +74,7 @@ type treeWriter struct {
 // as stored once that is durable. errStaged: not all of it is stored yet.
 func (m *Manager) writeTree(ctx context.Context, i Info) error {
 	w := &treeWriter{m: m, ctx: ctx, view: m.tree.At(i.Seq), seen: map[uint64]bool{}}
+	defer w.release()
 	// The scope's directory is an entry without a name.
 	dir, err := w.entry(nil, Entry{Ino: i.ScopeIno})
 	if err != nil {
@@ -97,9 +100,29 @@ func (m *Manager) writeTree(ctx context.Context, i Info) error {
 	if err != nil {
 		return err
 	}
-	return m.amend(i.Seq, func(s *schema.Snapshot) {
+	return m.amendTx(i.Seq, func(tx *state.Tx, s *schema.Snapshot) error {
 		s.Tree, s.Logical, s.Drained = root.id, w.logical, true
+		return w.hold(tx, schema.TreeHolder(i.Seq))
 	})
+}
+
+// hold notes that the step needs the objects of its tree.
+func (w *treeWriter) hold(tx *state.Tx, holder uint64) error {
+	var ids [][32]byte
+	for _, p := range w.objects {
+		for _, r := range p.Refs() {
+			ids = append(ids, r.ID)
+			tx.Put(schema.TreeRefKey(holder, r.ID), nil)
+		}
+	}
+	return w.m.cfg.Chunks.Hold(tx, holder, ids)
+}
+
+// release ends what keeps objects that nobody holds.
+func (w *treeWriter) release() {
+	for _, p := range w.objects {
+		p.Release()
+	}
 }
 
 // encodeRoot gives the object that stands for a step: its record, which is all
@@ -115,6 +138,7 @@ func (w *treeWriter) put(data []byte) (objRef, error) {
 	if err != nil {
 		return objRef{}, err
 	}
+	w.objects = append(w.objects, p)
 	if w.pending = append(w.pending, p); len(w.pending) >= maxUnflushed {
 		err = w.flush()
 	}

@@ -284,6 +284,11 @@ func (s *storer) remove(st *step) {
 
 // amend changes a snapshot's record.
 func (m *Manager) amend(seq uint64, change func(s *schema.Snapshot)) error {
+	return m.amendTx(seq, func(_ *state.Tx, s *schema.Snapshot) error { change(s); return nil })
+}
+
+// amendTx is amend with what goes with it in one transaction.
+func (m *Manager) amendTx(seq uint64, change func(tx *state.Tx, s *schema.Snapshot) error) error {
 	_, err := m.db.Update(schema.KindRegistry, func(tx *state.Tx) error {
 		v, err := tx.Get(schema.Numbered(schema.PrefixSnapshot, seq))
 		if err != nil {
@@ -293,7 +298,9 @@ func (m *Manager) amend(seq uint64, change func(s *schema.Snapshot)) error {
 		if err != nil {
 			return err
 		}
-		change(s)
+		if err := change(tx, s); err != nil {
+			return err
+		}
 		tx.Put(schema.Numbered(schema.PrefixSnapshot, seq), s.Encode())
 		return nil
 	})

@@ -6,6 +6,7 @@ import (
 
 	"stepfs/chunkstore"
 	"stepfs/internal/schema"
+	"stepfs/internal/state"
 )
 
 // Tree is what the package needs of the live tree. fs/stage has one; fs makes
@@ -115,6 +116,8 @@ type Chunks interface {
 	Ingest(ctx context.Context, src chunkstore.Source, prior []chunkstore.Ref) (*chunkstore.Pending, error)
 	Put(ctx context.Context, data []byte) (*chunkstore.Pending, error)
 	Flush(ctx context.Context) error
+	// Hold notes in a transaction that holder needs chunks.
+	Hold(tx *state.Tx, holder uint64, ids [][32]byte) error
 }
 
 var _ Chunks = (*chunkstore.Store)(nil)

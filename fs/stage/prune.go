@@ -41,7 +41,7 @@ func (t *Tree) Prune(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	return more, t.dropMaps(ctx)
+	return more, t.dropHolds(ctx)
 }
 
 // expired gives the queue, in order, but for cuts that are under way, and for
@@ -225,57 +225,76 @@ func isTombstone(k, v []byte) (bool, error) {
 	return x.Gone, err
 }
 
-// dropMaps gives up the chunks of generations that are dead.
-func (t *Tree) dropMaps(ctx context.Context) error {
-	gens, err := t.numbered(schema.PrefixDeadMap)
-	for _, gen := range gens {
+// dropHolds gives up the chunks of generations that are dead, and of the trees
+// of snapshots that are gone.
+func (t *Tree) dropHolds(ctx context.Context) error {
+	holders, err := t.numbered(schema.PrefixDeadHold)
+	for _, h := range holders {
 		if err == nil {
-			err = ctx.Err()
-		}
-		if err == nil {
-			err = t.dropMap(gen)
+			err = t.dropHold(ctx, h)
 		}
 	}
 	return err
 }
 
-// dropMap gives up the chunks of a dead generation, page by page.
-func (t *Tree) dropMap(gen uint64) error {
-	prefix := schema.Numbered(schema.PrefixChunkMap, gen)
+// dropHold gives up the chunks of one holder, some at a time.
+func (t *Tree) dropHold(ctx context.Context, holder uint64) error {
+	prefix := schema.Numbered(schema.PrefixChunkMap, holder)
+	if schema.IsTreeHolder(holder) {
+		prefix = schema.Numbered(schema.PrefixTreeRef, holder)
+	}
 	it, err := t.db.NewIter(prefix, schema.After(prefix))
 	if err != nil {
 		return wrapDisk(err)
 	}
 	defer it.Close()
-	for ok := it.First(); ok; ok = it.Next() {
-		es, err := schema.DecodeChunkMap(it.Value())
-		if err != nil {
+	ok := it.First()
+	for done := false; !done; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		var keys, ids = [][]byte(nil), [][32]byte(nil)
+		for ; ok && len(ids) < freeBatch/4; ok = it.Next() {
+			keys = append(keys, bytes.Clone(it.Key()))
+			some, err := heldBy(it.Key(), it.Value())
+			if err != nil {
+				return wrapDisk(err)
+			}
+			ids = append(ids, some...)
+		}
+		if err := it.Error(); err != nil {
 			return wrapDisk(err)
 		}
-		_, err = t.update(schema.KindPrune, func(tx *txn) error {
-			tx.Delete(bytes.Clone(it.Key()))
-			return t.dropChunks(tx, gen, es)
+		done = !ok
+		_, err := t.update(schema.KindPrune, func(tx *txn) error {
+			deleteAll(tx, keys)
+			if done {
+				tx.Delete(schema.Numbered(schema.PrefixDeadHold, holder))
+			}
+			return t.dropChunks(tx, holder, ids)
 		})
 		if err != nil {
 			return err
 		}
 	}
-	if err := it.Error(); err != nil {
-		return wrapDisk(err)
-	}
-	_, err = t.update(schema.KindPrune, func(tx *txn) error {
-		tx.Delete(schema.Numbered(schema.PrefixDeadMap, gen))
-		return nil
-	})
-	return err
+	return nil
 }
 
-// dropChunks gives up a generation's hold on chunks.
-func (t *Tree) dropChunks(tx *txn, gen uint64, es []schema.ChunkExtent) error {
-	if t.cfg.Chunks == nil {
+// heldBy gives the chunks that one key of a holder names.
+func heldBy(k, v []byte) ([][32]byte, error) {
+	if k[0] == schema.PrefixTreeRef && len(k) == 9+32 {
+		return [][32]byte{[32]byte(k[9:])}, nil
+	}
+	es, err := schema.DecodeChunkMap(v)
+	return chunkIDs(es), err
+}
+
+// dropChunks gives up a holder's hold on chunks.
+func (t *Tree) dropChunks(tx *txn, holder uint64, ids [][32]byte) error {
+	if t.cfg.Chunks == nil || len(ids) == 0 {
 		return nil
 	}
-	return t.cfg.Chunks.Drop(tx.Tx, gen, chunkIDs(es))
+	return t.cfg.Chunks.Drop(tx.Tx, holder, ids)
 }
 
 func chunkIDs(es []schema.ChunkExtent) [][32]byte {

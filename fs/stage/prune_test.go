@@ -48,7 +48,7 @@ func leftovers(eng *state.Engine) (out []string) {
 		schema.PrefixDentry, schema.PrefixXattr, schema.PrefixSymlink, schema.PrefixStripe, schema.PrefixGen,
 		schema.PrefixInline, schema.PrefixChunkMap, schema.PrefixOrphan, schema.PrefixUnsettled, schema.PrefixPending,
 		schema.PrefixHot, schema.PrefixDeath, schema.PrefixGenRef, schema.PrefixReap, schema.PrefixDoomed,
-		schema.PrefixDeadMap, schema.PrefixChunkRef, schema.PrefixInode,
+		schema.PrefixDeadHold, schema.PrefixChunkRef, schema.PrefixInode,
 	} {
 		it, err := eng.NewIter([]byte{p}, []byte{p + 1})
 		if err != nil {

@@ -281,7 +281,7 @@ func (t *Tree) doomGen(tx *txn, gen uint64, g schema.Generation) {
 		tx.DeleteRange(from, schema.After(from))
 	}
 	if g.Stored > 0 { // its chunks are given up one by one, see Prune
-		tx.Put(schema.Numbered(schema.PrefixDeadMap, gen), nil)
+		tx.Put(schema.Numbered(schema.PrefixDeadHold, gen), nil)
 	}
 	if g.File {
 		tx.Put(schema.Numbered(schema.PrefixDoomed, gen), nil)

@@ -356,7 +356,7 @@ func (t *Tree) putChunkMap(tx *txn, gen uint64, es []schema.ChunkExtent) error {
 	if err := t.cfg.Chunks.Hold(tx.Tx, gen, chunkIDs(es)); err != nil {
 		return fmt.Errorf("hold the chunks of generation %d: %w", gen, err)
 	}
-	if err := t.dropChunks(tx, gen, old); err != nil {
+	if err := t.dropChunks(tx, gen, chunkIDs(old)); err != nil {
 		return err
 	}
 	from := schema.Numbered(schema.PrefixChunkMap, gen)

@@ -43,8 +43,8 @@ type Chunks interface {
 	// Hold notes, in the transaction that makes a generation consist of chunks,
 	// that it needs them; Drop that it does no more. Chunks that nobody holds
 	// may be taken away.
-	Hold(tx *state.Tx, gen uint64, ids [][32]byte) error
-	Drop(tx *state.Tx, gen uint64, ids [][32]byte) error
+	Hold(tx *state.Tx, holder uint64, ids [][32]byte) error
+	Drop(tx *state.Tx, holder uint64, ids [][32]byte) error
 }
 
 // Events tells the owner of a tree what happens in it. Each func may be nil;

@@ -48,7 +48,8 @@ const (
 	PrefixPack      = 'P' // see chunk.go
 	PrefixChunkRef  = 'c' // see chunk.go
 	PrefixChunkDead = 'd' // see chunk.go
-	PrefixDeadMap   = 'm' // m gen                        -> empty; dead, its chunk map still holds chunks
+	PrefixTreeRef   = 'o' // o holder id                  -> empty; object of a sealed step's tree
+	PrefixDeadHold  = 'm' // m holder                     -> empty; dead, but still holds chunks
 	PrefixExpired   = 'E' // E seq                        -> empty; a snapshot that is gone, what it alone saw is not
 	PrefixClock     = 'k' // k store time                 -> newest snapshot's number at that time
 	PrefixPosition  = 'J' // J                            -> journal position applied
@@ -236,8 +237,20 @@ func ParseUnsettledKey(k []byte) (ino, gen uint64, err error) {
 	return binary.BigEndian.Uint64(k[1:]), binary.BigEndian.Uint64(k[9:]), nil
 }
 
-// DeathKey says that the version stored under key was superseded at cut seq:
-// snapshots from seq on do not see it.
+// TreeHolder is the number under which a snapshot's tree holds chunks; contents
+// hold theirs under the number of their generation.
+func TreeHolder(seq uint64) uint64 { return seq | 1<<63 }
+
+// IsTreeHolder says whether a holder of chunks is a snapshot's tree.
+func IsTreeHolder(holder uint64) bool { return holder>>63 != 0 }
+
+// TreeRefKey lists an object of a tree.
+func TreeRefKey(holder uint64, id [32]byte) []byte {
+	return append(Numbered(PrefixTreeRef, holder), id[:]...)
+}
+
+// DeathKey says that the version stored under key was superseded, and that of
+// the snapshots that see it seq-1 is the newest.
 func DeathKey(seq uint64, key []byte) []byte { return append(Numbered(PrefixDeath, seq), key...) }
 
 // NameScope is the start of all names of a scope.
