@@ -105,8 +105,12 @@ func (t *Tree) free(tx *txn, f *findings) error {
 
 // findDead looks for what is dead of an inode.
 func (t *Tree) findDead(ino uint64) (*findings, error) {
-	f := &findings{ino: ino, begun: t.reaper.begin(ino)}
-	var err error
+	f := &findings{ino: ino}
+	// Under the ordering lock: what is counted by then is recorded, too.
+	_, err := t.update(schema.KindReap, func(*txn) error { f.begun = t.reaper.begin(ino); return nil })
+	if err != nil {
+		return nil, err
+	}
 	// The queue first: what is queued after it was read is for the next time.
 	if f.queue, err = t.queueKeys(ino); err != nil {
 		return nil, err

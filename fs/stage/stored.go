@@ -288,6 +288,7 @@ func (f *Frozen) Store(ctx context.Context, es []schema.ChunkExtent, key string)
 			if err := f.repoint(tx, target); err != nil {
 				return err
 			}
+			tx.Put(schema.ReapKey(f.p.Ino, target), nil) // should no stripe name it after all
 			t.reaper.add(tx, f.p.Ino)
 		}
 		if key != "" {
@@ -312,9 +313,10 @@ func (gt *genTable) getAny(id uint64) (*generation, error) {
 // whole says whether all the content's bytes lie in its newest generation.
 func (f *Frozen) whole() (bool, error) {
 	whole := true
-	err := f.t.stripes(f.p.Ino, &f.p.Content, 0, func(_ uint32, fs []schema.Fragment, _ uint64) (bool, error) {
+	err := f.t.stripes(f.p.Ino, &f.p.Content, 0, func(s uint32, fs []schema.Fragment, _ uint64) (bool, error) {
 		for _, fr := range fs {
-			whole = whole && fr.Gen == f.gen
+			appended := int64(s)*stripeSize+int64(fr.Off) >= f.p.Content.Len // since
+			whole = whole && (fr.Gen == f.gen || appended)
 		}
 		return whole, nil
 	})
