@@ -35,10 +35,12 @@ type Tree interface {
 	// Hot calls fn for generations that are stored and still have their own
 	// copy, oldest first.
 	Hot(fn func(gen uint64, bytes int64) (more bool)) error
+	IsHot(gen uint64) (bool, error)
 	Evict(gen uint64) error
 	UnlinkEvicted() error
-	// FreeSpace gives the disk's size and what is free, in bytes.
-	FreeSpace() (total, free uint64, err error)
+	// Room gives the bytes that are free to writers, and how many should be:
+	// the low-water mark.
+	Room() (free, low uint64, err error)
 
 	// Rollback makes the directory dst of the live tree what src was in
 	// snapshot seq, without copying data. It gives the names in dst that changed.
