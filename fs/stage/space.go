@@ -21,7 +21,7 @@ import (
 // A writer that would be refused waits up to roomPatience for what is on its
 // way out: hot copies, which MakeRoom gives up, and what the reaper frees.
 type spaceGauge struct {
-	disk     Disk
+	disk     *meter
 	reserve  uint64
 	low      uint64                // low-water mark: Tight is told when less is free to writers
 	count    func() (int64, error) // bytes that no pack holds yet
@@ -37,6 +37,7 @@ type spaceGauge struct {
 		admitted uint64    // since then
 		unstored uint64    // when they were last counted
 		counted  time.Time
+		removed  uint64    // files by then
 		written  uint64    // since then
 		barren   time.Time // when waiting for room was last in vain
 	}
@@ -50,7 +51,7 @@ const (
 	// and packs.
 	minInodes = 256
 	// roomPatience bounds how long a write waits for room, and barrenAge how
-	// long nobody tries after that was in vain.
+	// long nobody asks for it after that was in vain.
 	roomPatience = time.Second
 	barrenAge    = 100 * time.Millisecond
 	roomPoll     = 5 * time.Millisecond
@@ -82,44 +83,58 @@ func (s *spaceGauge) init(t *Tree) error {
 // caller holds no lock of an inode: those who make room need them.
 func (s *spaceGauge) admit(n int64) error {
 	err := s.try(uint64(n))
-	if !errors.Is(err, ErrNoSpace) || s.isBarren() {
+	if !errors.Is(err, ErrNoSpace) {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), roomPatience)
 	defer cancel()
-	for errors.Is(err, ErrNoSpace) && s.wait(ctx, 2*uint64(n)) { // staged, and then stored
+	ask := s.mayAsk()
+	for first := true; ; first = false {
+		// Looked at before the try: what comes to an end in between has made room.
+		coming := s.reaping()
+		if first && !ask && !coming && !s.outdated() {
+			return err
+		}
 		s.stale()
-		err = s.try(uint64(n))
-	}
-	if errors.Is(err, ErrNoSpace) {
-		s.mu.Lock()
-		s.mu.barren = time.Now()
-		s.mu.Unlock()
-	}
-	return err
-}
-
-// wait returns once there may be more room, or false if none is to come. It
-// asks for room until `free` bytes are free to writers.
-func (s *spaceGauge) wait(ctx context.Context, free uint64) bool {
-	if s.makeRoom != nil && s.makeRoom(ctx, free) {
-		return true
-	}
-	if !s.reaping() {
-		return false
-	}
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(roomPoll):
-		return true
+		if err = s.try(uint64(n)); !errors.Is(err, ErrNoSpace) {
+			return err
+		}
+		if ask {
+			ask = s.makeRoom(ctx, 2*uint64(n)) && ctx.Err() == nil // staged, and then stored
+			s.heard(ask)
+		}
+		if ctx.Err() != nil || !ask && !coming {
+			return err
+		}
+		if !ask {
+			time.Sleep(roomPoll)
+		}
 	}
 }
 
-func (s *spaceGauge) isBarren() bool {
+// mayAsk says whether there is somebody to ask for room who did not just say
+// that there is none.
+func (s *spaceGauge) mayAsk() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return time.Since(s.mu.barren) < barrenAge
+	return s.makeRoom != nil && time.Since(s.mu.barren) > barrenAge
+}
+
+// heard notes whether asking for room has helped.
+func (s *spaceGauge) heard(helped bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !helped {
+		s.mu.barren = time.Now()
+	}
+}
+
+// outdated says whether less may be needed, or more be free, than at the last
+// count: something was written, perhaps over what was there, or removed.
+func (s *spaceGauge) outdated() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.written > 0 || s.disk.removed() != s.mu.removed
 }
 
 // stale has the next try ask and count again.
@@ -187,6 +202,7 @@ func (s *spaceGauge) recount(n uint64) error {
 	defer s.counting.Unlock()
 	s.mu.Lock()
 	before := s.mu.written
+	removed := s.disk.removed()
 	s.mu.Unlock()
 	sum, err := s.count()
 	s.mu.Lock()
@@ -194,7 +210,7 @@ func (s *spaceGauge) recount(n uint64) error {
 		return err
 	}
 	// What was written while it was counted may or may not be in the sum.
-	s.mu.unstored, s.mu.counted = uint64(sum), time.Now()
+	s.mu.unstored, s.mu.counted, s.mu.removed = uint64(sum), time.Now(), removed
 	s.mu.written -= min(s.mu.written, before)
 	s.mu.written += n
 	return s.ask(n)

@@ -18,9 +18,10 @@ type meter struct {
 
 	mu struct {
 		sync.Mutex
-		staged  int64 // what the disk holds for staging files
-		moved   int64 // by how much staged has changed, ups and downs both counted up
-		leaving int64 // of files whose removal is under way
+		staged  int64  // what the disk holds for staging files
+		moved   int64  // by how much staged has changed, ups and downs both counted up
+		leaving int64  // of files whose removal is under way
+		removed uint64 // how many files were removed
 	}
 }
 
@@ -51,6 +52,13 @@ func (m *meter) Space() (Space, error) {
 	sp.Total = min(sp.Total, m.limit)
 	sp.Free = min(sp.Free, m.limit-min(m.limit, m.used()))
 	return sp, nil
+}
+
+// removed is how many files were removed so far.
+func (m *meter) removed() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.mu.removed
 }
 
 func (m *meter) add(n int64) {
@@ -95,10 +103,12 @@ func (m *meter) Remove(gen uint64) error {
 	m.mu.Unlock()
 	err = m.Disk.Remove(gen)
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.mu.leaving -= n
-	m.mu.Unlock()
 	if err == nil {
-		m.add(-n)
+		m.mu.staged -= n
+		m.mu.moved += n
+		m.mu.removed++
 	}
 	return err
 }
