@@ -1,15 +1,29 @@
 package snapshot
 
+import (
+	"context"
+	"time"
+)
+
 // Hot copies of stored files are kept while there is room: reading one is
-// faster than reading its chunks.
+// faster than reading its chunks. They go, oldest first, as soon as less is
+// free to writers than the tree's low-water mark, and until it is twice that:
+// early enough that a writer at full speed meets no full disk while there is
+// something to give up. What a writer that is refused asks for (Relieve) comes
+// before that.
+//
+// The evictor is not part of the storer's passes: one of those may take as
+// long as 512 MiB take to be split and packed.
 
 const (
 	// evictBatch is how many generations are evicted between two journal syncs.
 	evictBatch = 16
 	// evictList bounds how many are looked at between two looks at the index.
 	evictList = 4096
-	// hotFree: hot copies leave at least this part of the disk free.
-	hotFree = 8
+	// evictPause is the least time between two looks at the room that is left
+	// that no writer waits for, and evictRetry that after a failure.
+	evictPause = 20 * time.Millisecond
+	evictRetry = time.Second
 )
 
 // hotCopy is a stored generation that still has its own copy.
@@ -18,62 +32,221 @@ type hotCopy struct {
 	bytes int64
 }
 
-// makeRoom evicts hot copies, oldest first, while they take more than they may
-// or the disk has less free than it should.
-func (s *storer) makeRoom() error {
-	low, err := s.diskLow()
-	limit := s.m.cfg.HotLimit
-	if err != nil || !low && (limit == 0 || !s.grown) {
-		return err
+// evictor makes room. One goroutine does it, for all who ask.
+type evictor struct {
+	m     *Manager
+	nudge chan struct{} // it may be time
+	asks  chan ask
+	ended chan struct{}
+
+	// Used by the goroutine of run alone. A round goes over all hot copies once.
+	list []hotCopy // to be tried next
+	last uint64    // generations up to this one are in list, or were tried
+	sum  int64     // hot bytes, as last counted, less what was evicted since
+}
+
+// ask is a writer that waits for room.
+type ask struct {
+	free  uint64 // free to writers, in bytes
+	freed chan bool
+}
+
+func newEvictor(m *Manager) *evictor {
+	return &evictor{m: m, nudge: make(chan struct{}, 1), asks: make(chan ask), ended: make(chan struct{})}
+}
+
+// wake has it look whether it is time to evict.
+func (e *evictor) wake() {
+	select {
+	case e.nudge <- struct{}{}:
+	default:
 	}
-	sum, err := s.hotBytes()
+}
+
+// Tight tells that room gets scarce. It does not wait.
+func (m *Manager) Tight() { m.evict.wake() }
+
+// Relieve makes room until free bytes are free to writers, and returns as soon
+// as some was made, or true if there was enough. false says that nothing is
+// left to give up, or that ctx ended first.
+func (m *Manager) Relieve(ctx context.Context, free uint64) bool {
+	if m.cfg.ReadOnly {
+		return false
+	}
+	a := ask{free, make(chan bool, 1)}
+	select {
+	case m.evict.asks <- a:
+	case <-m.evict.ended:
+		return false
+	case <-ctx.Done():
+		return false
+	}
+	select {
+	case freed := <-a.freed:
+		return freed
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (e *evictor) run(ctx context.Context) {
+	defer close(e.ended)
+	tick := time.NewTicker(idleTick)
+	defer tick.Stop()
+	nudge := e.nudge
+	var rested <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case a := <-e.asks:
+			freed, err := e.serve(ctx, a.free)
+			a.freed <- freed && err == nil
+			e.wake() // to make up for what the writer takes, or to meet the error again
+		case <-tick.C:
+			e.wake()
+		case <-rested:
+			nudge, rested = e.nudge, nil
+		case <-nudge:
+			pause, err := evictPause, e.makeRoom(ctx)
+			if err != nil {
+				e.m.fault("evict", err)
+				pause = evictRetry
+			}
+			nudge, rested = nil, time.After(pause)
+		}
+	}
+}
+
+// serve makes one step towards free bytes, for a writer that waits.
+func (e *evictor) serve(ctx context.Context, free uint64) (freed bool, err error) {
+	have, low, err := e.m.tree.Room()
+	if err != nil || have >= free {
+		return err == nil, err
+	}
+	if free > 2*low { // a fallocate, say: nothing goes for what can't be had anyway
+		if e.sum, err = e.hotBytes(); err != nil || have+uint64(e.sum) < free {
+			return false, err
+		}
+	}
+	again := e.last > 0
+	if freed, err = e.step(ctx); err == nil && !freed && again {
+		freed, err = e.step(ctx) // the rest of a round had nothing; a whole one may
+	}
+	return freed, err
+}
+
+// makeRoom evicts while there are more hot copies than there may be, or less
+// room than there should be.
+func (e *evictor) makeRoom(ctx context.Context) error {
+	free, low, err := e.m.tree.Room()
 	if err != nil {
 		return err
 	}
-	s.grown = limit > 0 && sum > limit
-	for last := uint64(0); ; {
-		list, err := s.hotAfter(last)
-		if err != nil || len(list) == 0 {
+	limit := e.m.cfg.HotLimit
+	if free >= low && limit == 0 {
+		return nil
+	}
+	if e.sum, err = e.hotBytes(); err != nil {
+		return err
+	}
+	e.endRound()
+	for free < low || limit > 0 && e.sum > limit {
+		freed, err := e.step(ctx)
+		if err != nil || !freed {
 			return err
 		}
-		for len(list) > 0 {
-			if low, err = s.diskLow(); err != nil || !low && (limit == 0 || sum <= limit) {
-				return err
-			}
-			n := min(len(list), evictBatch)
-			for _, c := range list[:n] {
-				if err := s.m.tree.Evict(c.gen); err != nil {
-					return err
-				}
-				sum -= c.bytes
-				last = c.gen
-			}
-			list = list[n:]
-			if err := s.m.tree.UnlinkEvicted(); err != nil {
-				return err
-			}
+		e.answer()
+		if free, low, err = e.m.tree.Room(); err != nil {
+			return err
+		}
+		low *= 2 // now that it has begun
+	}
+	return nil
+}
+
+// answer has the writers that wait try again.
+func (e *evictor) answer() {
+	for {
+		select {
+		case a := <-e.asks:
+			a.freed <- true
+		default:
+			return
 		}
 	}
 }
 
-func (s *storer) diskLow() (bool, error) {
-	total, free, err := s.m.tree.FreeSpace()
-	return free < total/hotFree, err
+// step gives up a batch of hot copies, or, at the end of a round, what
+// retention has to give. It says whether that freed anything.
+func (e *evictor) step(ctx context.Context) (freed bool, err error) {
+	for !freed && ctx.Err() == nil {
+		if len(e.list) == 0 {
+			if err := e.refill(); err != nil {
+				return false, err
+			}
+		}
+		if len(e.list) == 0 {
+			e.endRound()
+			return e.relieve(ctx)
+		}
+		n := min(len(e.list), evictBatch)
+		batch := e.list[:n]
+		e.list = e.list[n:]
+		if freed, err = e.evict(batch); err != nil {
+			return false, err
+		}
+	}
+	return freed, ctx.Err()
 }
 
-func (s *storer) hotBytes() (sum int64, err error) {
-	err = s.m.tree.Hot(func(_ uint64, bytes int64) bool { sum += bytes; return true })
+func (e *evictor) endRound() { e.list, e.last = nil, 0 }
+
+// evict gives hot copies up. One that holds something that is not stored stays.
+func (e *evictor) evict(batch []hotCopy) (freed bool, err error) {
+	for _, c := range batch {
+		if err := e.m.tree.Evict(c.gen); err != nil {
+			return false, err
+		}
+		hot, err := e.m.tree.IsHot(c.gen)
+		if err != nil {
+			return false, err
+		}
+		if !hot {
+			freed = true
+			e.sum -= c.bytes
+		}
+	}
+	if !freed {
+		return false, nil
+	}
+	return true, e.m.tree.UnlinkEvicted()
+}
+
+// relieve asks for more when hot copies did not suffice.
+func (e *evictor) relieve(ctx context.Context) (freed bool, err error) {
+	free, low, err := e.m.tree.Room()
+	if err != nil || free >= low || e.m.cfg.Relieve == nil {
+		return false, err
+	}
+	return e.m.cfg.Relieve(ctx), nil
+}
+
+func (e *evictor) hotBytes() (sum int64, err error) {
+	err = e.m.tree.Hot(func(_ uint64, bytes int64) bool { sum += bytes; return true })
 	return sum, err
 }
 
-// hotAfter lists hot copies of generations above last: those up to it were
-// tried already, and stay if they hold something that is not stored.
-func (s *storer) hotAfter(last uint64) (list []hotCopy, err error) {
-	err = s.m.tree.Hot(func(gen uint64, bytes int64) bool {
-		if gen > last {
-			list = append(list, hotCopy{gen, bytes})
+// refill lists what comes next in the round.
+func (e *evictor) refill() error {
+	err := e.m.tree.Hot(func(gen uint64, bytes int64) bool {
+		if gen > e.last {
+			e.list = append(e.list, hotCopy{gen, bytes})
 		}
-		return len(list) < evictList
+		return len(e.list) < evictList
 	})
-	return list, err
+	if n := len(e.list); n > 0 {
+		e.last = e.list[n-1].gen
+	}
+	return err
 }

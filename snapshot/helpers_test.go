@@ -33,6 +33,7 @@ type world struct {
 	mem  *vfs.MemFS
 	disk *gatedDisk
 	conf func(*snapshot.Config) // applied at each open
+	room func(*stage.Config)    // likewise
 	boot string
 
 	slowSync atomic.Int64          // ns that each sync of metadata takes longer
@@ -97,10 +98,16 @@ func (w *world) open() {
 	var m *snapshot.Manager
 	var ready sync.WaitGroup
 	ready.Add(1)
-	w.tree, err = stage.Open(stage.Config{Engine: w.eng, Disk: w.disk, Chunks: chunkReader{w.chunks}, Reserve: 1, Events: stage.Events{
+	live := stage.Config{Engine: w.eng, Disk: w.disk, Chunks: chunkReader{w.chunks}, Reserve: 1, Events: stage.Events{
 		Changed: func(dir uint64, name string, ino uint64) { ready.Wait(); m.Changed(dir, name, ino) },
+		Tight:   func() { ready.Wait(); m.Tight() },
 		Fault:   w.fault,
-	}})
+	}}
+	live.MakeRoom = func(ctx context.Context, free uint64) bool { ready.Wait(); return m.Relieve(ctx, free) }
+	if w.room != nil {
+		w.room(&live)
+	}
+	w.tree, err = stage.Open(live)
 	must("tree")
 	cfg := snapshot.Config{DB: w.eng, Tree: livetree.New(w.tree), Chunks: w.chunks, SealQuiet: 24 * time.Hour, Workers: 2,
 		Events: snapshot.Events{Fault: w.fault, Sealed: func(i snapshot.Info) {

@@ -34,9 +34,13 @@ type Config struct {
 	// for ingest: most is dropped before. Default 1 h.
 	BarrierAge time.Duration
 	// HotLimit is how many bytes the hot copies of stored files may take; 0:
-	// as many as leave an eighth of the disk free, which always holds.
+	// as many as there is room for. Either way they go when room gets scarce.
 	HotLimit int64
-	ReadOnly bool // no sealing, no ingest
+	// Relieve gives up something more when room is scarce though all hot
+	// copies are gone, and says whether it did; nil: there is nothing. One call
+	// is under way at a time, and writers may be waiting for it.
+	Relieve  func(ctx context.Context) bool
+	ReadOnly bool // no sealing, no ingest, nothing evicted
 }
 
 func (c Config) withDefaults() Config {
@@ -65,6 +69,7 @@ type Manager struct {
 	}
 	sealer *sealer
 	store  *storer
+	evict  *evictor
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // background work, and barriers that nobody may wait for any more
 }
@@ -79,6 +84,7 @@ func Open(cfg Config) (*Manager, error) {
 	m := &Manager{Registry: reg, cfg: cfg, db: cfg.DB, tree: cfg.Tree}
 	m.sealer = newSealer(m)
 	m.store = newStorer(m)
+	m.evict = newEvictor(m)
 	if cfg.ReadOnly {
 		m.cancel = func() {}
 		return m, nil
@@ -91,9 +97,10 @@ func Open(cfg Config) (*Manager, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
-	m.wg.Add(2)
+	m.wg.Add(3)
 	go func() { defer m.wg.Done(); m.sealer.run(ctx) }()
 	go func() { defer m.wg.Done(); m.store.run(ctx) }()
+	go func() { defer m.wg.Done(); m.evict.run(ctx) }()
 	return m, nil
 }
 

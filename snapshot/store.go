@@ -38,8 +38,7 @@ type storer struct {
 	closed  bool
 
 	// Used by the goroutine of run alone:
-	scan  time.Time // until then no content becomes due by its age
-	grown bool      // hot copies may be more than they may
+	scan time.Time // until then no content becomes due by its age
 }
 
 // step is a sealed snapshot that is not stored yet.
@@ -66,7 +65,7 @@ func (r *retry) failed(err error) {
 func (r *retry) due(now time.Time) bool { return !now.Before(r.next) }
 
 func newStorer(m *Manager) *storer {
-	s := &storer{m: m, nudge: make(chan struct{}, 1), hurry: make(chan struct{}, 1), bad: map[uint64]*retry{}, drains: map[*drain]struct{}{}, grown: true}
+	s := &storer{m: m, nudge: make(chan struct{}, 1), hurry: make(chan struct{}, 1), bad: map[uint64]*retry{}, drains: map[*drain]struct{}{}}
 	s.cond = sync.NewCond(&s.mu)
 	return s
 }
@@ -106,7 +105,7 @@ func (s *storer) wake() {
 	}
 }
 
-// idleTick is how often the storer looks at the clock and at the disk.
+// idleTick is how often storer and evictor look at the clock and at the disk.
 const idleTick = 5 * time.Second
 
 // run stores what is due until ctx ends.
@@ -159,8 +158,8 @@ func (s *storer) sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// pass stores one batch, finishes a step that is complete with it, and evicts
-// hot copies when there are too many. more says that it did not do all.
+// pass stores one batch, and finishes a step that is complete with it. more
+// says that it did not do all.
 func (s *storer) pass(ctx context.Context) (more bool, err error) {
 	st, upTo := s.target()
 	batch, more, err := s.collect(upTo)
@@ -169,8 +168,8 @@ func (s *storer) pass(ctx context.Context) (more bool, err error) {
 	}
 	var errs []error
 	if len(batch) > 0 {
-		s.grown = true
 		errs = append(errs, s.ingest(ctx, batch))
+		s.m.evict.wake() // there are more hot copies
 	}
 	if !more && st != nil {
 		// Even after an error: one content that can't be read does not keep a
@@ -178,7 +177,6 @@ func (s *storer) pass(ctx context.Context) (more bool, err error) {
 		errs = append(errs, s.finish(ctx, st))
 		more = true // perhaps another step is due
 	}
-	errs = append(errs, s.makeRoom())
 	return more, errors.Join(errs...)
 }
 

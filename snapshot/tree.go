@@ -36,10 +36,12 @@ type Tree interface {
 	// Hot calls fn for generations that are stored and still have their own
 	// copy, oldest first.
 	Hot(fn func(gen uint64, bytes int64) (more bool)) error
+	IsHot(gen uint64) (bool, error)
 	Evict(gen uint64) error
 	UnlinkEvicted() error
-	// FreeSpace gives the disk's size and what is free, in bytes.
-	FreeSpace() (total, free uint64, err error)
+	// Room gives the bytes that are free to writers, and how many should be:
+	// the low-water mark.
+	Room() (free, low uint64, err error)
 
 	// Prune frees what only snapshots have shown whose numbers are listed under
 	// schema.PrefixExpired; more: it did a part of it.

@@ -84,6 +84,9 @@ func startDaemon(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, sto
 		return nil, err
 	}
 	d.store.describe = d.describe
+	if err := d.store.remarkOnLimit(func(s string) { slog.Warn(s) }); err != nil {
+		return nil, err
+	}
 	if err := ctx.Err(); err != nil {
 		return nil, err // a signal during a long replay
 	}
@@ -119,6 +122,13 @@ func (d *daemon) settings(flags *pflag.FlagSet) error {
 		return err
 	}
 	if err := d.opts.validate(); err != nil {
+		return err
+	}
+	space, err := d.dir.Space()
+	if err != nil {
+		return err
+	}
+	if err := d.opts.storeLimit.check(space.Total); err != nil {
 		return err
 	}
 	if !d.opts.save {

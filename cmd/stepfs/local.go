@@ -42,7 +42,14 @@ func openLocal(path, command string) (service, error) {
 	}
 	// Only drain has anything done in the background: a command that looks at
 	// a store should not have it sealed or ingested meanwhile.
-	l, err := openParts(dir, &mountOptions{passive: command != drainVerb})
+	o := &mountOptions{passive: command != drainVerb}
+	if limit := dir.Config().Settings[limitFlag]; limit != "" {
+		err = o.storeLimit.Set(limit)
+	}
+	var l *local
+	if err == nil {
+		l, err = openParts(dir, o)
+	}
 	if err != nil {
 		return nil, errors.Join(err, dir.Close())
 	}
@@ -237,7 +244,7 @@ func (l *local) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	s.SpaceTotal, s.SpaceFree = space.Total, space.Avail
-	if s.Unstored, err = l.unstored(); err != nil {
+	if err := l.describeUse(&s); err != nil {
 		return Status{}, err
 	}
 	for _, scope := range l.parts.manager.AllScopes() {
@@ -265,13 +272,13 @@ func (l *local) Status(ctx context.Context) (Status, error) {
 
 func (l *local) Stats(context.Context) (Stats, error) {
 	c := l.parts.chunks.Stats()
-	return Stats{
+	s := Stats{
 		Packs: c.Packs, Chunks: c.Chunks, Raw: c.Raw, Stored: c.Stored, PackBytes: c.Size,
-		Index:    l.parts.engine.Metrics().DiskSpaceUsage(),
 		Ingested: c.Ingested, Duplicate: c.Duplicate, Inherited: c.Inherited, Written: c.Written,
 		Read: c.Read, Loads: c.Loads, CacheHits: c.CacheHits,
 		LostPacks: c.LostPacks, BadPacks: c.BadPacks, DamagedChunks: c.DamagedChunks,
-	}, nil
+	}
+	return s, l.countUse(&s)
 }
 
 func (l *local) Drain(ctx context.Context, fn func(DrainProgress) error) error {

@@ -31,6 +31,7 @@ type mountOptions struct {
 	sealQuiet     time.Duration
 	grace         time.Duration
 	hotLimit      byteSize
+	storeLimit    storeLimit
 	logFile       string
 	save          bool
 	json          bool // of global
@@ -79,7 +80,8 @@ nothing that was acknowledged is lost by that.`,
 	f.IntVar(&o.workers, "ingest-workers", 0, "how many files are ingested at the same time (default a quarter of the cores)")
 	f.DurationVar(&o.sealQuiet, "seal-quiet", 30*time.Second, "how long a step must have been quiet to be sealed")
 	f.DurationVar(&o.grace, "grace", 25*time.Second, "how long to serve on after SIGTERM while files are open for writing")
-	f.Var(&o.hotLimit, "hot-limit", "evict the whole copies of stored files, oldest first, when they take more than this, like 100G (default what leaves an eighth of the disk free)")
+	f.Var(&o.hotLimit, "hot-limit", "evict the whole copies of stored files, oldest first, when they take more than this, like 100G (default as many as there is room for)")
+	f.Var(&o.storeLimit, "store-limit", "how much of the disk the store may take, like 800G or 75% (default the disk less 10%)")
 	f.StringVar(&o.logFile, "log-file", "", "where a mount in the background logs (default STORE/stepfs.log)")
 	f.BoolVar(&o.save, "save-settings", false, "keep the flags given here as the store's defaults")
 	return c

@@ -91,8 +91,16 @@ type Status struct {
 	Unstored    int64         `json:"unstored_bytes"` // staged and not in packs yet
 	Filesystem  string        `json:"filesystem"`
 	Advice      string        `json:"advice,omitempty"`
-	SpaceTotal  int64         `json:"space_total_bytes"`
+	SpaceTotal  int64         `json:"space_total_bytes"` // of the disk
 	SpaceFree   int64         `json:"space_free_bytes"`
+	Limit       int64         `json:"limit_bytes"` // what the store may take
+	Used        int64         `json:"used_bytes"`  // what it takes
+	Free        int64         `json:"free_bytes"`  // what is left of the limit, and on the disk
+	Reserve     int64         `json:"reserve_bytes"`
+	PackBytes   int64         `json:"pack_bytes"`
+	Hot         int64         `json:"hot_bytes"` // whole copies of what is stored; they go when room is needed
+	Growth      int64         `json:"growth_bytes_per_hour,omitempty"`
+	Lasts       int64         `json:"lasts_seconds,omitempty"` // at the present rate; 0: it does not grow
 	RecentFault []string      `json:"recent_faults,omitempty"`
 }
 
@@ -103,7 +111,16 @@ type Stats struct {
 	Raw       uint64 `json:"raw_bytes"`    // plain bytes of all chunks
 	Stored    uint64 `json:"stored_bytes"` // the same, encoded
 	PackBytes uint64 `json:"pack_bytes"`   // of the pack files
-	Index     uint64 `json:"index_bytes"`
+
+	// What the store takes on the disk, by class.
+	Data    int64 `json:"data_bytes"`    // packs, without what is dead in them
+	Dead    int64 `json:"dead_bytes"`    // in packs, and named by nothing any more
+	Staging int64 `json:"staging_bytes"` // staging files
+	Hot     int64 `json:"hot_bytes"`     // copies of what is stored, nearly all of them in staging files
+	Index   int64 `json:"index_bytes"`
+	Journal int64 `json:"journal_bytes"`
+	Other   int64 `json:"other_bytes"` // config, log, directories
+	Total   int64 `json:"total_bytes"`
 
 	Ingested  uint64 `json:"ingested_bytes"`
 	Duplicate uint64 `json:"duplicate_bytes"`

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -56,6 +57,13 @@ func (s *Status) print(w io.Writer) error {
 	row("barriers kept", "%d", s.Barriers)
 	row("open for writing", "%d files", s.OpenFiles)
 	row("not yet stored", "%s", humanBytes(s.Unstored))
+	row("limit", "%s, %s used, %s free (%s of that kept for deletes and barriers)",
+		humanBytes(s.Limit), humanBytes(s.Used), humanBytes(s.Free), humanBytes(s.Reserve))
+	if s.Lasts > 0 {
+		row("lasts", "about %s at the present rate, %s an hour", humanSpan(time.Duration(s.Lasts)*time.Second), humanBytes(s.Growth))
+	}
+	row("space goes to", "packs %s, staged and not stored %s, hot copies %s (they go when room is needed)",
+		humanBytes(s.PackBytes), humanBytes(s.Unstored), humanBytes(s.Hot))
 	row("disk", "%s free of %s (%s)", humanBytes(s.SpaceFree), humanBytes(s.SpaceTotal), s.Filesystem)
 	if s.Advice != "" {
 		row("advice", "%s", s.Advice)

@@ -30,6 +30,7 @@ type parts struct {
 	chunks  *chunkstore.Store
 	tree    *stage.Tree
 	manager *snapshot.Manager // and registry
+	use     *diskUse
 	ready   atomic.Pointer[snapshot.Manager]
 }
 
@@ -53,9 +54,15 @@ func openParts(dir *storedir.Dir, o *mountOptions) (_ *local, err error) {
 	if err != nil {
 		return nil, err
 	}
+	space, err := dir.Space()
+	if err != nil {
+		return nil, err
+	}
+	p.use = &diskUse{dir: dir.Path(), engine: p.engine, chunks: p.chunks}
 	p.tree, err = stage.Open(stage.Config{
 		Engine: p.engine, Disk: stage.NewDisk(dir.Join(storedir.StagingDir)), Chunks: chunkReader{p.chunks},
 		Events: p.treeEvents(l.faults),
+		Limit:  o.storeLimit.of(space.Total), Rest: p.use.rest, MakeRoom: p.makeRoom,
 	})
 	if err != nil {
 		return nil, err
@@ -87,8 +94,19 @@ func (p *parts) treeEvents(faults *faultLog) stage.Events {
 				m.Changed(dir, name, ino)
 			}
 		},
+		Tight: func() {
+			if m := p.ready.Load(); m != nil {
+				m.Tight()
+			}
+		},
 		Fault: faults.add,
 	}
+}
+
+// makeRoom is what a writer waits for when the store is full.
+func (p *parts) makeRoom(ctx context.Context, free uint64) bool {
+	m := p.ready.Load()
+	return m != nil && m.Relieve(ctx, free)
 }
 
 // close closes in the opposite order. It is safe on parts that failed to open.

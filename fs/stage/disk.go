@@ -25,6 +25,9 @@ type Disk interface {
 	SyncDir(gen uint64) error
 	// List calls fn for each file that is there.
 	List(fn func(gen uint64) error) error
+	// Allocated gives the bytes that the disk has set aside for a generation's
+	// file: less than its length where it is sparse, 0 if it is not there.
+	Allocated(gen uint64) (int64, error)
 	// Space gives the size and what is free to stepfs of the disk below.
 	Space() (Space, error)
 }
@@ -41,6 +44,8 @@ type File interface {
 	// Data gives the first range at or behind off that holds data, from the
 	// disk's own map; io.EOF if there is none.
 	Data(off int64) (start, end int64, err error)
+	// Allocated gives the bytes that the disk has set aside for it.
+	Allocated() (int64, error)
 	Fd() uintptr
 }
 
@@ -117,6 +122,24 @@ func (d osDisk) List(fn func(gen uint64) error) error {
 	})
 }
 
+func (d osDisk) Allocated(gen uint64) (int64, error) {
+	n, err := allocated(unix.AT_FDCWD, d.path(gen), 0)
+	if errors.Is(err, unix.ENOENT) {
+		return 0, nil
+	}
+	return n, err
+}
+
+// allocated asks for nothing but the blocks. They count what the page cache
+// holds and the disk has no place for yet (delayed allocation).
+func allocated(fd int, path string, flags int) (int64, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(fd, path, flags, unix.STATX_BLOCKS, &st); err != nil {
+		return 0, fmt.Errorf("statx: %w", err)
+	}
+	return int64(st.Blocks) * 512, nil
+}
+
 func (d osDisk) Space() (Space, error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(d.dir, &s); err != nil {
@@ -147,6 +170,16 @@ func (f osFile) raw(fn func(fd int) error) error {
 }
 
 func (f osFile) Sync() error { return f.raw(unix.Fdatasync) }
+
+// Allocated asks nobody else: a network filesystem would first write out all
+// that it holds.
+func (f osFile) Allocated() (n int64, err error) {
+	err = f.raw(func(fd int) (err error) {
+		n, err = allocated(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC)
+		return err
+	})
+	return n, err
+}
 
 // Size is the file's length.
 func (f osFile) Size() (int64, error) {

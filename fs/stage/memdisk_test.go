@@ -110,7 +110,20 @@ func (d *memDisk) List(fn func(gen uint64) error) error {
 	return nil
 }
 
-func (d *memDisk) Space() (Space, error) { return d.space, nil }
+func (d *memDisk) Space() (Space, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.space, nil
+}
+
+func (d *memDisk) Allocated(gen uint64) (int64, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if f := d.files[gen]; f != nil {
+		return int64(len(f.pages)) * diskPage, nil
+	}
+	return 0, nil
+}
 
 // bytes is what the staging files hold.
 func (d *memDisk) bytes() (n int64) {
@@ -266,6 +279,12 @@ func (h *memHandle) Data(off int64) (start, end int64, err error) {
 		end += diskPage
 	}
 	return start, min(end, h.f.size), nil
+}
+
+func (h *memHandle) Allocated() (int64, error) {
+	h.d.mu.Lock()
+	defer h.d.mu.Unlock()
+	return int64(len(h.f.pages)) * diskPage, nil
 }
 
 func (h *memHandle) Close() error { return nil }

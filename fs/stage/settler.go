@@ -128,6 +128,9 @@ func (s *settler) sleep(d time.Duration) {
 // sync that follows does; but what failed here counts as a failed sync, since
 // the kernel tells each descriptor only once.
 func (s *settler) writeOut(f File) error {
+	if m, ok := f.(*measured); ok {
+		f = m.File
+	}
 	w, ok := f.(interface {
 		Size() (int64, error)
 		WriteOut(off, n int64) error

@@ -1,31 +1,45 @@
 package stage
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 )
 
-// spaceGauge answers writers whether the disk has room: for what they write,
+// spaceGauge answers writers whether the store has room: for what they write,
 // for the pack space that staged bytes will need once more, and for the
 // reserve. So the disk is full at write(2), when the job can be told, and not
 // at ingest, when it can't.
 //
-// It asks the disk again every spaceAge, or once spaceStep bytes were
-// admitted. What staged bytes need it knows as an upper bound (all that was
-// written since the last count), and counts only when that bound says no.
+// It asks the disk (the tree's meter, which knows the limit) again every
+// spaceAge, or once spaceStep bytes were admitted. What staged bytes need it
+// knows as an upper bound (all that was written since the last count), and
+// counts only when that bound says no.
+//
+// A writer that would be refused waits up to roomPatience for what is on its
+// way out: hot copies, which MakeRoom gives up, and what the reaper frees.
 type spaceGauge struct {
-	disk    Disk
-	reserve uint64
-	count   func() (int64, error) // bytes that no pack holds yet
-	mu      struct {
+	disk     *meter
+	reserve  uint64
+	low      uint64                // low-water mark: Tight is told when less is free to writers
+	count    func() (int64, error) // bytes that no pack holds yet
+	reaping  func() bool
+	makeRoom func(ctx context.Context, free uint64) bool
+	tight    func()
+
+	counting sync.Mutex // one count at a time; before mu
+	mu       struct {
 		sync.Mutex
 		space    Space
 		asked    time.Time // when the disk was asked
 		admitted uint64    // since then
 		unstored uint64    // when they were last counted
 		counted  time.Time
-		written  uint64 // since then
+		removed  uint64    // files by then
+		written  uint64    // since then
+		barren   time.Time // when waiting for room was last in vain
 	}
 }
 
@@ -36,30 +50,108 @@ const (
 	// minInodes is how many inodes of the disk stay free for journal, index
 	// and packs.
 	minInodes = 256
+	// roomPatience bounds how long a write waits for room, and barrenAge how
+	// long nobody asks for it after that was in vain.
+	roomPatience = time.Second
+	barrenAge    = 100 * time.Millisecond
+	roomPoll     = 5 * time.Millisecond
 )
 
-func (s *spaceGauge) init(cfg Config, count func() (int64, error)) error {
-	sp, err := cfg.Disk.Space()
+// DefaultReserve is what stays free of a store of that size for deletes,
+// barriers, the journal and flushes of the index: 2%, between 64 MiB and
+// 1 GiB. A quarter is the most, for disks too small for more.
+func DefaultReserve(total uint64) uint64 {
+	return min(max(64<<20, min(1<<30, total/50)), total/4)
+}
+
+func (s *spaceGauge) init(t *Tree) error {
+	sp, err := t.usage.Space()
 	if err != nil {
 		return wrapDisk(err)
 	}
-	s.disk, s.reserve, s.count = cfg.Disk, cfg.Reserve, count
+	s.disk, s.reserve, s.count = t.usage, t.cfg.Reserve, t.unstored
+	s.reaping, s.makeRoom, s.tight = t.reaper.working, t.cfg.MakeRoom, t.cfg.Events.Tight
 	if s.reserve == 0 {
-		s.reserve = min(128<<20, sp.Total/20)
+		s.reserve = DefaultReserve(sp.Total)
 	}
+	s.low = min(2*s.reserve, sp.Total/16)
 	s.mu.space, s.mu.asked = sp, time.Now()
 	return nil
 }
 
 // admit says ErrNoSpace if n more bytes would eat into what is spoken for. The
-// caller holds no lock of an inode.
+// caller holds no lock of an inode: those who make room need them.
 func (s *spaceGauge) admit(n int64) error {
+	err := s.try(uint64(n))
+	if !errors.Is(err, ErrNoSpace) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), roomPatience)
+	defer cancel()
+	ask := s.mayAsk()
+	for first := true; ; first = false {
+		// Looked at before the try: what comes to an end in between has made room.
+		coming := s.reaping()
+		if first && !ask && !coming && !s.outdated() {
+			return err
+		}
+		s.stale()
+		if err = s.try(uint64(n)); !errors.Is(err, ErrNoSpace) {
+			return err
+		}
+		if ask {
+			ask = s.makeRoom(ctx, 2*uint64(n)) && ctx.Err() == nil // staged, and then stored
+			s.heard(ask)
+		}
+		if ctx.Err() != nil || !ask && !coming {
+			return err
+		}
+		if !ask {
+			time.Sleep(roomPoll)
+		}
+	}
+}
+
+// mayAsk says whether there is somebody to ask for room who did not just say
+// that there is none.
+func (s *spaceGauge) mayAsk() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mu.admitted += uint64(n)
-	s.mu.written += uint64(n)
+	return s.makeRoom != nil && time.Since(s.mu.barren) > barrenAge
+}
+
+// heard notes whether asking for room has helped.
+func (s *spaceGauge) heard(helped bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !helped {
+		s.mu.barren = time.Now()
+	}
+}
+
+// outdated says whether less may be needed, or more be free, than at the last
+// count: something was written, perhaps over what was there, or removed.
+func (s *spaceGauge) outdated() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.written > 0 || s.disk.removed() != s.mu.removed
+}
+
+// stale has the next try ask and count again.
+func (s *spaceGauge) stale() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.asked, s.mu.counted = time.Time{}, time.Time{}
+}
+
+// try is admit without waiting.
+func (s *spaceGauge) try(n uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.admitted += n
+	s.mu.written += n
 	if s.mu.admitted > spaceStep || time.Since(s.mu.asked) > spaceAge {
-		if err := s.ask(uint64(n)); err != nil {
+		if err := s.ask(n); err != nil {
 			return err
 		}
 	}
@@ -67,15 +159,15 @@ func (s *spaceGauge) admit(n int64) error {
 		return nil
 	}
 	if time.Since(s.mu.counted) > countAge {
-		if err := s.recount(uint64(n)); err != nil {
+		if err := s.recount(n); err != nil {
 			return err
 		}
 	}
 	if s.fits() {
 		return nil
 	}
-	s.mu.admitted -= min(s.mu.admitted, uint64(n)) // it will not be written
-	s.mu.written -= min(s.mu.written, uint64(n))
+	s.mu.admitted -= min(s.mu.admitted, n) // it will not be written
+	s.mu.written -= min(s.mu.written, n)
 	sp := s.mu.space
 	if sp.Files > 0 && sp.FilesFree < minInodes {
 		return fmt.Errorf("%w: %d inodes free", ErrNoSpace, sp.FilesFree)
@@ -97,12 +189,20 @@ func (s *spaceGauge) ask(n uint64) error {
 		return wrapDisk(err)
 	}
 	s.mu.space, s.mu.asked, s.mu.admitted = sp, time.Now(), n
+	if s.tight != nil && s.roomy().Free < s.low {
+		s.tight()
+	}
 	return nil
 }
 
 // recount counts what staged bytes need. mu is held, and released meanwhile.
 func (s *spaceGauge) recount(n uint64) error {
+	s.mu.Unlock()
+	s.counting.Lock()
+	defer s.counting.Unlock()
+	s.mu.Lock()
 	before := s.mu.written
+	removed := s.disk.removed()
 	s.mu.Unlock()
 	sum, err := s.count()
 	s.mu.Lock()
@@ -110,25 +210,30 @@ func (s *spaceGauge) recount(n uint64) error {
 		return err
 	}
 	// What was written while it was counted may or may not be in the sum.
-	s.mu.unstored, s.mu.counted = uint64(sum), time.Now()
+	s.mu.unstored, s.mu.counted, s.mu.removed = uint64(sum), time.Now(), removed
 	s.mu.written -= min(s.mu.written, before)
 	s.mu.written += n
 	return s.ask(n)
 }
 
-// room gives the disk's state with what a writer may still use as free.
+// roomy gives the disk's state, as last asked, with what writers may still use
+// as free. mu is held.
+func (s *spaceGauge) roomy() Space {
+	sp := s.mu.space
+	sp.Free -= min(sp.Free, s.reserve+s.mu.unstored+s.mu.written)
+	sp.FilesFree -= min(sp.FilesFree, minInodes)
+	return sp
+}
+
+// room counts and asks, and gives the disk's state with what writers may still
+// use as free.
 func (s *spaceGauge) room() (Space, error) {
-	sum, err := s.count()
-	if err != nil {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.recount(0); err != nil {
 		return Space{}, err
 	}
-	sp, err := s.disk.Space()
-	if err != nil {
-		return Space{}, wrapDisk(err)
-	}
-	sp.Free -= min(sp.Free, s.reserve+uint64(sum))
-	sp.FilesFree -= min(sp.FilesFree, minInodes)
-	return sp, nil
+	return s.roomy(), nil
 }
 
 // unstored counts the bytes that will need pack space: frozen content that
@@ -147,22 +252,9 @@ func (t *Tree) unstored() (sum int64, err error) {
 	return sum, err
 }
 
-// StatFS gives true numbers of the disk below, less the store's reserve and
-// the pack space that staged bytes will need. What a job may count on (Bavail)
-// is half of what is free: a byte is staged before it is stored.
-func (t *Tree) StatFS() (StatFS, error) {
-	sp, err := t.space.room()
-	if err != nil {
-		return StatFS{}, err
-	}
-	const b = 4096
-	return StatFS{Blocks: sp.Total / b, Bfree: sp.Free / b, Bavail: sp.Free / 2 / b,
-		Files: sp.Files, Ffree: sp.FilesFree, Bsize: b}, nil
-}
-
-// FreeSpace gives the size of the disk below and what is free of it to
-// writers, in bytes.
-func (t *Tree) FreeSpace() (total, free uint64, err error) {
-	sp, err := t.space.room()
-	return sp.Total, sp.Free, err
+// working says whether something dead is on its way out.
+func (r *reaper) working() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.queue) > 0 || r.busy
 }

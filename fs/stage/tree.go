@@ -55,6 +55,9 @@ type Events struct {
 	Changed func(dir uint64, name string, ino uint64)
 	// Pending: frozen content waits for ingest.
 	Pending func()
+	// Tight: less is free to writers than the low-water mark (Tree.Room).
+	// Whoever can make room should do so now, before a writer has to wait.
+	Tight func()
 	// Fault: something in the background failed.
 	Fault func(what string, err error)
 }
@@ -65,9 +68,22 @@ type Config struct {
 	Disk   Disk
 	Chunks Chunks // nil: nothing is stored
 	Events Events
-	// Reserve is how much of the disk stays free for deletes, barriers and
-	// the journal, in bytes; default 128 MiB, at most 1/20 of the disk.
-	Reserve  uint64
+	// Limit is how many bytes the store may take; 0: all of the disk.
+	Limit uint64
+	// Reserve is how much of that stays free for deletes, barriers and the
+	// journal, in bytes; default DefaultReserve.
+	Reserve uint64
+	// Rest gives the bytes that the store takes outside the staging directory,
+	// but for packs that are not durable yet. It is asked often; nil: none.
+	Rest func() int64
+	// MakeRoom has others give up what can be given up until free bytes are
+	// free to writers, or as much as can be had by the end of ctx. It says
+	// whether it freed anything. nil: nothing can.
+	MakeRoom func(ctx context.Context, free uint64) bool
+	// Evictable gives the bytes that MakeRoom could free besides hot copies;
+	// nil: none.
+	Evictable func() int64
+
 	Now      func() time.Time // default time.Now
 	UID, GID uint32           // owner of the root of a new tree
 }
@@ -79,7 +95,10 @@ type Tree struct {
 	inodes    inodeTable
 	unsettled markTable
 	gens      genTable
+	usage     *meter
 	space     spaceGauge
+	hot       hotBytes
+	watcher   watcher
 
 	renameMu sync.Mutex
 	nextFh   atomic.Uint64
@@ -96,7 +115,9 @@ func Open(cfg Config) (*Tree, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	t := &Tree{cfg: cfg, db: cfg.Engine}
+	usage := newMeter(cfg)
+	cfg.Disk = usage
+	t := &Tree{cfg: cfg, db: cfg.Engine, usage: usage}
 	t.inodes.init()
 	t.gens.init(t)
 	t.views.init()
@@ -104,7 +125,7 @@ func Open(cfg Config) (*Tree, error) {
 	t.unsettled.init()
 	t.settler.init()
 	t.reaper.init()
-	if err := t.space.init(cfg, t.unstored); err != nil {
+	if err := t.space.init(t); err != nil {
 		return nil, err
 	}
 	if err := t.mkfs(); err != nil {
@@ -113,6 +134,10 @@ func Open(cfg Config) (*Tree, error) {
 	if err := t.recover(); err != nil {
 		return nil, fmt.Errorf("recover the live tree: %w", err)
 	}
+	if err := usage.count(); err != nil {
+		return nil, fmt.Errorf("count the staging files: %w", err)
+	}
+	t.watcher.start(t)
 	t.settler.start(t)
 	t.reaper.start(t)
 	return t, nil
@@ -120,6 +145,7 @@ func Open(cfg Config) (*Tree, error) {
 
 // Close stops the background work. What is staged stays staged.
 func (t *Tree) Close() error {
+	t.watcher.stop()
 	t.settler.stop()
 	t.reaper.stop()
 	return t.gens.closeAll()

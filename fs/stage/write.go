@@ -369,17 +369,19 @@ func (t *Tree) Fallocate(ino, fh uint64, off, length int64, mode uint32) error {
 		return err
 	}
 	defer t.put(n)
+	const keep = unix.FALLOC_FL_KEEP_SIZE
+	if mode == 0 || mode == keep {
+		if err := t.space.admit(length); err != nil { // without the inode's lock: to count takes it
+			return err
+		}
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.dead || !isReg(n.rec) {
 		return ErrInvalid
 	}
-	const keep = unix.FALLOC_FL_KEEP_SIZE
 	switch mode {
 	case 0, keep:
-		if err := t.space.admit(length); err != nil {
-			return err
-		}
 		if end := off + length; mode == 0 && end > n.rec.Live.Len {
 			return t.extend(n, end, fh)
 		}

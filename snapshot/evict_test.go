@@ -1,0 +1,187 @@
+package snapshot_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"stepfs/fs/stage"
+	"stepfs/snapshot"
+)
+
+// limit gives the world a store limit; packs count, the metadata is in memory.
+func (w *world) limit(bytes, reserve uint64) {
+	w.t.Helper()
+	w.room = func(c *stage.Config) {
+		c.Limit, c.Reserve = bytes, reserve
+		c.Rest = func() int64 { return int64(w.chunks.Stats().Size) }
+	}
+	w.restart()
+}
+
+func (w *world) hot() (sum int64) {
+	w.t.Helper()
+	w.ok(w.tree.Hot(func(_ uint64, n int64) bool { sum += n; return true }))
+	return sum
+}
+
+// tryPut writes a file as put does, in pieces as the kernel hands them over,
+// and gives the first error and how long the slowest write took.
+func (w *world) tryPut(path, data string) (slowest time.Duration, err error) {
+	w.t.Helper()
+	ino, fh := w.openFile(path, 0)
+	defer w.closeFile(ino, fh)
+	const piece = 256 << 10
+	for off := 0; off < len(data); off += piece {
+		start := time.Now()
+		if _, err := w.tree.Write(ino, fh, []byte(data[off:min(off+piece, len(data))]), int64(off)); err != nil {
+			return slowest, err
+		}
+		slowest = max(slowest, time.Since(start))
+	}
+	return slowest, nil
+}
+
+// Hot copies stay while there is room, and go in time: a writer at full speed
+// is refused nothing and hardly waits while there are some to give up.
+func TestHotCopiesGoInTime(t *testing.T) {
+	w := newWorld(t, nil)
+	w.limit(64<<20, 1<<20)
+	data := noise(1, 6<<20)
+	want := map[string]uint64{}
+	var slowest time.Duration
+	for k := range 30 { // the same bytes each time: packs take 6 MiB, hot copies would take 180
+		name := fmt.Sprintf("checkpoint-%d", k)
+		slow, err := w.tryPut(name+"/model", data)
+		if err != nil {
+			t.Fatalf("step %d: %v (%d bytes hot)", k, err, w.hot())
+		}
+		slowest = max(slowest, slow)
+		want[name] = w.step(name).Seq
+		w.stored(name)
+		if k == 4 && w.hot() != 5*6<<20 {
+			t.Errorf("%d bytes hot with much room", w.hot())
+		}
+	}
+	if slowest > time.Second {
+		t.Errorf("a write took %v", slowest)
+	}
+	if h := w.hot(); h == 0 || h > 58<<20 {
+		t.Errorf("%d bytes hot at the end", h)
+	}
+	for name, seq := range want {
+		w.want(seq, name+"/model", data)
+	}
+	w.noFaults()
+}
+
+// Where nothing pushes, eviction leaves twice the low-water mark free, and no more.
+func TestLowWaterMark(t *testing.T) {
+	w := newWorld(t, nil)
+	w.limit(64<<20, 8<<20) // a mark of 4 MiB
+	for k := range 20 {
+		name := fmt.Sprint("checkpoint-", k)
+		w.put(name+"/model", noise(2, 2<<20))
+		w.step(name)
+		w.stored(name)
+	}
+	free, low, err := w.tree.Room()
+	if err != nil || low != 4<<20 || free < low || w.hot() != 40<<20 {
+		t.Fatalf("free %d, low %d, hot %d, %v: the sizes do not suit the test", free, low, w.hot(), err)
+	}
+	ino, fh := w.openFile("more", 0)
+	for off := int64(0); free >= low; off += 256 << 10 {
+		w.pwrite(ino, fh, noise(3, 256<<10), off)
+		free, _, err = w.tree.Room()
+		w.ok(err)
+	}
+	w.m.Tight()
+	until(t, "twice the mark is free", func() bool {
+		free, _, err := w.tree.Room()
+		w.ok(err)
+		return free >= 2*low
+	})
+	time.Sleep(100 * time.Millisecond)
+	if free, _, err := w.tree.Room(); err != nil || free > 2*low+2*16<<20 || w.hot() == 0 {
+		t.Errorf("%d free, %d hot, %v", free, w.hot(), err)
+	}
+	w.closeFile(ino, fh)
+}
+
+// What retention can give up is asked for once hot copies are gone, and a
+// writer that even that does not help is told within its time.
+func TestRelieve(t *testing.T) {
+	var calls, gave atomic.Int64
+	w := newWorld(t, nil)
+	var ballast atomic.Int64
+	w.conf = func(c *snapshot.Config) {
+		c.Relieve = func(context.Context) bool {
+			calls.Add(1)
+			if h := w.hot(); h != 0 {
+				t.Errorf("asked with %d bytes hot", h)
+			}
+			if ballast.Load() == 0 {
+				return false
+			}
+			ballast.Add(-4 << 20)
+			gave.Add(1)
+			return true
+		}
+	}
+	w.room = func(c *stage.Config) {
+		c.Limit, c.Reserve = 32<<20, 1<<20
+		c.Rest = func() int64 { return int64(w.chunks.Stats().Size) + ballast.Load() }
+	}
+	w.restart()
+	data := noise(1, 2<<20)
+	w.put("checkpoint-1/a", data)
+	w.step("1")
+	w.stored("1")
+	ballast.Store(24 << 20)            // 4 MiB less than what is left
+	time.Sleep(300 * time.Millisecond) // until the tree asks again
+	if _, err := w.tryPut("big", noise(2, 10<<20)); err != nil {
+		t.Fatalf("%v after %d calls", err, calls.Load())
+	}
+	if gave.Load() == 0 || w.hot() != 0 {
+		t.Errorf("%d calls, %d bytes hot", calls.Load(), w.hot())
+	}
+	start := time.Now()
+	if _, err := w.tryPut("bigger", noise(3, 40<<20)); !errors.Is(err, stage.ErrNoSpace) {
+		t.Fatalf("40 MiB in a store of 32: %v", err)
+	}
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("refused after %v", took)
+	}
+	if ballast.Load() != 0 {
+		t.Errorf("refused, and %d bytes could have been had", ballast.Load())
+	}
+	w.noFaults()
+}
+
+// A hot copy that can't go does not make a writer wait for it for ever, and
+// what can't be had at all costs no hot copy.
+func TestNothingToGiveUp(t *testing.T) {
+	w := newWorld(t, nil)
+	w.limit(32<<20, 1<<20)
+	w.put("checkpoint-1/log", noise(1, 4<<20))
+	w.step("1")
+	w.stored("1")
+	ino, fh := w.openFile("checkpoint-1/log", 0)
+	if err := w.tree.Fallocate(ino, fh, 0, 1<<30, 0); !errors.Is(err, stage.ErrNoSpace) || w.hot() == 0 {
+		t.Errorf("a fallocate of a gigabyte: %v, %d bytes hot", err, w.hot())
+	}
+	w.pwrite(ino, fh, noise(2, 1<<20), 4<<20) // its copy now holds what no chunk has
+	time.Sleep(150 * time.Millisecond)
+	start := time.Now()
+	if _, err := w.tryPut("big", noise(3, 20<<20)); !errors.Is(err, stage.ErrNoSpace) {
+		t.Fatalf("20 MiB where 11 have room: %v", err)
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("refused after %v", took)
+	}
+	w.closeFile(ino, fh)
+	w.noFaults()
+}
