@@ -155,6 +155,12 @@ func (c *cuts) Resolve(scope, name string) (snapshot.Info, error) {
 	return snapshot.Info{}, snapshot.ErrNotExist
 }
 
+func (c *cuts) Reach(scope, name string) (snapshot.Info, error) { return c.Resolve(scope, name) }
+
+func (c *cuts) Use(uint64) {}
+
+func (c *cuts) Pin(uint64) func() { return func() {} }
+
 func (c *cuts) Latest(scope string) (snapshot.Info, bool) {
 	var last snapshot.Info
 	for _, i := range c.newest(scope) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -80,7 +81,7 @@ func (s *storer) load() error {
 			return err
 		}
 		for _, i := range is {
-			if i.Name != "" && i.State != StateStored {
+			if i.Name != "" && i.State != StateStored && i.Forgotten == nil {
 				s.steps = append(s.steps, &step{seq: i.Seq})
 			}
 			after = i.Seq
@@ -91,10 +92,12 @@ func (s *storer) load() error {
 	}
 }
 
-// sealed queues a step.
+// sealed queues a step, once.
 func (s *storer) sealed(seq uint64) {
 	s.mu.Lock()
-	s.steps = append(s.steps, &step{seq: seq})
+	if !slices.ContainsFunc(s.steps, func(st *step) bool { return st.seq == seq }) {
+		s.steps = append(s.steps, &step{seq: seq})
+	}
 	s.mu.Unlock()
 	s.wake()
 }
@@ -251,8 +254,10 @@ func (s *storer) collect(upTo uint64) (batch []Frozen, more bool, err error) {
 // finish marks a waiting step as stored if all that it names is: with its
 // accounts, and its tree in packs.
 func (s *storer) finish(ctx context.Context, st *step) error {
+	s.m.pin(st.seq, 1) // it does not expire while its tree is written
+	defer s.m.pin(st.seq, -1)
 	info, err := s.m.Get(st.seq)
-	if errors.Is(err, ErrNotExist) || err == nil && info.Name == "" {
+	if errors.Is(err, ErrNotExist) || err == nil && (info.Name == "" || info.Forgotten != nil) {
 		s.remove(st)
 		return nil
 	}
@@ -282,14 +287,13 @@ func (s *storer) remove(st *step) {
 	}
 }
 
-// amend changes a snapshot's record.
+// amend changes a snapshot's record, if it has not expired meanwhile.
 func (m *Manager) amend(seq uint64, change func(s *schema.Snapshot)) error {
 	_, err := m.db.Update(schema.KindRegistry, func(tx *state.Tx) error {
-		v, err := tx.Get(schema.Numbered(schema.PrefixSnapshot, seq))
-		if err != nil {
-			return err
+		s, err := readSnapshot(tx, seq)
+		if errors.Is(err, ErrNotExist) {
+			return nil
 		}
-		s, err := schema.DecodeSnapshot(v)
 		if err != nil {
 			return err
 		}

@@ -40,6 +40,10 @@ type Tree interface {
 	// FreeSpace gives the disk's size and what is free, in bytes.
 	FreeSpace() (total, free uint64, err error)
 
+	// Prune frees some of what only snapshots saw that are gone by now
+	// (schema.PrefixExpired); more says that there is more to free.
+	Prune(ctx context.Context) (more bool, err error)
+
 	// Rollback makes the directory dst of the live tree what src was in
 	// snapshot seq, without copying data. It gives the names in dst that changed.
 	Rollback(dst, seq, src uint64) (names []string, err error)
@@ -111,6 +115,11 @@ type Chunks interface {
 	Ingest(ctx context.Context, src chunkstore.Source, prior []chunkstore.Ref) (*chunkstore.Pending, error)
 	Put(ctx context.Context, data []byte) (*chunkstore.Pending, error)
 	Flush(ctx context.Context) error
+}
+
+// Collector frees chunks and packs that nothing names any more.
+type Collector interface {
+	Collect(ctx context.Context) error
 }
 
 var _ Chunks = (*chunkstore.Store)(nil)
