@@ -34,6 +34,7 @@ type keeper struct {
 	cursor    uint64                   // barriers from here on were not visited yet
 	hurry     bool                     // somebody asked for a prune: no undo any more
 	free      bool                     // the tree may have something to free
+	busy      bool                     // what is due is in use
 }
 
 func newKeeper(m *Manager) *keeper {
@@ -171,11 +172,22 @@ func (m *Manager) SetPolicy(p Policy) {
 const (
 	ticksPerBarrier  = 60 // of the time for which barriers are kept
 	minTick, maxTick = time.Second, time.Minute
-	retryPrune       = 10 * time.Second
+	retryFailed      = 10 * time.Second // at least, after an error
 )
 
 func (k *keeper) tick() time.Duration {
 	return min(max(k.m.Policy().Barriers/ticksPerBarrier, minTick), maxTick)
+}
+
+// wait is how long the keeper sleeps when nobody nudges it.
+func (k *keeper) wait() time.Duration {
+	k.mu.Lock()
+	busy := k.busy
+	k.mu.Unlock()
+	if busy {
+		return minTick
+	}
+	return k.tick()
 }
 
 // run removes what is due until ctx ends. What fails is tried again at the
@@ -187,18 +199,15 @@ func (k *keeper) run(ctx context.Context) {
 			return
 		}
 		k.m.fault("expire snapshots", err)
+		wait := k.wait()
+		if err != nil {
+			pause(ctx, retryFailed) // whoever nudges meanwhile
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-k.nudge:
-		case <-time.After(k.tick()):
-		}
-		if err != nil { // not in a tight loop
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(retryPrune):
-			}
+		case <-time.After(wait):
 		}
 	}
 }
@@ -266,15 +275,21 @@ func (k *keeper) pruneForgotten(ctx context.Context, hurry bool, count func(int)
 	}
 	k.mu.Unlock()
 	slices.Sort(due)
+	left := len(due)
 	for batch := range slices.Chunk(due, expireBatch) {
 		vs := make([]victim, len(batch))
 		for n, seq := range batch {
 			vs[n].seq = seq
 		}
-		if _, err := k.batch(ctx, vs, count); err != nil {
+		gone, err := k.batch(ctx, vs, count)
+		if err != nil {
 			return err
 		}
+		left -= len(gone)
 	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.busy = left > 0
 	return nil
 }
 

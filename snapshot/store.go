@@ -268,6 +268,9 @@ func (s *storer) finish(ctx context.Context, st *step) error {
 		s.remove(st)
 		return nil
 	}
+	if ctx.Err() != nil {
+		return nil // the next daemon does it
+	}
 	err = fmt.Errorf("store %s: %w", info.ID(), err)
 	s.mu.Lock()
 	st.failed(err)
