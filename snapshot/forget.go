@@ -297,10 +297,7 @@ func (m *Manager) applyPolicy(scope string, dryRun bool) ([]Decided, error) {
 		return all, nil
 	}
 	for batch := range slices.Chunk(expired, expireBatch) {
-		_, err := m.forget(batch, func(s *schema.Snapshot, i *Info) (*schema.Forgotten, error) {
-			if s.Name == "" || s.Spared || len(s.Holds) > 0 {
-				return nil, nil // meanwhile
-			}
+		_, err := m.forget(batch, func(_ *schema.Snapshot, i *Info) (*schema.Forgotten, error) {
 			return &schema.Forgotten{By: "policy", Reason: why[i.Seq]}, nil
 		})
 		if err != nil {

@@ -591,16 +591,96 @@ func TestExpiredStepsAreNotRediscovered(t *testing.T) {
 	w.restart() // a sample of the clock, and of what was noticed
 	w.put("checkpoint-400/model.pt", "changed a moment before the crash")
 	w.kill()
+	w.mu.Lock()
+	known := len(w.sealed)
+	w.mu.Unlock()
 	until(t, "what was not noticed is sealed", func() bool { i, _ := w.m.Latest(""); return i.Name == "400" })
 	w.settledSteps()
 	time.Sleep(5 * quiet)
 	w.prune()
-	is, err := w.m.Barriers(0, 1000)
-	w.ok(err)
-	for _, i := range is {
-		if i.Name != "" && i.Name != "400" && i.Name != "300" {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, i := range w.sealed[known:] {
+		if i.Name != "400" {
 			t.Errorf("%s was sealed again", i.ID())
 		}
 	}
 	w.wantLatest("400")
+}
+
+// By itself a prune leaves time to undo a forget, also over a restart.
+func TestTimeToUndo(t *testing.T) {
+	h := &hands{}
+	w := newWorld(t, keeping(h, func(c *snapshot.Config) { c.Undo, c.ReadOnly = 10*time.Minute, true }))
+	i := w.step("1")
+	w.forget("1")
+	pass := func(want int) {
+		t.Helper()
+		if n, err := w.m.Keep(w.ctx()); err != nil || n != want {
+			t.Errorf("%d pruned, %v; want %d", n, err, want)
+		}
+	}
+	pass(0)
+	h.mono.Add(int64(9 * time.Minute))
+	pass(0)
+	w.ok(w.stop(true))
+	h.mono.Add(int64(time.Hour)) // while nobody could have undone it
+	w.conf = keeping(h, func(c *snapshot.Config) { c.Undo = 10 * time.Minute })
+	w.open()
+	pass(0)
+	h.mono.Add(int64(2 * time.Minute))
+	until(t, "it is pruned", func() bool { _, err := w.m.Keep(w.ctx()); w.ok(err); _, err = w.m.Get(i.Seq); return err != nil })
+}
+
+// A name that was forgotten is free again; the scope stays while one of them is there.
+func TestForgottenNamesAreFree(t *testing.T) {
+	w := newWorld(t, keeping(&hands{}, byHand))
+	w.dir("run")
+	named := func() (snapshot.Info, error) { return w.m.Snapshot(w.ctx(), "run", "mine", "mkdir", nil) }
+	first, err := named()
+	w.ok(err)
+	if _, err := named(); !errors.Is(err, snapshot.ErrExist) {
+		t.Errorf("the name twice: %v", err)
+	}
+	_, err = w.m.Forget(snapshot.Forget{Scope: "run", Names: []string{"mine"}})
+	w.ok(err)
+	second, err := named()
+	if err != nil || second.Revision != 2 {
+		t.Fatalf("the name again: %+v, %v", second, err)
+	}
+	w.ok(w.m.Remove(w.ctx(), "run/mine", 0))
+	for range 2 {
+		if got := w.m.Scopes(""); !slices.Equal(got, []string{"run"}) {
+			t.Errorf("scopes %q", got)
+		}
+		w.restart()
+	}
+	w.prune()
+	w.gone(first.Seq)
+	if got := w.m.Scopes(""); len(got) != 0 {
+		t.Errorf("scopes %q after the last name is gone", got)
+	}
+}
+
+// A reader that comes while its snapshot is being removed does not find it.
+func TestReaderComesTooLate(t *testing.T) {
+	w := newWorld(t, keeping(&hands{}, func(c *snapshot.Config) { byHand(c); c.ReadOnly = true }))
+	i := w.step("1")
+	_, err := w.m.Keep(w.ctx()) // samples the clock
+	w.ok(err)
+	w.forget("1")
+	tried := false
+	w.onLog = func() {
+		w.m.Pin(i.Seq)
+		_, err := w.m.Get(i.Seq)
+		if tried = true; err == nil {
+			t.Error("found while its removal is being written")
+		}
+	}
+	w.prune()
+	w.onLog = nil
+	w.gone(i.Seq)
+	if !tried {
+		t.Error("nothing was written")
+	}
 }
