@@ -43,6 +43,8 @@ type dirStream struct {
 	list lister
 	dots []listed
 
+	release func() // of the snapshot that the directory is in; nil when begun for a predecessor's handle
+
 	mu     sync.Mutex
 	hashes []uint32 // of the entries given so far, without dots
 	pages  []dirPage

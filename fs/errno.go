@@ -43,6 +43,7 @@ var errnos = []struct {
 	{snapshot.ErrPerm, unix.EPERM},
 	{snapshot.ErrBadName, unix.EINVAL},
 	{snapshot.ErrBusy, unix.EBUSY},
+	{snapshot.ErrHeld, unix.EBUSY},
 	{errCrossTree, unix.EXDEV},
 	{context.Canceled, unix.EINTR},
 }

@@ -38,6 +38,13 @@ type Registry interface {
 	Steps(scope, after string, max int) ([]snapshot.Info, error)
 	// Resolve finds "12000" (its newest revision), "12000@77" or a given name.
 	Resolve(scope, name string) (snapshot.Info, error)
+	// Reach is Resolve, but a revision that was forgotten is still found while
+	// somebody reads it.
+	Reach(scope, name string) (snapshot.Info, error)
+	// Use notes that somebody looks into a snapshot, Pin keeps it until it is
+	// released, if it is still there after the call.
+	Use(seq uint64)
+	Pin(seq uint64) (release func())
 	// Latest is the step of a scope that was sealed last.
 	Latest(scope string) (snapshot.Info, bool)
 	// Barriers lists the snapshots with a number above after, in order.
@@ -130,6 +137,7 @@ type FileSystem struct {
 	names   nameTable
 	dirs    handles[*dirStream]
 	texts   handles[[]byte]
+	pins    handles[func()] // of open files of snapshots
 	closers closers
 
 	// directWrites: write-only opens bypass the page cache. Set before serving.
@@ -155,6 +163,7 @@ func New(o Options) (*FileSystem, error) {
 	f.names.init()
 	f.dirs.init()
 	f.texts.init()
+	f.pins.init()
 	f.closers.init()
 	return f, nil
 }
@@ -231,6 +240,35 @@ func (f *FileSystem) snapshotOf(n nodeID) (*stage.View, error) {
 		return nil, err
 	}
 	return f.tree.At(info.Seq), nil
+}
+
+// use notes that somebody reads what a node of a snapshot stands for.
+func (f *FileSystem) use(n nodeID) error {
+	if !n.isSnapshot() {
+		return nil
+	}
+	info, err := f.registry.BySlot(n.slot())
+	if err == nil {
+		f.registry.Use(info.Seq)
+	}
+	return err
+}
+
+// pin keeps the snapshot of an open node; release, which is never nil, ends that.
+func (f *FileSystem) pin(n nodeID) (release func(), err error) {
+	if !n.isSnapshot() {
+		return func() {}, nil
+	}
+	info, err := f.registry.BySlot(n.slot())
+	if err != nil {
+		return nil, err
+	}
+	release = f.registry.Pin(info.Seq)
+	if _, err := f.registry.Get(info.Seq); err != nil {
+		release()
+		return nil, err // pruned before we had it
+	}
+	return release, nil
 }
 
 // live gives the live inode of a node that is about to be changed. Everything

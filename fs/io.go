@@ -18,6 +18,7 @@ func (f *FileSystem) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 		if src, e := f.snapshotOf(node); e != nil {
 			err = e
 		} else {
+			f.registry.Use(src.Seq()) // opened with a predecessor, it is not pinned
 			n, err = src.Read(node.ino(), buf, int64(in.Offset))
 		}
 	case f.opts.SnapshotsOnly:

@@ -39,6 +39,9 @@ func (f *FileSystem) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, o
 		return f.lookupNode(n, out)
 	}
 	src, err := f.source(parent)
+	if err == nil {
+		err = f.use(parent)
+	}
 	if err != nil {
 		return status(err)
 	}

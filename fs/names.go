@@ -196,7 +196,7 @@ func (f *FileSystem) lookupInScope(scope, name string) (nodeID, error) {
 		}
 		return f.names.id(nameOf{latestOf, scope}), nil
 	}
-	info, err := f.registry.Resolve(scope, name)
+	info, err := f.registry.Reach(scope, name)
 	if err == nil {
 		v := byStep
 		if strings.Contains(name, "@") {

@@ -9,10 +9,6 @@ import (
 	"stepfs/fs/stage"
 )
 
-// noHandle is the handle of a file in a snapshot: it never changes, so an open
-// of it has no state.
-const noHandle = 0
-
 func writable(flags uint32) bool { return flags&unix.O_ACCMODE != unix.O_RDONLY }
 
 func credOf(in *fuse.InHeader, umask uint32) stage.Cred {
@@ -36,10 +32,14 @@ func (f *FileSystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	if n.isName() {
 		return f.openText(n, out)
 	}
-	if _, err := f.source(n); err != nil {
+	if !n.isSnapshot() {
+		return status(stage.ErrStale)
+	}
+	release, err := f.pin(n)
+	if err != nil {
 		return status(err)
 	}
-	out.Fh, out.OpenFlags = noHandle, f.openFlags(in.Flags)
+	out.Fh, out.OpenFlags = f.pins.add(release), f.openFlags(in.Flags)
 	return fuse.OK
 }
 
@@ -130,5 +130,10 @@ func (f *FileSystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 		f.texts.remove(in.Fh)
 	case n.isLive() && !f.opts.SnapshotsOnly:
 		f.tree.Release(n.ino(), in.Fh)
+	case n.isSnapshot():
+		if release, ok := f.pins.get(in.Fh); ok { // else opened with a predecessor
+			f.pins.remove(in.Fh)
+			release()
+		}
 	}
 }

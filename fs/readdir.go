@@ -17,15 +17,26 @@ func (f *FileSystem) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenO
 			return status(err)
 		}
 	}
+	release, err := f.pin(n)
+	if err != nil {
+		return status(err)
+	}
 	if n.isSnapshot() {
 		out.OpenFlags = fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE
 	}
-	out.Fh = f.dirs.add(f.newStream(n))
+	s := f.newStream(n)
+	s.release = release
+	out.Fh = f.dirs.add(s)
 	return fuse.OK
 }
 
 // ReleaseDir ends it.
-func (f *FileSystem) ReleaseDir(in *fuse.ReleaseIn) { f.dirs.remove(in.Fh) }
+func (f *FileSystem) ReleaseDir(in *fuse.ReleaseIn) {
+	if s, ok := f.dirs.get(in.Fh); ok && s.release != nil {
+		s.release()
+	}
+	f.dirs.remove(in.Fh)
+}
 
 // ReadDir gives names.
 func (f *FileSystem) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {

@@ -21,7 +21,9 @@ type cuts struct {
 
 	mu       sync.Mutex
 	all      []snapshot.Info
-	slots    []uint64         // seq by slot-1
+	slots    []uint64       // seq by slot-1
+	used     map[uint64]int // by seq
+	pinned   map[uint64]int
 	barriers map[string]int   // by reason
 	fail     map[uint64]error // Barrier of that inode fails
 	hold     chan struct{}    // not nil: Barrier waits for it
@@ -29,7 +31,7 @@ type cuts struct {
 }
 
 func newCuts(tree *stage.Tree) *cuts {
-	return &cuts{tree: tree, barriers: map[string]int{}, fail: map[uint64]error{}, entered: make(chan struct{}, 100)}
+	return &cuts{tree: tree, used: map[uint64]int{}, pinned: map[uint64]int{}, barriers: map[string]int{}, fail: map[uint64]error{}, entered: make(chan struct{}, 100)}
 }
 
 func (c *cuts) cut(info snapshot.Info, inos ...uint64) (snapshot.Info, error) {
@@ -153,6 +155,32 @@ func (c *cuts) Resolve(scope, name string) (snapshot.Info, error) {
 		}
 	}
 	return snapshot.Info{}, snapshot.ErrNotExist
+}
+
+func (c *cuts) Reach(scope, name string) (snapshot.Info, error) { return c.Resolve(scope, name) }
+
+func (c *cuts) Use(seq uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.used[seq]++
+}
+
+func (c *cuts) Pin(seq uint64) func() {
+	c.pin(seq, 1)
+	return func() { c.pin(seq, -1) }
+}
+
+func (c *cuts) pin(seq uint64, n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pinned[seq] += n
+}
+
+// readers gives how often a snapshot was looked into, and is open.
+func (c *cuts) readers(seq uint64) (used, pinned int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.used[seq], c.pinned[seq]
 }
 
 func (c *cuts) Latest(scope string) (snapshot.Info, bool) {

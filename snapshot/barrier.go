@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sort"
-	"time"
 
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -144,7 +143,7 @@ func (m *Manager) commit(cut Cut, s *schema.Snapshot, more func(tx *state.Tx)) (
 	seq := cut.Seq()
 	defer cut.Done()
 	m.hide(seq)
-	s.Time = time.Now().UnixNano()
+	s.Time, s.Clock = m.cfg.Now().UnixNano(), int64(m.clock.now())
 	for _, ino := range cut.Marked() {
 		if path, err := m.tree.PathOf(ino); err == nil {
 			s.Marks = append(s.Marks, path+": open, taken up to its size")
@@ -171,37 +170,30 @@ func (m *Manager) commit(cut Cut, s *schema.Snapshot, more func(tx *state.Tx)) (
 		return fmt.Errorf("sync snapshot %d: %w", seq, err)
 	}
 	m.publish(seq, s)
+	m.keeper.made(seq, s)
 	return nil
 }
 
 // nameIn gives the snapshot its name and revision.
 func (m *Manager) nameIn(tx *state.Tx, seq uint64, s *schema.Snapshot) error {
 	s.Revision = 1
-	k, _, err := tx.First(schema.NamePrefix(s.Scope, s.Name))
-	if err == nil && s.Explicit {
-		return fmt.Errorf("%w: %s", ErrExist, s.Name) // somebody was faster
-	}
-	if err == nil {
-		_, _, old, err := schema.ParseNameKey(k)
+	err := m.names(schema.NamePrefix(s.Scope, s.Name), func(_, _ string, old uint64, flags []byte) error {
+		if s.Explicit && !isForgotten(flags) {
+			return fmt.Errorf("%w: %s", ErrExist, s.Name) // somebody was faster
+		}
+		before, err := readSnapshot(tx, old)
 		if err != nil {
 			return err
 		}
-		v, err := tx.Get(schema.Numbered(schema.PrefixSnapshot, old))
-		if err != nil {
-			return err
+		s.Revision = max(s.Revision, before.Revision+1)
+		if s.Explicit {
+			return nil
 		}
-		before, err := schema.DecodeSnapshot(v)
-		if err != nil {
-			return err
-		}
-		s.Revision = before.Revision + 1
-	} else if !errors.Is(err, state.ErrNotFound) {
+		return errEnough // the newest has the highest
+	})
+	if err != nil && !errors.Is(err, errEnough) {
 		return err
 	}
-	flag := byte(0)
-	if s.Explicit {
-		flag = 1
-	}
-	tx.Put(schema.NameKey(s.Scope, s.Name, seq), []byte{flag})
+	tx.Put(schema.NameKey(s.Scope, s.Name, seq), s.NameFlags())
 	return nil
 }

@@ -226,10 +226,10 @@ func (e *evictor) evict(batch []hotCopy) (freed bool, err error) {
 // relieve asks for more when hot copies did not suffice.
 func (e *evictor) relieve(ctx context.Context) (freed bool, err error) {
 	free, low, err := e.m.tree.Room()
-	if err != nil || free >= low || e.m.cfg.Relieve == nil {
+	if err != nil || free >= low {
 		return false, err
 	}
-	return e.m.cfg.Relieve(ctx), nil
+	return e.m.giveUp(ctx)
 }
 
 func (e *evictor) hotBytes() (sum int64, err error) {

@@ -1,15 +1,12 @@
 package snapshot_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"stepfs/fs/stage"
-	"stepfs/snapshot"
 )
 
 // limit gives the world a store limit; packs count, the metadata is in memory.
@@ -109,56 +106,6 @@ func TestLowWaterMark(t *testing.T) {
 		t.Errorf("%d free, %d hot, %v", free, w.hot(), err)
 	}
 	w.closeFile(ino, fh)
-}
-
-// What retention can give up is asked for once hot copies are gone, and a
-// writer that even that does not help is told within its time.
-func TestRelieve(t *testing.T) {
-	var calls, gave atomic.Int64
-	w := newWorld(t, nil)
-	var ballast atomic.Int64
-	w.conf = func(c *snapshot.Config) {
-		c.Relieve = func(context.Context) bool {
-			calls.Add(1)
-			if h := w.hot(); h != 0 {
-				t.Errorf("asked with %d bytes hot", h)
-			}
-			if ballast.Load() == 0 {
-				return false
-			}
-			ballast.Add(-4 << 20)
-			gave.Add(1)
-			return true
-		}
-	}
-	w.room = func(c *stage.Config) {
-		c.Limit, c.Reserve = 32<<20, 1<<20
-		c.Rest = func() int64 { return int64(w.chunks.Stats().Size) + ballast.Load() }
-	}
-	w.restart()
-	data := noise(1, 2<<20)
-	w.put("checkpoint-1/a", data)
-	w.step("1")
-	w.stored("1")
-	ballast.Store(24 << 20)            // 4 MiB less than what is left
-	time.Sleep(300 * time.Millisecond) // until the tree asks again
-	if _, err := w.tryPut("big", noise(2, 10<<20)); err != nil {
-		t.Fatalf("%v after %d calls", err, calls.Load())
-	}
-	if gave.Load() == 0 || w.hot() != 0 {
-		t.Errorf("%d calls, %d bytes hot", calls.Load(), w.hot())
-	}
-	start := time.Now()
-	if _, err := w.tryPut("bigger", noise(3, 40<<20)); !errors.Is(err, stage.ErrNoSpace) {
-		t.Fatalf("40 MiB in a store of 32: %v", err)
-	}
-	if took := time.Since(start); took > 10*time.Second {
-		t.Errorf("refused after %v", took)
-	}
-	if ballast.Load() != 0 {
-		t.Errorf("refused, and %d bytes could have been had", ballast.Load())
-	}
-	w.noFaults()
 }
 
 // A hot copy that can't go does not make a writer wait for it for ever, and

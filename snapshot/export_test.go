@@ -1,5 +1,7 @@
 package snapshot
 
+import "context"
+
 // Notice resolves the changes noted so far, as the sealer does once in a while.
 func (m *Manager) Notice() { m.sealer.resolve() }
 
@@ -13,3 +15,6 @@ func (m *Manager) Hurry() {
 	m.store.retryAll()
 	m.store.wake()
 }
+
+// Keep is one pass of the keeper.
+func (m *Manager) Keep(ctx context.Context) (int, error) { return m.keeper.once(ctx, false, nil) }

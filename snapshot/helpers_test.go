@@ -39,6 +39,7 @@ type world struct {
 	slowSync atomic.Int64          // ns that each sync of metadata takes longer
 	failSync atomic.Pointer[error] // what each sync of metadata answers
 	failPack atomic.Pointer[error] // what each write of a pack answers
+	onLog    func()                // called before each write and sync of the journal
 
 	eng    *state.Engine
 	chunks *chunkstore.Store
@@ -110,6 +111,7 @@ func (w *world) open() {
 	w.tree, err = stage.Open(live)
 	must("tree")
 	cfg := snapshot.Config{DB: w.eng, Tree: livetree.New(w.tree), Chunks: w.chunks, SealQuiet: 24 * time.Hour, Workers: 2,
+		Collector: livetree.Collector(w.chunks, 0),
 		Events: snapshot.Events{Fault: w.fault, Sealed: func(i snapshot.Info) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -132,7 +134,12 @@ func (w *world) inject(op errorfs.Op) error {
 		if op.Kind == errorfs.OpFileWrite || op.Kind == errorfs.OpFileWriteAt || op.Kind == errorfs.OpCreate {
 			fail = w.failPack.Load()
 		}
+	case w.onLog != nil && strings.Contains(op.Path, "/journal") && (op.Kind == errorfs.OpFileWrite || op.Kind == errorfs.OpFileWriteAt):
+		w.onLog()
 	case strings.Contains(op.Path, "/journal") && (op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData || op.Kind == errorfs.OpFileSyncTo):
+		if w.onLog != nil {
+			w.onLog()
+		}
 		time.Sleep(time.Duration(w.slowSync.Load()))
 		fail = w.failSync.Load()
 	}

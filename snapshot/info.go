@@ -38,7 +38,35 @@ type Info struct {
 	Logical, New, Stored int64 // bytes; final once State is stored
 	State                string
 	Tree                 [32]byte // name of its Merkle tree's root, once stored
+
+	Clock     time.Duration // store time at which it was taken; see clock.go
+	Holds     []Hold        // by name
+	Forgotten *Forgotten    // not nil: not listed any more, and gone once it is pruned
+	Spared    bool          // brought back by unforget: no policy forgets it again
 }
+
+// Hold keeps a snapshot until it is released: no policy, no pressure and no
+// forget removes it.
+type Hold struct {
+	Name   string // of the hold; default "user"
+	UID    uint32 // who holds it
+	By     string // the same for people: user@host
+	Reason string
+	Time   time.Time
+}
+
+// Forgotten says when, by whom and why a snapshot was forgotten.
+type Forgotten struct {
+	By     string
+	Reason string
+	Time   time.Time
+}
+
+// Complete says whether a step counts as a whole checkpoint.
+func (i *Info) Complete() bool { return i.Name != "" && i.Verdict != VerdictPartial }
+
+// Path is the ID below snapshots/, with the scope.
+func (i Info) Path() string { return join(i.Scope, i.ID()) }
 
 // ID is the name that is this snapshot's for ever.
 func (i Info) ID() string { return fmt.Sprintf("%s@%d", i.Name, i.Seq) }
@@ -48,6 +76,13 @@ func infoOf(seq uint64, s *schema.Snapshot) Info {
 		Seq: seq, Name: s.Name, Scope: s.Scope, ScopeIno: s.ScopeIno, Revision: int(s.Revision), Time: time.Unix(0, s.Time),
 		Reason: s.Reason, Verdict: s.Verdict, Explicit: s.Explicit, UID: s.UID, Marks: s.Marks, Tags: s.Tags,
 		Logical: s.Logical, New: s.New, Stored: s.Stored, State: StateStaged, Tree: s.Tree,
+		Clock: time.Duration(s.Clock), Spared: s.Spared,
+	}
+	for _, h := range s.Holds {
+		i.Holds = append(i.Holds, Hold{h.Name, h.UID, h.By, h.Reason, time.Unix(0, h.Time)})
+	}
+	if f := s.Forgotten; f != nil {
+		i.Forgotten = &Forgotten{f.By, f.Reason, time.Unix(0, f.Time)}
 	}
 	if s.Drained {
 		i.State = StateStored

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -15,6 +16,10 @@ import (
 // none may block.
 type Events struct {
 	Sealed func(Info)
+	// Forgotten: a person or the policy forgot a snapshot; its Forgotten field
+	// says why. Expired: it is gone for good, as is a barrier that was old enough.
+	Forgotten func(Info)
+	Expired   func(i Info, reason string)
 	// RolledBack: these entries of a directory are other ones now, which no
 	// caller of the live tree asked for.
 	RolledBack func(dir uint64, names []string)
@@ -36,14 +41,42 @@ type Config struct {
 	// HotLimit is how many bytes the hot copies of stored files may take; 0:
 	// as many as there is room for. Either way they go when room gets scarce.
 	HotLimit int64
-	// Relieve gives up something more when room is scarce though all hot
-	// copies are gone, and says whether it did; nil: there is nothing. One call
-	// is under way at a time, and writers may be waiting for it.
-	Relieve  func(ctx context.Context) bool
-	ReadOnly bool // no sealing, no ingest, nothing evicted
+	ReadOnly bool // no sealing, no ingest, nothing evicted, nothing expires by itself
+
+	Policy *Policy // what is kept; default DefaultPolicy
+	// Undo is how long a forget can be undone before the snapshot is pruned,
+	// unless somebody asks for that sooner. Default 10 min; negative: not at all.
+	Undo time.Duration
+	// UseGrace is how long a snapshot that somebody looked into is not pruned.
+	// Default 1 min; negative: not at all.
+	UseGrace time.Duration
+	// Collector frees chunks behind Tree.Prune. Nil: nobody does.
+	Collector Collector
+	// KeepSteps: no step is given up to make room (--on-full=stop).
+	KeepSteps bool
+
+	Now   func() time.Time     // the wall clock; default time.Now
+	Ticks func() time.Duration // the monotonic clock; default that of the process
 }
 
 func (c Config) withDefaults() Config {
+	if c.Policy == nil {
+		p := DefaultPolicy()
+		c.Policy = &p
+	}
+	if c.Undo == 0 {
+		c.Undo = 10 * time.Minute
+	}
+	if c.UseGrace == 0 {
+		c.UseGrace = time.Minute
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Ticks == nil {
+		start := time.Now()
+		c.Ticks = func() time.Duration { return time.Since(start) }
+	}
 	if c.SealQuiet == 0 {
 		c.SealQuiet = 30 * time.Second
 	}
@@ -67,6 +100,12 @@ type Manager struct {
 		joining *group // the group that barriers may still join
 		closed  bool   // nothing new may begin
 	}
+	// keeping is held while snapshots are held, forgotten, brought back or
+	// removed. It is taken before everything else.
+	keeping sync.Mutex
+	clock   *clock
+	keeper  *keeper
+
 	sealer *sealer
 	store  *storer
 	evict  *evictor
@@ -77,11 +116,16 @@ type Manager struct {
 // Open opens the registry and starts sealing and ingest.
 func Open(cfg Config) (*Manager, error) {
 	cfg = cfg.withDefaults()
-	reg, err := openRegistry(cfg.DB)
+	reg, err := openRegistry(&cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open the registry of snapshots: %w", err)
 	}
-	m := &Manager{Registry: reg, cfg: cfg, db: cfg.DB, tree: cfg.Tree}
+	clock, err := openClock(&cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open the store's clock: %w", err)
+	}
+	m := &Manager{Registry: reg, cfg: cfg, db: cfg.DB, tree: cfg.Tree, clock: clock}
+	m.keeper = newKeeper(m)
 	m.sealer = newSealer(m)
 	m.store = newStorer(m)
 	m.evict = newEvictor(m)
@@ -95,12 +139,16 @@ func Open(cfg Config) (*Manager, error) {
 	if err := m.store.load(); err != nil {
 		return nil, fmt.Errorf("load steps to be stored: %w", err)
 	}
+	if err := m.keeper.load(); err != nil {
+		return nil, fmt.Errorf("count what is kept: %w", err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
-	m.wg.Add(3)
+	m.wg.Add(4)
 	go func() { defer m.wg.Done(); m.sealer.run(ctx) }()
 	go func() { defer m.wg.Done(); m.store.run(ctx) }()
 	go func() { defer m.wg.Done(); m.evict.run(ctx) }()
+	go func() { defer m.wg.Done(); m.keeper.run(ctx) }()
 	return m, nil
 }
 
@@ -127,6 +175,9 @@ func (m *Manager) Close() error {
 		return nil
 	}
 	m.sealer.resolve() // the next daemon finds what waits
+	if m.db.Err() == nil {
+		return m.clock.sample(0, m.sealer.recordResolved)
+	}
 	return nil
 }
 
@@ -190,28 +241,41 @@ func (m *Manager) Remove(ctx context.Context, path string, uid uint32) error {
 	case uid != 0 && uid != i.UID:
 		return fmt.Errorf("%w: %s belongs to user %d", ErrPerm, path, i.UID)
 	}
+	return m.removeName(i)
+}
+
+// removeName makes a barrier of a snapshot.
+func (m *Manager) removeName(i Info) error {
+	m.keeping.Lock()
+	defer m.keeping.Unlock()
+	var last bool
 	pos, err := m.db.Update(schema.KindRegistry, func(tx *state.Tx) error {
-		v, err := tx.Get(schema.Numbered(schema.PrefixSnapshot, i.Seq))
+		s, err := readSnapshot(tx, i.Seq)
 		if err != nil {
 			return err
 		}
-		s, err := schema.DecodeSnapshot(v)
-		if err != nil {
-			return err
-		}
-		if s.Name != name || s.Scope != scope {
+		if s.Name != i.Name || s.Scope != i.Scope || s.Forgotten != nil {
 			return ErrNotExist // removed meanwhile
 		}
-		s.Name, s.Verdict, s.Explicit = "", "", false
+		if len(s.Holds) > 0 {
+			return &HeldError{i.Path(), infoOf(i.Seq, s).Holds}
+		}
+		if last, err = m.lastOf(i.Scope, i.Name, []uint64{i.Seq}); err != nil {
+			return err
+		}
+		s.Name, s.Verdict, s.Explicit, s.Spared = "", "", false, false
 		tx.Put(schema.Numbered(schema.PrefixSnapshot, i.Seq), s.Encode())
-		tx.Delete(schema.NameKey(scope, name, i.Seq))
+		tx.Delete(schema.NameKey(i.Scope, i.Name, i.Seq))
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	m.forgetName(scope, i.Seq)
-	return m.db.Sync(pos)
+	if last {
+		m.dropNames([]string{i.Scope})
+	}
+	m.keeper.barrier(i.Seq)
+	return errors.Join(m.renamed(i.Scope), m.db.Sync(pos))
 }
 
 // below says whether dir is anc or lies below it.

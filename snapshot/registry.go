@@ -16,52 +16,81 @@ import (
 type Registry struct {
 	db *state.Engine
 
-	mu       sync.Mutex
-	unsynced map[uint64]bool   // recorded, not yet durable: nobody may see them
-	latest   map[string]uint64 // scope -> newest sealed step
-	scopes   map[string]int    // scope -> names in it
+	mu     sync.Mutex
+	hidden map[uint64]bool     // recorded and not yet durable, or about to be pruned: nobody may see them
+	latest map[string]standing // scope -> what latest is
+	scopes map[string]int      // scope -> names in it, forgotten ones too
+	uses   uses
 }
 
-func openRegistry(db *state.Engine) (*Registry, error) {
-	r := &Registry{db: db, unsynced: map[uint64]bool{}, latest: map[string]uint64{}, scopes: map[string]int{}}
+// standing is a snapshot's claim to be the latest of its scope: a complete
+// step goes before every name that a person gave; among equals the newer cut.
+type standing struct {
+	rank int // 0: none
+	seq  uint64
+}
+
+func standingOf(flags []byte, seq uint64) standing {
+	f := byte(0)
+	if len(flags) > 0 {
+		f = flags[0]
+	}
+	switch {
+	case f&(schema.NameForgotten|schema.NamePartial) != 0:
+		return standing{}
+	case f&schema.NameExplicit != 0:
+		return standing{1, seq}
+	}
+	return standing{2, seq}
+}
+
+func (s standing) over(t standing) bool {
+	return s.rank > t.rank || s.rank == t.rank && s.rank > 0 && s.seq > t.seq
+}
+
+func openRegistry(cfg *Config) (*Registry, error) {
+	r := &Registry{db: cfg.DB, hidden: map[uint64]bool{}, latest: map[string]standing{}, scopes: map[string]int{}}
+	r.uses = uses{of: map[uint64]use{}, grace: cfg.UseGrace, ticks: cfg.Ticks}
 	return r, r.load()
 }
 
 // load reads the names once, for latest and scopes.
 func (r *Registry) load() error {
-	it, err := r.db.NewIter([]byte{schema.PrefixName}, []byte{schema.PrefixName + 1})
+	last := ""
+	return r.names([]byte{schema.PrefixName}, func(scope, name string, seq uint64, flags []byte) error {
+		if full := scope + "\x00" + name; full != last {
+			last = full
+			r.scopes[scope]++
+		}
+		if s := standingOf(flags, seq); s.over(r.latest[scope]) {
+			r.latest[scope] = s
+		}
+		return nil
+	})
+}
+
+// names calls fn for the name keys that start with prefix, in order.
+func (r *Registry) names(prefix []byte, fn func(scope, name string, seq uint64, flags []byte) error) error {
+	it, err := r.db.NewIter(prefix, schema.After(prefix))
 	if err != nil {
 		return err
 	}
 	defer it.Close()
-	explicit := map[string]uint64{}
-	last := ""
 	for ok := it.First(); ok; ok = it.Next() {
 		scope, name, seq, err := schema.ParseNameKey(it.Key())
 		if err != nil {
 			return err
 		}
-		if full := scope + "\x00" + name; full != last {
-			last = full
-			r.scopes[scope]++
-		}
-		to := r.latest
-		if len(it.Value()) > 0 && it.Value()[0] != 0 {
-			to = explicit
-		}
-		to[scope] = max(to[scope], seq)
-	}
-	for scope, seq := range explicit {
-		if _, ok := r.latest[scope]; !ok {
-			r.latest[scope] = seq
+		if err := fn(scope, name, seq, it.Value()); err != nil {
+			return err
 		}
 	}
 	return it.Error()
 }
 
-// Get gives one published snapshot.
+// Get gives one published snapshot, also one that was forgotten.
 func (r *Registry) Get(seq uint64) (Info, error) {
-	if r.hidden(seq) {
+	if r.isHidden(seq) {
 		return Info{}, ErrNotExist
 	}
 	v, err := r.db.Get(schema.Numbered(schema.PrefixSnapshot, seq))
@@ -78,7 +107,8 @@ func (r *Registry) Get(seq uint64) (Info, error) {
 	return infoOf(seq, s), nil
 }
 
-// Resolve finds "name" (its newest revision) or "name@seq" in a scope.
+// Resolve finds "name" (its newest revision that is not forgotten) or
+// "name@seq" (also a forgotten one) in a scope.
 func (r *Registry) Resolve(scope, name string) (Info, error) {
 	if base, rev, ok := strings.Cut(name, "@"); ok {
 		seq, err := strconv.ParseUint(rev, 10, 64)
@@ -103,32 +133,80 @@ func (r *Registry) Resolve(scope, name string) (Info, error) {
 
 // Revisions gives up to max revisions of a name (0: all), newest first.
 func (r *Registry) Revisions(scope, name string, max int) ([]Info, error) {
-	prefix := schema.NamePrefix(scope, name)
-	it, err := r.db.NewIter(prefix, schema.After(prefix))
-	if err != nil {
-		return nil, err
+	return r.revisions(scope, name, max, func(_ uint64, forgotten bool) bool { return !forgotten })
+}
+
+// Reach is Resolve for a path: a forgotten revision is still found while
+// somebody reads it, so that a copy under way goes on, and of one revision.
+func (r *Registry) Reach(scope, name string) (Info, error) {
+	if strings.Contains(name, "@") {
+		return r.Resolve(scope, name)
 	}
-	defer it.Close()
-	var out []Info
-	for ok := it.First(); ok && (max == 0 || len(out) < max); ok = it.Next() {
-		_, _, seq, err := schema.ParseNameKey(it.Key())
-		if err != nil {
-			return nil, err
+	revs, err := r.revisions(scope, name, 1, func(seq uint64, forgotten bool) bool { return !forgotten || r.InUse(seq) })
+	if err != nil {
+		return Info{}, err
+	}
+	if len(revs) == 0 {
+		return Info{}, ErrNotExist
+	}
+	return revs[0], nil
+}
+
+// errEnough ends a walk.
+var errEnough = errors.New("enough")
+
+func (r *Registry) revisions(scope, name string, max int, want func(seq uint64, forgotten bool) bool) (out []Info, err error) {
+	err = r.names(schema.NamePrefix(scope, name), func(_, _ string, seq uint64, flags []byte) error {
+		if !want(seq, isForgotten(flags)) {
+			return nil
 		}
 		i, err := r.Get(seq)
 		if errors.Is(err, ErrNotExist) {
-			continue // not durable yet
+			return nil // not durable yet
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
-		out = append(out, i)
+		if out = append(out, i); len(out) == max {
+			return errEnough
+		}
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
 	}
-	return out, it.Error()
+	return out, err
+}
+
+func isForgotten(flags []byte) bool { return len(flags) > 0 && flags[0]&schema.NameForgotten != 0 }
+
+// Forgotten gives the snapshots of a scope that were forgotten and not pruned,
+// by name.
+func (r *Registry) Forgotten(scope string) ([]Info, error) {
+	return r.named(scope, true)
+}
+
+// named reads all snapshots of a scope that have a name and are, or are not,
+// forgotten.
+func (r *Registry) named(scope string, forgotten bool) (out []Info, err error) {
+	err = r.names(schema.NameScope(scope), func(_, _ string, seq uint64, flags []byte) error {
+		if isForgotten(flags) != forgotten {
+			return nil
+		}
+		i, err := r.Get(seq)
+		if err == nil {
+			out = append(out, i)
+		}
+		if errors.Is(err, ErrNotExist) {
+			err = nil
+		}
+		return err
+	})
+	return out, err
 }
 
 // Steps gives up to max names of a scope after a name, in byte order, each as
-// its newest revision.
+// its newest revision that is not forgotten.
 func (r *Registry) Steps(scope, after string, max int) ([]Info, error) {
 	prefix := schema.NameScope(scope)
 	from := prefix
@@ -145,6 +223,10 @@ func (r *Registry) Steps(scope, after string, max int) ([]Info, error) {
 		_, name, seq, err := schema.ParseNameKey(it.Key())
 		if err != nil {
 			return nil, err
+		}
+		if isForgotten(it.Value()) {
+			ok = it.Next() // the one before it, if there is one
+			continue
 		}
 		i, err := r.Get(seq)
 		if errors.Is(err, ErrNotExist) {
@@ -198,7 +280,8 @@ func (r *Registry) AllScopes() []string {
 	return out
 }
 
-// Barriers gives up to max snapshots with numbers above after, in order.
+// Barriers gives up to max snapshots with numbers above after, in order, also
+// forgotten ones: all that .barriers shows.
 func (r *Registry) Barriers(after uint64, max int) ([]Info, error) {
 	it, err := r.db.NewIter(schema.Numbered(schema.PrefixSnapshot, after+1), []byte{schema.PrefixSnapshot + 1})
 	if err != nil {
@@ -211,7 +294,7 @@ func (r *Registry) Barriers(after uint64, max int) ([]Info, error) {
 		if err != nil {
 			return nil, err
 		}
-		if r.hidden(seq) {
+		if r.isHidden(seq) {
 			continue
 		}
 		s, err := schema.DecodeSnapshot(it.Value())
@@ -223,16 +306,16 @@ func (r *Registry) Barriers(after uint64, max int) ([]Info, error) {
 	return out, it.Error()
 }
 
-// Latest is the step of a scope that was sealed last; if it has none, the
-// snapshot that was given a name last.
+// Latest is the complete step of a scope that was sealed last; if it has none,
+// the snapshot that was given a name last.
 func (r *Registry) Latest(scope string) (Info, bool) {
 	r.mu.Lock()
-	seq, ok := r.latest[scope]
+	last, ok := r.latest[scope]
 	r.mu.Unlock()
 	if !ok {
 		return Info{}, false
 	}
-	i, err := r.Get(seq)
+	i, err := r.Get(last.seq)
 	return i, err == nil
 }
 
@@ -246,6 +329,9 @@ func (r *Registry) Slot(seq uint64) (uint32, error) {
 	_, err = r.db.Update(schema.KindRegistry, func(tx *state.Tx) error {
 		if n, err = r.number(schema.Numbered(schema.PrefixSlotOf, seq)); err == nil {
 			return nil // another caller was first
+		}
+		if _, err = tx.Get(schema.Numbered(schema.PrefixSnapshot, seq)); err != nil {
+			return ErrNotExist // expired meanwhile: nobody would remove its slot
 		}
 		n, err = r.number(schema.MetaKey(schema.MetaSlot))
 		if errors.Is(err, state.ErrNotFound) {
@@ -290,87 +376,87 @@ func (r *Registry) number(key []byte) (uint64, error) {
 	return schema.ParseCounter(v)
 }
 
-func (r *Registry) hidden(seq uint64) bool {
+func (r *Registry) isHidden(seq uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.unsynced[seq]
+	return r.hidden[seq]
 }
 
 // hide keeps a snapshot that is about to be recorded from being seen.
 func (r *Registry) hide(seq uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.unsynced[seq] = true
+	r.hidden[seq] = true
 }
 
-func (r *Registry) unhide(seq uint64) {
+func (r *Registry) unhide(seqs ...uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.unsynced, seq)
+	for _, seq := range seqs {
+		delete(r.hidden, seq)
+	}
 }
 
 // publish shows a snapshot that is durable.
 func (r *Registry) publish(seq uint64, s *schema.Snapshot) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.unsynced, seq)
+	delete(r.hidden, seq)
 	if s.Name == "" {
 		return
 	}
 	if s.Revision == 1 {
 		r.scopes[s.Scope]++
 	}
-	// A step counts before every name that a person gave; among equals the
-	// newer cut, whichever was published first.
-	old, ok := r.latest[s.Scope]
-	switch {
-	case ok && s.Explicit && !r.explicit(old):
-	case ok && s.Explicit == r.explicit(old):
-		r.latest[s.Scope] = max(old, seq)
-	default:
-		r.latest[s.Scope] = seq
+	if st := standingOf(s.NameFlags(), seq); st.over(r.latest[s.Scope]) {
+		r.latest[s.Scope] = st
 	}
 }
 
-func (r *Registry) explicit(seq uint64) bool {
+// renamed brings latest up to date after names of a scope were forgotten,
+// brought back or removed. The caller holds Manager.keeping, so that only
+// publish can meddle, which only adds.
+func (r *Registry) renamed(scope string) error {
+	var best standing
+	err := r.names(schema.NameScope(scope), func(_, _ string, seq uint64, flags []byte) error {
+		if s := standingOf(flags, seq); s.over(best) && !r.isHidden(seq) {
+			best = s
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if old := r.latest[scope]; old.over(best) && r.standsLocked(scope, old.seq) {
+		return nil
+	}
+	if best.rank == 0 {
+		delete(r.latest, scope)
+	} else {
+		r.latest[scope] = best
+	}
+	return nil
+}
+
+// standsLocked says whether a snapshot still has a name that can be latest.
+func (r *Registry) standsLocked(scope string, seq uint64) bool {
 	v, err := r.db.Get(schema.Numbered(schema.PrefixSnapshot, seq))
 	if err != nil {
 		return false
 	}
 	s, err := schema.DecodeSnapshot(v)
-	return err == nil && s.Explicit
+	return err == nil && s.Name != "" && s.Scope == scope && standingOf(s.NameFlags(), seq).rank > 0
 }
 
-// forgetName updates what the registry remembers after a name was removed.
-func (r *Registry) forgetName(scope string, seq uint64) {
+// dropNames takes names that have no snapshot left off their scopes.
+func (r *Registry) dropNames(scopes []string) {
 	r.mu.Lock()
-	if r.scopes[scope]--; r.scopes[scope] <= 0 {
-		delete(r.scopes, scope)
-	}
-	stale := r.latest[scope] == seq
-	if stale {
-		delete(r.latest, scope)
-	}
-	r.mu.Unlock()
-	if !stale {
-		return
-	}
-	// Only a scope without steps had this one as its latest.
-	var last uint64
-	for after := ""; ; {
-		is, err := r.Steps(scope, after, 256)
-		if err != nil || len(is) == 0 {
-			break
-		}
-		for _, i := range is {
-			last, after = max(last, i.Seq), i.Name
-		}
-	}
-	if last != 0 {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if r.latest[scope] == 0 {
-			r.latest[scope] = last
+	defer r.mu.Unlock()
+	for _, scope := range scopes {
+		if r.scopes[scope]--; r.scopes[scope] <= 0 {
+			delete(r.scopes, scope)
 		}
 	}
 }

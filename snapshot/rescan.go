@@ -3,6 +3,9 @@ package snapshot
 import (
 	"context"
 	"errors"
+
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
 )
 
 // A change is noted in memory, and its step recorded a moment later. After a
@@ -17,14 +20,30 @@ func (s *sealer) rescan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r := &rescanner{s: s, ctx: ctx, now: s.m.tree.At(seq)}
+	resolved, err := s.m.number(schema.MetaKey(metaResolved))
+	if err != nil && !errors.Is(err, state.ErrNotFound) {
+		return err
+	}
+	r := &rescanner{s: s, ctx: ctx, now: s.m.tree.At(seq), resolved: int64(resolved)}
 	return r.dir(rootIno, "")
 }
 
+// metaResolved is the counter that says up to when (ns) changes were resolved,
+// as last sampled.
+const metaResolved = "resolved"
+
+// recordResolved adds that to a transaction.
+func (s *sealer) recordResolved(tx *state.Tx) {
+	if at := s.resolved.Load(); at > 0 {
+		tx.Put(schema.MetaKey(metaResolved), schema.Counter(uint64(at)))
+	}
+}
+
 type rescanner struct {
-	s   *sealer
-	ctx context.Context
-	now View
+	s        *sealer
+	ctx      context.Context
+	now      View
+	resolved int64
 }
 
 // dir looks through a directory that is no step.
@@ -47,20 +66,37 @@ func (r *rescanner) dir(ino uint64, path string) error {
 	})
 }
 
-// sealed says whether the newest revision of a step shows all that it holds.
+// sealed says whether the newest revision of a step, forgotten or not, shows
+// all that it holds. A step that has none because it expired is told from one
+// that never had any by its age: it would be sealed again, as the latest.
 func (r *rescanner) sealed(e Entry, scope, step string) (bool, error) {
-	rev, err := r.s.m.Resolve(scope, step)
-	if errors.Is(err, ErrNotExist) {
-		return false, nil
-	}
+	revs, err := r.s.m.revisions(scope, step, 1, func(uint64, bool) bool { return true })
 	if err != nil {
 		return false, err
 	}
-	err = holds(r.s.m.tree.At(rev.Seq), r.now, e)
+	if len(revs) == 0 {
+		err = older(r.now, e, r.resolved)
+	} else {
+		err = holds(r.s.m.tree.At(revs[0].Seq), r.now, e)
+	}
 	if errors.Is(err, errChanged) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// older gives errChanged unless e, and all below it, was changed before a time.
+func older(v View, e Entry, than int64) error {
+	n, err := v.Node(e.Ino)
+	switch {
+	case err != nil:
+		return err
+	case n.Ctime >= than:
+		return errChanged
+	case e.Type != modeDir:
+		return nil
+	}
+	return each(v, e.Ino, func(e Entry) error { return older(v, e, than) })
 }
 
 // errChanged: the older view lacks something.

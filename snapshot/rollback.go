@@ -9,6 +9,10 @@ import (
 // what it is now, and returns that one.
 func (m *Manager) Rollback(ctx context.Context, scope, step string) (Info, error) {
 	to, err := m.Resolve(scope, step)
+	if err == nil {
+		defer m.Pin(to.Seq)()
+		to, err = m.Get(to.Seq)
+	}
 	if err != nil {
 		return Info{}, fmt.Errorf("%s: %w", step, err)
 	}

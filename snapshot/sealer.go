@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"stepfs/internal/schema"
@@ -21,7 +22,8 @@ type sealer struct {
 	m     *Manager
 	quiet time.Duration
 
-	resolving sync.Mutex // held while changes are resolved; taken before mu
+	resolving sync.Mutex   // held while changes are resolved; taken before mu
+	resolved  atomic.Int64 // ns: changes before are resolved and recorded
 
 	mu      sync.Mutex
 	changes map[change]struct{}
@@ -107,6 +109,7 @@ func (s *sealer) resolve() {
 }
 
 func (s *sealer) resolveLocked() {
+	start, ok := s.m.cfg.Now(), true
 	s.mu.Lock()
 	changes := s.changes
 	s.changes = map[change]struct{}{}
@@ -122,8 +125,13 @@ func (s *sealer) resolveLocked() {
 			cand = s.stepAt(c)
 		}
 		if cand != nil {
-			s.m.fault("note step "+cand.step, s.note(cand))
+			err := s.note(cand)
+			s.m.fault("note step "+cand.step, err)
+			ok = ok && err == nil
 		}
+	}
+	if ok {
+		s.resolved.Store(start.UnixNano())
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -79,7 +80,7 @@ func (s *storer) load() error {
 			return err
 		}
 		for _, i := range is {
-			if i.Name != "" && i.State != StateStored {
+			if i.Name != "" && i.State != StateStored && i.Forgotten == nil {
 				s.steps = append(s.steps, &step{seq: i.Seq})
 			}
 			after = i.Seq
@@ -90,10 +91,12 @@ func (s *storer) load() error {
 	}
 }
 
-// sealed queues a step.
+// sealed queues a step, once.
 func (s *storer) sealed(seq uint64) {
 	s.mu.Lock()
-	s.steps = append(s.steps, &step{seq: seq})
+	if !slices.ContainsFunc(s.steps, func(st *step) bool { return st.seq == seq }) {
+		s.steps = append(s.steps, &step{seq: seq})
+	}
 	s.mu.Unlock()
 	s.wake()
 }
@@ -249,8 +252,10 @@ func (s *storer) collect(upTo uint64) (batch []Frozen, more bool, err error) {
 // finish marks a waiting step as stored if all that it names is: with its
 // accounts, and its tree in packs.
 func (s *storer) finish(ctx context.Context, st *step) error {
+	s.m.pin(st.seq, 1) // it does not expire while its tree is written
+	defer s.m.pin(st.seq, -1)
 	info, err := s.m.Get(st.seq)
-	if errors.Is(err, ErrNotExist) || err == nil && info.Name == "" {
+	if errors.Is(err, ErrNotExist) || err == nil && (info.Name == "" || info.Forgotten != nil) {
 		s.remove(st)
 		return nil
 	}
@@ -260,6 +265,9 @@ func (s *storer) finish(ctx context.Context, st *step) error {
 	if err == nil {
 		s.remove(st)
 		return nil
+	}
+	if ctx.Err() != nil {
+		return nil // the next daemon does it
 	}
 	err = fmt.Errorf("store %s: %w", info.ID(), err)
 	s.mu.Lock()
@@ -280,7 +288,7 @@ func (s *storer) remove(st *step) {
 	}
 }
 
-// amend changes a snapshot's record.
+// amend changes a snapshot's record, if it has not expired meanwhile.
 func (m *Manager) amend(seq uint64, change func(s *schema.Snapshot)) error {
 	return m.amendTx(seq, func(_ *state.Tx, s *schema.Snapshot) error { change(s); return nil })
 }
@@ -288,11 +296,10 @@ func (m *Manager) amend(seq uint64, change func(s *schema.Snapshot)) error {
 // amendTx is amend with what goes with it in one transaction.
 func (m *Manager) amendTx(seq uint64, change func(tx *state.Tx, s *schema.Snapshot) error) error {
 	_, err := m.db.Update(schema.KindRegistry, func(tx *state.Tx) error {
-		v, err := tx.Get(schema.Numbered(schema.PrefixSnapshot, seq))
-		if err != nil {
-			return err
+		s, err := readSnapshot(tx, seq)
+		if errors.Is(err, ErrNotExist) {
+			return nil
 		}
-		s, err := schema.DecodeSnapshot(v)
 		if err != nil {
 			return err
 		}

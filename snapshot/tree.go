@@ -122,4 +122,10 @@ type Chunks interface {
 	Hold(tx *state.Tx, holder uint64, ids [][32]byte) error
 }
 
+// Collector frees chunks and packs that nothing names any more.
+type Collector interface {
+	// Collect is gentle unless it is urgent.
+	Collect(ctx context.Context, urgent bool) error
+}
+
 var _ Chunks = (*chunkstore.Store)(nil)

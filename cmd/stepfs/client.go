@@ -162,6 +162,41 @@ func (c *client) Drain(ctx context.Context, fn func(DrainProgress) error) error 
 	})
 }
 
+// Forget forgets by name or policy.
+func (c *client) Forget(ctx context.Context, r ForgetRequest) (ForgetResult, error) {
+	return fetch[ForgetResult](ctx, c, http.MethodPost, "forget", r)
+}
+
+// Unforget brings back.
+func (c *client) Unforget(ctx context.Context, r ForgetRequest) (ForgetResult, error) {
+	return fetch[ForgetResult](ctx, c, http.MethodPost, "unforget", r)
+}
+
+// Hold keeps a snapshot.
+func (c *client) Hold(ctx context.Context, r HoldRequest) (SnapshotInfo, error) {
+	return fetch[SnapshotInfo](ctx, c, http.MethodPost, "hold", r)
+}
+
+// Release ends a hold.
+func (c *client) Release(ctx context.Context, r HoldRequest) (SnapshotInfo, error) {
+	return fetch[SnapshotInfo](ctx, c, http.MethodPost, "release", r)
+}
+
+// Policy gives and changes what is kept.
+func (c *client) Policy(ctx context.Context, r PolicyRequest) (PolicyInfo, error) {
+	return fetch[PolicyInfo](ctx, c, http.MethodPost, "policy", r)
+}
+
+// Prune has the daemon remove what is forgotten.
+func (c *client) Prune(ctx context.Context, r PruneRequest, fn func(PruneProgress) error) error {
+	return c.lines(ctx, "prune", r, func(l streamLine) error {
+		if l.Prune == nil {
+			return nil
+		}
+		return fn(*l.Prune)
+	})
+}
+
 // Umount asks the daemon to unmount and end.
 func (c *client) Umount(ctx context.Context, r UmountRequest) error {
 	_, err := fetch[struct{}](ctx, c, http.MethodPost, "umount", r)

@@ -30,6 +30,8 @@ type local struct {
 	changed  func(dir uint64, names []string)
 	describe func(*Status) // adds what the daemon knows; nil without one
 	faults   *faultLog
+
+	policyMu sync.Mutex // held while the policy is changed
 }
 
 var _ service = (*local)(nil)
@@ -94,7 +96,13 @@ func (l *local) Snapshots(ctx context.Context, q SnapshotQuery, fn func(Snapshot
 	}
 	var all []snapshot.Info
 	for _, scope := range scopes {
-		steps, err := l.steps(ctx, scope, q.Revisions)
+		var steps []snapshot.Info
+		var err error
+		if q.Forgotten {
+			steps, err = l.parts.manager.Forgotten(scope)
+		} else {
+			steps, err = l.steps(ctx, scope, q.Revisions)
+		}
 		if err != nil {
 			return err
 		}
@@ -305,6 +313,12 @@ func describeSnapshot(i snapshot.Info) SnapshotInfo {
 		ID: i.ID(), Step: i.Name, Scope: i.Scope, Revision: i.Revision, Sequence: i.Seq,
 		Time: i.Time.UTC(), Reason: i.Reason, Verdict: i.Verdict, Marks: i.Marks, Tags: i.Tags,
 		Logical: i.Logical, New: i.New, Stored: i.Stored, State: i.State,
+	}
+	for _, h := range i.Holds {
+		s.Holds = append(s.Holds, HoldInfo{h.Name, h.By, h.UID, h.Reason, h.Time.UTC()})
+	}
+	if f := i.Forgotten; f != nil {
+		s.Forgotten = &ForgottenInfo{f.By, f.Reason, f.Time.UTC()}
 	}
 	if s.Tags == nil {
 		s.Tags = []string{} // consumers should not have to tell null from none

@@ -109,6 +109,20 @@ func TestArguments(t *testing.T) {
 		{"drain STORE", exitNoStore, ""},
 		{"rollback STORE", exitError, "usage"},
 		{"rollback STORE 7", exitNoStore, ""},
+		{"forget STORE", exitError, "usage"},
+		{"forget STORE 7", exitNoStore, ""},
+		{"forget --policy STORE 7", exitError, "usage"},
+		{"forget --policy --reason=x STORE", exitError, "own reasons"},
+		{"unforget STORE 7", exitNoStore, ""},
+		{"hold STORE 7", exitError, "--reason"},
+		{"hold STORE --reason=x", exitError, "usage"},
+		{"hold STORE 7 --reason=x", exitNoStore, ""},
+		{"release STORE 7", exitNoStore, ""},
+		{"prune STORE", exitNoStore, ""},
+		{"policy", exitError, "usage"},
+		{"policy STORE", exitNoStore, ""},
+		{"policy STORE set", exitError, "usage"},
+		{"policy STORE put keep-last=3", exitError, "usage"},
 		{"restore STORE 7", exitError, "usage"},
 		{"restore STORE 7 DIR/out", exitNoStore, ""},
 		{"restore --workers=1000 STORE 7 DIR/out", exitError, "--workers"},
@@ -133,7 +147,7 @@ func TestArguments(t *testing.T) {
 
 // A usage that is not golden is one that changed without anybody looking.
 func TestHelp(t *testing.T) {
-	for _, args := range []string{"", "mount", "umount", "snapshots", "snapshot", "restore", "rollback", "status", "stats", "drain", "version"} {
+	for _, args := range []string{"", "mount", "umount", "snapshots", "snapshot", "restore", "rollback", "hold", "release", "forget", "unforget", "prune", "policy", "status", "stats", "drain", "version"} {
 		t.Run("stepfs "+args, func(t *testing.T) {
 			got := stepfs(t, append(strings.Fields(args), "--help")...)
 			if got.code != exitDone || got.stderr != "" {

@@ -32,6 +32,7 @@ type mountOptions struct {
 	grace         time.Duration
 	hotLimit      byteSize
 	storeLimit    storeLimit
+	onFull        string // expire, stop
 	logFile       string
 	save          bool
 	json          bool // of global
@@ -82,6 +83,7 @@ nothing that was acknowledged is lost by that.`,
 	f.DurationVar(&o.grace, "grace", 25*time.Second, "how long to serve on after SIGTERM while files are open for writing")
 	f.Var(&o.hotLimit, "hot-limit", "evict the whole copies of stored files, oldest first, when they take more than this, like 100G (default as many as there is room for)")
 	f.Var(&o.storeLimit, "store-limit", "how much of the disk the store may take, like 800G or 75% (default the disk less 10%)")
+	f.StringVar(&o.onFull, "on-full", "expire", "what a store that is nearly full may give up besides hot copies and barriers: expire (the oldest steps that the job itself has deleted; never the newest three, nor what is held) or stop (no step)")
 	f.StringVar(&o.logFile, "log-file", "", "where a mount in the background logs (default STORE/stepfs.log)")
 	f.BoolVar(&o.save, "save-settings", false, "keep the flags given here as the store's defaults")
 	return c
@@ -101,6 +103,8 @@ func (o *mountOptions) validate() error {
 	switch {
 	case o.snapDir != "hidden" && o.snapDir != "visible":
 		return fmt.Errorf("--snapdir is hidden or visible, not %q", o.snapDir)
+	case o.onFull != "expire" && o.onFull != "stop":
+		return fmt.Errorf("--on-full is expire or stop, not %q", o.onFull)
 	case o.snapDirName == "" || o.snapDirName == "." || o.snapDirName == ".." || strings.ContainsAny(o.snapDirName, "/\x00") || len(o.snapDirName) > 255:
 		return fmt.Errorf("--snapdir-name: %q is no name for a directory", o.snapDirName)
 	case o.workers < 0 || o.workers > 1024:

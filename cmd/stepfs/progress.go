@@ -22,6 +22,15 @@ func newProgress(w *os.File, what string) *progress {
 	return &progress{bar: bar.Start()}
 }
 
+// newCounter is a bar of things that are no bytes.
+func newCounter(w *os.File, what string) *progress {
+	if !isTerminal(w) {
+		return &progress{}
+	}
+	const template = `{{string . "what"}} {{counters . }} {{bar . }} {{percent . }}`
+	return &progress{bar: pb.New64(0).SetTemplate(template).SetWriter(w).Set("what", what).Start()}
+}
+
 func (p *progress) total(n int64) {
 	if p.bar != nil {
 		p.bar.SetTotal(n)

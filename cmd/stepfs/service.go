@@ -18,6 +18,17 @@ type service interface {
 	Rollback(ctx context.Context, r RollbackRequest) (SnapshotInfo, error)
 	// Drain returns once everything staged at the call is stored; fn hears how far it is.
 	Drain(ctx context.Context, fn func(DrainProgress) error) error
+	// Forget forgets snapshots by name, or by the store's policy, and gives what
+	// was decided. Unforget brings them back.
+	Forget(ctx context.Context, r ForgetRequest) (ForgetResult, error)
+	Unforget(ctx context.Context, r ForgetRequest) (ForgetResult, error)
+	// Hold keeps a snapshot until Release.
+	Hold(ctx context.Context, r HoldRequest) (SnapshotInfo, error)
+	Release(ctx context.Context, r HoldRequest) (SnapshotInfo, error)
+	// Prune removes what is forgotten; fn hears how far it is.
+	Prune(ctx context.Context, r PruneRequest, fn func(PruneProgress) error) error
+	// Policy changes what is kept, if the request says so, and gives it.
+	Policy(ctx context.Context, r PolicyRequest) (PolicyInfo, error)
 	// Source reads the tree of a snapshot.
 	Source(ctx context.Context, s SnapshotInfo) (source, error)
 	Close() error
@@ -39,6 +50,83 @@ type SnapshotInfo struct {
 	New      int64     `json:"new_bytes"`
 	Stored   int64     `json:"stored_bytes"`
 	State    string    `json:"state"` // staged, stored
+
+	Holds     []HoldInfo     `json:"holds,omitempty"`
+	Forgotten *ForgottenInfo `json:"forgotten,omitempty"` // nil: it is not
+}
+
+// HoldInfo says who keeps a snapshot from being removed.
+type HoldInfo struct {
+	Name   string    `json:"name"`
+	By     string    `json:"by"`
+	UID    uint32    `json:"uid"`
+	Reason string    `json:"reason"`
+	Time   time.Time `json:"time"`
+}
+
+// ForgottenInfo says when, by whom and why a snapshot was forgotten.
+type ForgottenInfo struct {
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+	Time   time.Time `json:"time"`
+}
+
+// ForgetRequest selects what is to be forgotten, or brought back.
+type ForgetRequest struct {
+	Scope  *string  `json:"scope,omitempty"`  // by policy, nil: every scope; else the root
+	Steps  []string `json:"steps,omitempty"`  // names, or
+	Policy bool     `json:"policy,omitempty"` // what the store's policy does not keep
+	DryRun bool     `json:"dry_run,omitempty"`
+	By     string   `json:"by"` // user@host
+	Reason string   `json:"reason,omitempty"`
+}
+
+// ForgetResult is what was decided on each snapshot that was looked at.
+type ForgetResult struct {
+	Decisions []ForgetDecision `json:"decisions"`
+}
+
+// ForgetDecision is one line of `stepfs forget --json`.
+type ForgetDecision struct {
+	Action   string       `json:"action"` // forget, keep, unforget
+	Why      string       `json:"why,omitempty"`
+	DryRun   bool         `json:"dry_run,omitempty"`
+	Snapshot SnapshotInfo `json:"snapshot"`
+}
+
+// HoldRequest holds a snapshot under a name, or releases it.
+type HoldRequest struct {
+	Scope  string `json:"scope,omitempty"`
+	Step   string `json:"step"`
+	Name   string `json:"name"`
+	By     string `json:"by,omitempty"`
+	UID    uint32 `json:"uid,omitempty"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// PruneRequest asks for what is forgotten to be removed now.
+type PruneRequest struct {
+	Wait bool `json:"wait,omitempty"` // till it is done; else the daemon goes on by itself
+}
+
+// PruneProgress says how far a prune is. The last one has Done, unless nobody waits.
+type PruneProgress struct {
+	Pruned int  `json:"pruned"` // snapshots and barriers
+	Left   int  `json:"left"`   // forgotten ones that are still there; with Done, since they are in use
+	Done   bool `json:"done"`
+}
+
+// PolicyRequest changes the store's policy: "key=value" to set, keys to unset.
+type PolicyRequest struct {
+	Set   []string `json:"set,omitempty"`
+	Unset []string `json:"unset,omitempty"`
+}
+
+// PolicyInfo is the policy in force, as rule to value.
+type PolicyInfo struct {
+	Rules    map[string]string `json:"rules"`
+	Defaults []string          `json:"defaults,omitempty"` // rules that nobody has set
+	Fault    string            `json:"fault,omitempty"`    // why the settings can't be used: everything is kept
 }
 
 // SnapshotQuery selects snapshots.
@@ -46,6 +134,7 @@ type SnapshotQuery struct {
 	Scope     *string `json:"scope,omitempty"`     // nil: every scope
 	Revisions bool    `json:"revisions,omitempty"` // every revision of a step, not only the newest
 	Barriers  bool    `json:"barriers,omitempty"`  // the barriers that are kept, sealed or not
+	Forgotten bool    `json:"forgotten,omitempty"` // what was forgotten and can be brought back, instead
 }
 
 // SnapshotRequest asks for an explicit snapshot.

@@ -40,6 +40,7 @@ func snapshotsCommand(g *global) *cobra.Command {
 	f.StringVar(&scope, "scope", "", "list only the steps of this directory of the mount; / is its root")
 	f.BoolVar(&q.Revisions, "revisions", false, "list every revision of a step, not only the newest")
 	f.BoolVar(&q.Barriers, "barriers", false, "list every barrier that is kept")
+	f.BoolVar(&q.Forgotten, "forgotten", false, "list what was forgotten and can be brought back, instead")
 	return c
 }
 
@@ -64,15 +65,27 @@ func (p *snapshotPrinter) print(s SnapshotInfo) error {
 	}
 	if !p.any {
 		p.any = true
-		fmt.Fprintln(p.table, "SNAPSHOT\tTIME\tREASON\tVERDICT\tSTATE\tLOGICAL\tNEW\tSTORED\tTAGS")
+		fmt.Fprintln(p.table, "SNAPSHOT\tTIME\tREASON\tVERDICT\tSTATE\tLOGICAL\tNEW\tSTORED\tTAGS\tNOTE")
 	}
 	name := s.ID
 	if s.Scope != "" {
 		name = s.Scope + "/" + name
 	}
-	_, err := fmt.Fprintf(p.table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, humanTime(s.Time), s.Reason, orDash(s.Verdict),
-		s.State, humanBytes(s.Logical), humanBytes(s.New), humanBytes(s.Stored), orDash(strings.Join(s.Tags, ",")))
+	_, err := fmt.Fprintf(p.table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, humanTime(s.Time), s.Reason, orDash(s.Verdict),
+		s.State, humanBytes(s.Logical), humanBytes(s.New), humanBytes(s.Stored), orDash(strings.Join(s.Tags, ",")), s.note())
 	return err
+}
+
+// note says what is special about a snapshot.
+func (s *SnapshotInfo) note() string {
+	var notes []string
+	for _, h := range s.Holds {
+		notes = append(notes, fmt.Sprintf("held by %s: %s", h.By, h.Reason))
+	}
+	if f := s.Forgotten; f != nil {
+		notes = append(notes, fmt.Sprintf("forgotten %s by %s: %s", humanTime(f.Time), f.By, f.Reason))
+	}
+	return orDash(strings.Join(notes, "; "))
 }
 
 func (p *snapshotPrinter) flush() error { return p.table.Flush() }

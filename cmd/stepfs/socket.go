@@ -20,7 +20,7 @@ import (
 // the body, lists and progress as JSON Lines. Whoever can open the socket may
 // use it; it is its owner's alone.
 const (
-	maxRequest   = 64 << 10 // of a body; the longest is a snapshot's name and tags
+	maxRequest   = 1 << 20 // of a body; the longest is a list of steps to be forgotten
 	maxHeader    = 16 << 10
 	headTimeout  = 10 * time.Second
 	leaveTimeout = 10 * time.Second // for answers under way when the daemon ends
@@ -127,6 +127,25 @@ func newAPI(s service, leave chan<- leaveCall) http.Handler {
 		st := newStream(w)
 		st.end(s.Drain(ctx, func(p DrainProgress) error { return st.send(streamLine{Drain: &p}) }))
 	})
+	handle(mux, "/v1/forget", func(ctx context.Context, w http.ResponseWriter, q ForgetRequest) {
+		answer(w)(s.Forget(ctx, q))
+	})
+	handle(mux, "/v1/unforget", func(ctx context.Context, w http.ResponseWriter, q ForgetRequest) {
+		answer(w)(s.Unforget(ctx, q))
+	})
+	handle(mux, "/v1/hold", func(ctx context.Context, w http.ResponseWriter, q HoldRequest) {
+		answer(w)(s.Hold(ctx, q))
+	})
+	handle(mux, "/v1/release", func(ctx context.Context, w http.ResponseWriter, q HoldRequest) {
+		answer(w)(s.Release(ctx, q))
+	})
+	handle(mux, "/v1/policy", func(ctx context.Context, w http.ResponseWriter, q PolicyRequest) {
+		answer(w)(s.Policy(ctx, q))
+	})
+	handle(mux, "/v1/prune", func(ctx context.Context, w http.ResponseWriter, q PruneRequest) {
+		st := newStream(w)
+		st.end(s.Prune(ctx, q, func(p PruneProgress) error { return st.send(streamLine{Prune: &p}) }))
+	})
 	handle(mux, "/v1/umount", func(ctx context.Context, w http.ResponseWriter, q UmountRequest) {
 		call := leaveCall{lazy: q.Lazy, done: make(chan error, 1)}
 		select {
@@ -178,6 +197,7 @@ func toAPIError(err error) *apiError {
 type streamLine struct {
 	Snapshot *SnapshotInfo  `json:"snapshot,omitempty"`
 	Drain    *DrainProgress `json:"drain,omitempty"`
+	Prune    *PruneProgress `json:"prune,omitempty"`
 	End      bool           `json:"end,omitempty"`
 	Error    *apiError      `json:"error,omitempty"`
 }
@@ -197,7 +217,7 @@ func (s *stream) send(l streamLine) error {
 	if err := s.enc.Encode(l); err != nil {
 		return err
 	}
-	if l.Drain != nil { // somebody is watching
+	if l.Drain != nil || l.Prune != nil { // somebody is watching
 		return s.flush()
 	}
 	return nil

@@ -45,6 +45,24 @@ func (s scripted) Snapshots(_ context.Context, q SnapshotQuery, fn func(Snapshot
 func (s scripted) Drain(_ context.Context, fn func(DrainProgress) error) error {
 	return errors.Join(fn(DrainProgress{Remaining: 1, Total: 2}), fn(DrainProgress{Total: 2, Done: s.fail == nil}), s.fail)
 }
+func (s scripted) Forget(_ context.Context, r ForgetRequest) (ForgetResult, error) {
+	return ForgetResult{Decisions: []ForgetDecision{{Action: "forget", Why: fmt.Sprint(r.Steps), DryRun: r.DryRun}}}, s.fail
+}
+func (s scripted) Unforget(_ context.Context, r ForgetRequest) (ForgetResult, error) {
+	return ForgetResult{Decisions: []ForgetDecision{{Action: "unforget", Why: fmt.Sprint(r.Steps)}}}, s.fail
+}
+func (s scripted) Hold(_ context.Context, r HoldRequest) (SnapshotInfo, error) {
+	return SnapshotInfo{Step: r.Step, Holds: []HoldInfo{{Name: r.Name}}}, s.fail
+}
+func (s scripted) Release(_ context.Context, r HoldRequest) (SnapshotInfo, error) {
+	return SnapshotInfo{Step: r.Step}, s.fail
+}
+func (s scripted) Prune(_ context.Context, r PruneRequest, fn func(PruneProgress) error) error {
+	return errors.Join(fn(PruneProgress{Left: 1}), fn(PruneProgress{Pruned: 1, Done: r.Wait}), s.fail)
+}
+func (s scripted) Policy(_ context.Context, r PolicyRequest) (PolicyInfo, error) {
+	return PolicyInfo{Rules: map[string]string{"set": fmt.Sprint(r.Set), "unset": fmt.Sprint(r.Unset)}}, s.fail
+}
 func (s scripted) Source(context.Context, SnapshotInfo) (source, error) { return nil, s.fail }
 func (s scripted) Close() error                                         { return nil }
 
@@ -93,6 +111,26 @@ func TestClient(t *testing.T) {
 	must(t, c.Drain(ctx, func(p DrainProgress) error { last = p; return nil }))
 	if !last.Done {
 		t.Errorf("drain %+v", last)
+	}
+	if r, err := c.Forget(ctx, ForgetRequest{Steps: []string{"1", "2"}, DryRun: true}); err != nil || r.Decisions[0].Why != "[1 2]" || !r.Decisions[0].DryRun {
+		t.Errorf("forget %+v, %v", r, err)
+	}
+	if r, err := c.Unforget(ctx, ForgetRequest{Steps: []string{"3"}}); err != nil || r.Decisions[0].Action != "unforget" {
+		t.Errorf("unforget %+v, %v", r, err)
+	}
+	if i, err := c.Hold(ctx, HoldRequest{Step: "1", Name: "n"}); err != nil || i.Holds[0].Name != "n" {
+		t.Errorf("hold %+v, %v", i, err)
+	}
+	if i, err := c.Release(ctx, HoldRequest{Step: "1"}); err != nil || i.Step != "1" {
+		t.Errorf("release %+v, %v", i, err)
+	}
+	if p, err := c.Policy(ctx, PolicyRequest{Set: []string{"a=1"}, Unset: []string{"b"}}); err != nil || p.Rules["set"] != "[a=1]" || p.Rules["unset"] != "[b]" {
+		t.Errorf("policy %+v, %v", p, err)
+	}
+	var pruned PruneProgress
+	must(t, c.Prune(ctx, PruneRequest{Wait: true}, func(p PruneProgress) error { pruned = p; return nil }))
+	if !pruned.Done || pruned.Pruned != 1 {
+		t.Errorf("prune %+v", pruned)
 	}
 	go func() { (<-leave).done <- fmt.Errorf("unmount: %w", unix.EBUSY) }()
 	var told *apiError

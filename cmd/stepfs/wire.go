@@ -67,12 +67,19 @@ func openParts(dir *storedir.Dir, o *mountOptions) (_ *local, err error) {
 	if err != nil {
 		return nil, err
 	}
+	policy, err := policyOf(cfg.Settings)
+	if err != nil {
+		l.faults.add("the store's policy can't be used, everything is kept (see stepfs policy --help)", err)
+	}
 	p.manager, err = snapshot.Open(snapshot.Config{
 		DB: p.engine, Tree: livetree.New(p.tree), Chunks: p.chunks,
 		SealQuiet: o.sealQuiet, Workers: o.ingestWorkers(), HotLimit: int64(o.hotLimit), ReadOnly: o.passive,
+		Policy: &policy, KeepSteps: o.onFull == "stop", Collector: livetree.Collector(p.chunks, collectRate),
 		Events: snapshot.Events{Fault: l.faults.add, Sealed: func(i snapshot.Info) {
 			slog.Info("sealed", "snapshot", i.ID(), "scope", i.Scope, "reason", i.Reason)
-		}, RolledBack: func(dir uint64, names []string) {
+		}, Forgotten: func(i snapshot.Info) {
+			slog.Info("forgotten", "snapshot", i.ID(), "scope", i.Scope, "by", i.Forgotten.By, "reason", i.Forgotten.Reason)
+		}, Expired: logExpired, RolledBack: func(dir uint64, names []string) {
 			if l.changed != nil {
 				l.changed(dir, names)
 			}
@@ -83,6 +90,19 @@ func openParts(dir *storedir.Dir, o *mountOptions) (_ *local, err error) {
 	}
 	p.ready.Store(p.manager)
 	return l, nil
+}
+
+// collectRate is how many bytes a second are written again to get the space of
+// dead chunks back, while nobody waits for it.
+const collectRate = 64 << 20
+
+// logExpired logs what is gone for good. Barriers go by the thousand.
+func logExpired(i snapshot.Info, reason string) {
+	level := slog.LevelInfo
+	if i.Name == "" {
+		level = slog.LevelDebug
+	}
+	slog.Log(context.Background(), level, "expired", "snapshot", i.ID(), "scope", i.Scope, "reason", reason)
 }
 
 // treeEvents tells the manager what happens in the tree, which is opened

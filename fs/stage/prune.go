@@ -25,7 +25,7 @@ import (
 const pruneQueue = 1 << 16
 
 // Prune frees what only snapshots have shown that are gone: versions of names
-// and inodes, and, through the reaper, content. more: it did a part of it.
+// and inodes, content, and its chunks. more: it did a part of it.
 // Nothing else may run it meanwhile.
 func (t *Tree) Prune(ctx context.Context) (more bool, err error) {
 	// In this order: a cut below epoch is under way, or has ended, and then its
@@ -39,6 +39,9 @@ func (t *Tree) Prune(ctx context.Context) (more bool, err error) {
 		}
 	}
 	if err != nil {
+		return false, err
+	}
+	if err := t.reapAll(); err != nil {
 		return false, err
 	}
 	return more, t.dropHolds(ctx)

@@ -22,12 +22,61 @@ type Snapshot struct {
 	Stored  int64    // bytes that they took in packs
 	Tree    [32]byte // name of the root's Merkle directory object; zero = not written yet
 	Drained bool     // everything that it names is stored
+
+	// What decides how long it is kept.
+	Clock     int64      // store time of the commit, ns; 0 = recorded before there was one
+	Holds     []Hold     // while there is one it is not removed
+	Forgotten *Forgotten // not nil: not shown any more, and gone once it is pruned
+	Spared    bool       // brought back after it was forgotten: no policy forgets it again
+}
+
+// Hold keeps a snapshot until it is released.
+type Hold struct {
+	Name   string // of the hold; a snapshot has one of each name
+	UID    uint32 // who holds it
+	By     string // the same for people: user@host
+	Reason string
+	Time   int64 // ns
+}
+
+// Forgotten says when, by whom and why a snapshot was forgotten.
+type Forgotten struct {
+	By     string // user@host, or "policy"
+	Reason string
+	Time   int64 // ns
+	Clock  int64 // store time, ns
 }
 
 const (
 	snapExplicit = 1 << iota
 	snapDrained
+	snapKept // what decides how long it is kept follows the tree
+	snapForgotten
+	snapSpared
 )
+
+// Flags in the value of a name's key: what a listing has to know of a
+// snapshot without reading its record.
+const (
+	NameExplicit  = 1 << iota // a person gave the name
+	NameForgotten             // not shown any more
+	NamePartial               // a step that is not complete
+)
+
+// NameFlags gives the value of the snapshot's name key.
+func (s *Snapshot) NameFlags() []byte {
+	var b byte
+	if s.Explicit {
+		b |= NameExplicit
+	}
+	if s.Forgotten != nil {
+		b |= NameForgotten
+	}
+	if s.Verdict == "partial" {
+		b |= NamePartial
+	}
+	return []byte{b}
+}
 
 // Encode gives the snapshot's value.
 func (s *Snapshot) Encode() []byte {
@@ -37,6 +86,16 @@ func (s *Snapshot) Encode() []byte {
 	}
 	if s.Drained {
 		flags |= snapDrained
+	}
+	kept := s.Clock != 0 || len(s.Holds) > 0 || s.Forgotten != nil
+	if kept {
+		flags |= snapKept
+	}
+	if s.Forgotten != nil {
+		flags |= snapForgotten
+	}
+	if s.Spared {
+		flags |= snapSpared
 	}
 	b := binary.AppendUvarint(nil, flags)
 	b = binary.AppendUvarint(b, s.ScopeIno)
@@ -54,7 +113,27 @@ func (s *Snapshot) Encode() []byte {
 			b = putBytes(b, []byte(v))
 		}
 	}
-	return append(b, s.Tree[:]...)
+	b = append(b, s.Tree[:]...)
+	if kept {
+		b = s.encodeKept(b)
+	}
+	return b
+}
+
+func (s *Snapshot) encodeKept(b []byte) []byte {
+	b = binary.AppendVarint(b, s.Clock)
+	b = binary.AppendUvarint(b, uint64(len(s.Holds)))
+	for _, h := range s.Holds {
+		b = putBytes(b, []byte(h.Name))
+		b = binary.AppendUvarint(b, uint64(h.UID))
+		b = putBytes(putBytes(b, []byte(h.By)), []byte(h.Reason))
+		b = binary.AppendVarint(b, h.Time)
+	}
+	if f := s.Forgotten; f != nil {
+		b = putBytes(putBytes(b, []byte(f.By)), []byte(f.Reason))
+		b = binary.AppendVarint(binary.AppendVarint(b, f.Time), f.Clock)
+	}
+	return b
 }
 
 // DecodeSnapshot is the inverse of Encode.
@@ -81,7 +160,31 @@ func DecodeSnapshot(v []byte) (*Snapshot, error) {
 		}
 	}
 	copy(s.Tree[:], r.fixed(32))
+	s.Spared = flags&snapSpared != 0
+	if flags&snapKept != 0 {
+		s.decodeKept(r, flags&snapForgotten != 0)
+	}
 	return s, r.done("snapshot")
+}
+
+func (s *Snapshot) decodeKept(r *reader, forgotten bool) {
+	s.Clock = r.int()
+	n := r.uint()
+	if n > uint64(len(r.b)) {
+		r.fail("list longer than its record")
+		return
+	}
+	for ; n > 0; n-- {
+		h := Hold{Name: string(r.bytes()), UID: uint32(r.uint())}
+		h.By, h.Reason = string(r.bytes()), string(r.bytes())
+		h.Time = r.int()
+		s.Holds = append(s.Holds, h)
+	}
+	if forgotten {
+		f := &Forgotten{By: string(r.bytes()), Reason: string(r.bytes())}
+		f.Time, f.Clock = r.int(), r.int()
+		s.Forgotten = f
+	}
 }
 
 // Candidate is a step-like directory or file that may have to be sealed.

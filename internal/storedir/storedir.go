@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -57,6 +58,7 @@ type environment struct {
 // Dir is an open, locked store directory.
 type Dir struct {
 	path   string
+	mu     sync.Mutex // guards config
 	config Config
 	kind   Kind
 	lock   *lock
@@ -319,7 +321,11 @@ func (d *Dir) Join(elem ...string) string {
 }
 
 // Config is what the config file says.
-func (d *Dir) Config() Config { return d.config }
+func (d *Dir) Config() Config {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.config
+}
 
 // Created says whether this Open made the store.
 func (d *Dir) Created() bool { return d.fresh }
@@ -344,6 +350,8 @@ func (d *Dir) Lease() Lease { return d.lock.lease }
 
 // SaveSettings replaces the settings in the config file.
 func (d *Dir) SaveSettings(s map[string]string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	cfg := d.config
 	cfg.Settings = s
 	if err := writeConfig(d.path, cfg); err != nil {

@@ -1,0 +1,27 @@
+package livetree
+
+import (
+	"context"
+
+	"stepfs/chunkstore"
+	"stepfs/snapshot"
+)
+
+// Collector gives package snapshot the chunk store's Collect. What is not
+// urgent writes packs again at rate bytes a second, once half of them is dead;
+// what is urgent does so at full speed, once a quarter is.
+func Collector(s *chunkstore.Store, rate int64) snapshot.Collector { return collector{s, rate} }
+
+type collector struct {
+	chunks *chunkstore.Store
+	rate   int64
+}
+
+func (c collector) Collect(ctx context.Context, urgent bool) error {
+	o := chunkstore.CollectOptions{Rate: c.rate}
+	if urgent {
+		o = chunkstore.CollectOptions{DeadShare: 0.25}
+	}
+	_, err := c.chunks.Collect(ctx, o)
+	return err
+}

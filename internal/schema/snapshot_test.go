@@ -1,0 +1,66 @@
+package schema_test
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"reflect"
+	"testing"
+
+	"stepfs/internal/schema"
+)
+
+// A record of a store from before there was retention.
+const oldSnapshot = "0201" + "00" + "03313030" + "05717569657400" + "0001" + "0a141e28" + "0000" +
+	"0102030405060708091011121314151617181920212223242526272829303132"
+
+func TestSnapshotFromBeforeRetention(t *testing.T) {
+	raw, err := hex.DecodeString(oldSnapshot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := schema.DecodeSnapshot(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Name != "100" || s.Reason != "quiet" || !s.Drained || s.Time != 5 || s.Stored != 20 || s.Tree[31] != 0x32 ||
+		s.Clock != 0 || s.Holds != nil || s.Forgotten != nil || s.Spared {
+		t.Errorf("%+v", s)
+	}
+	if got := s.Encode(); !bytes.Equal(got, raw) {
+		t.Errorf("encoded again: %x", got)
+	}
+}
+
+func TestSnapshotRoundTrip(t *testing.T) {
+	hold := schema.Hold{Name: "eval", UID: 7, By: "ann@box", Reason: "paper", Time: 99}
+	gone := &schema.Forgotten{By: "policy", Reason: "not kept by keep-last 3", Time: 5, Clock: 6}
+	for _, s := range []schema.Snapshot{
+		{},
+		{Clock: 12345, Name: "7", Tags: []string{"a"}},
+		{Holds: []schema.Hold{hold, {Name: "x"}}, Spared: true},
+		{Forgotten: gone, Explicit: true, Marks: []string{"m"}},
+		{Clock: 1, Holds: []schema.Hold{hold}, Forgotten: gone, Drained: true},
+	} {
+		raw := s.Encode()
+		got, err := schema.DecodeSnapshot(raw)
+		if err != nil || !reflect.DeepEqual(*got, s) {
+			t.Errorf("%+v became %+v, %v", s, got, err)
+		}
+		for n := range raw {
+			if _, err := schema.DecodeSnapshot(raw[:n]); !errors.Is(err, schema.ErrCorrupt) {
+				t.Errorf("%+v cut at %d of %d bytes: %v", s, n, len(raw), err)
+			}
+		}
+	}
+}
+
+func TestNameFlags(t *testing.T) {
+	for want, s := range map[byte]schema.Snapshot{
+		0: {Name: "1"}, 1: {Explicit: true}, 2: {Forgotten: &schema.Forgotten{}}, 4: {Verdict: "partial"},
+	} {
+		if got := s.NameFlags(); len(got) != 1 || got[0] != want {
+			t.Errorf("%+v: %v, want %d", s, got, want)
+		}
+	}
+}

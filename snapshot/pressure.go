@@ -1,0 +1,158 @@
+package snapshot
+
+import (
+	"context"
+	"fmt"
+
+	"stepfs/internal/schema"
+)
+
+// When room is scarce and the hot copies are gone, snapshots are given up:
+// those that are forgotten anyhow, then barriers, then the oldest steps whose
+// live files the job itself has deleted. Never what is held or read, nor the
+// newest complete steps of a scope, nor what a person has named.
+
+// spared is how many of the newest complete steps of each scope stay.
+const spared = 3
+
+const forRoom = "space: the store is nearly full"
+
+// giveUp makes some room, and says whether anything was given up.
+func (m *Manager) giveUp(ctx context.Context) (bool, error) {
+	k := m.keeper
+	select {
+	case <-k.pass:
+	case <-ctx.Done():
+		return false, nil
+	}
+	defer func() { k.pass <- struct{}{} }()
+	if err := k.load(); err != nil {
+		return false, err
+	}
+	seqs, err := m.expendable()
+	if err != nil || len(seqs) == 0 {
+		return false, err
+	}
+	gone, err := m.Expire(forRoom, seqs...)
+	if err != nil || len(gone) == 0 {
+		return false, err
+	}
+	k.mu.Lock()
+	k.free = true
+	k.mu.Unlock()
+	return true, k.release(ctx, true)
+}
+
+// expendable gives what goes next, all of one kind; of steps, one.
+func (m *Manager) expendable() ([]uint64, error) {
+	all, err := m.all()
+	if err != nil || len(all) == 0 {
+		return nil, err
+	}
+	var forgotten, barriers []uint64
+	for _, i := range all {
+		switch {
+		case len(i.Holds) > 0 || m.InUse(i.Seq):
+		case i.Forgotten != nil:
+			forgotten = append(forgotten, i.Seq)
+		case i.Name == "" && i.Seq != all[len(all)-1].Seq: // the newest is the live tree
+			barriers = append(barriers, i.Seq)
+		}
+	}
+	switch {
+	case len(forgotten) > 0:
+		return forgotten, nil
+	case len(barriers) > 0:
+		return barriers[:min(len(barriers), expireBatch)], nil
+	case m.cfg.KeepSteps:
+		return nil, nil
+	}
+	return m.oldestStep(all)
+}
+
+// all gives every snapshot, oldest first.
+func (m *Manager) all() (all []Info, err error) {
+	it, err := m.db.NewIter([]byte{schema.PrefixSnapshot}, []byte{schema.PrefixSnapshot + 1})
+	if err != nil {
+		return nil, err
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		seq, s, err := snapshotAt(it.Key(), it.Value())
+		if err != nil {
+			return nil, err
+		}
+		if !m.isHidden(seq) {
+			all = append(all, infoOf(seq, s))
+		}
+	}
+	return all, it.Error()
+}
+
+// oldestStep gives the oldest step that may go.
+func (m *Manager) oldestStep(all []Info) ([]uint64, error) {
+	spare, old := m.newestSteps(all)
+	for _, i := range all {
+		if i.Name == "" || i.Explicit || len(i.Holds) > 0 || spare[i.Seq] || m.InUse(i.Seq) {
+			continue
+		}
+		live := false
+		if !old[i.Seq] {
+			var err error
+			if live, err = m.stepIsLive(i); err != nil {
+				return nil, fmt.Errorf("is %s still there: %w", i.ID(), err)
+			}
+		}
+		if !live {
+			return []uint64{i.Seq}, nil
+		}
+	}
+	return nil, nil
+}
+
+// newestSteps gives the newest complete steps of each scope, which are spared,
+// and the revisions that a newer one of the same name has replaced.
+func (m *Manager) newestSteps(all []Info) (spare, old map[uint64]bool) {
+	spare, old = map[uint64]bool{}, map[uint64]bool{}
+	names := map[[2]string]bool{}
+	complete := map[string]int{}
+	for k := len(all) - 1; k >= 0; k-- {
+		i := all[k]
+		if i.Name == "" || i.Forgotten != nil {
+			continue
+		}
+		name := [2]string{i.Scope, i.Name}
+		if names[name] {
+			old[i.Seq] = true
+			continue
+		}
+		names[name] = true
+		if i.Complete() && complete[i.Scope] < spared {
+			complete[i.Scope]++
+			spare[i.Seq] = true
+		}
+	}
+	return spare, old
+}
+
+// stepIsLive says whether the live tree still has the files of a step. What
+// was not sealed for its name counts as live as long as its scope is there.
+func (m *Manager) stepIsLive(i Info) (live bool, err error) {
+	found := false
+	err = each(m.tree.At(i.Seq), i.ScopeIno, func(e Entry) error {
+		step, ok := stepOf(e.Name, e.Type != modeDir)
+		if !ok || step != i.Name {
+			return nil
+		}
+		found = true
+		path := e.Name
+		if i.Scope != "" {
+			path = i.Scope + "/" + e.Name
+		}
+		if ino, _, err := m.tree.Find(path); err == nil && ino == e.Ino {
+			live = true
+		}
+		return nil
+	})
+	return live || !found, err
+}
