@@ -383,6 +383,24 @@ func TestWrongCounts(t *testing.T) {
 	}
 }
 
+// TestReferenceWins: should a held chunk have a dead key, it lives.
+func TestReferenceWins(t *testing.T) {
+	f := newFixture(t)
+	c := solid(randomBytes(1, 1500))
+	refs := f.store(c)
+	f.hold(1, refs[:1])
+	f.update(func(tx *state.Tx) error {
+		l := f.ledger(tx)
+		defer l.flush()
+		return l.bury(refs[0].ID, schema.DeadChunk{Pack: 1, Stored: refs[0].Len})
+	})
+	f.collect()
+	f.collect()
+	if _, err := f.fetchAll(len(c.data), refs[:1]); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestFailedIndexLeavesNothing of the pack in memory.
 func TestFailedIndexLeavesNothing(t *testing.T) {
 	f := newFixture(t)

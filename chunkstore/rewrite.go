@@ -36,17 +36,13 @@ func (c *collector) copyLive(ctx context.Context, g *group) error {
 
 // stillThere says whether a chunk that was copied is to be read from its copy:
 // not if it was stored anew meanwhile, since then somebody depends on that
-// place; nor if it is dead by now.
+// place. One that has died is dead in its new place.
 func (g *group) stillThere(l *ledger, id ID) (bool, error) {
 	loc, err := l.s.getChunk(l.tx, id)
 	if errors.Is(err, state.ErrNotFound) {
 		return false, nil
 	}
-	if err != nil || !slices.ContainsFunc(g.packs, func(p *oldPack) bool { return p.number == loc.Pack }) {
-		return false, err
-	}
-	d, err := l.dead(id)
-	return d == nil, err
+	return err == nil && slices.ContainsFunc(g.packs, func(p *oldPack) bool { return p.number == loc.Pack }), err
 }
 
 func (c *collector) copyFrom(ctx context.Context, pw *packWriter, p *oldPack) error {
