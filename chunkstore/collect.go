@@ -15,12 +15,12 @@ import (
 //
 //	retire   from here on a hit in the pack is a miss. A pack that some Pending
 //	         depends on is passed over. Both are decided under Store.mu.
-//	copy     what lives in the packs goes, verified, into a new pack, which is
-//	         made durable and indexed as one that nobody reads from yet.
-//	sweep    in small transactions: each chunk that lives in the old pack moves
-//	         to the new one, each dead one goes. What became alive or dead since
-//	         it was looked at is seen here, under the ordering lock: a live
-//	         chunk that was not copied stays, and its pack with it. The last
+//	copy     what lives in the packs goes, verified, into a new pack. When that
+//	         is durable, one transaction indexes it and makes it the place of
+//	         the chunks that still live in the old ones.
+//	sweep    in small transactions: what is dead in the old packs goes. A chunk
+//	         that came alive since it was looked at is seen here, under the
+//	         ordering lock: it stays, and its pack with it. The last
 //	         transaction removes the record of a pack that is empty now.
 //	sync     of the journal, and only then
 //	unlink   the file.
@@ -30,8 +30,8 @@ import (
 // are live again, a new pack that nobody reads is dead, and so is an old one
 // whose unlink a power cut took back.
 //
-// Rejected: one transaction for a whole pack. It would hold the ordering lock
-// for thousands of chunks, and barriers wait for that lock.
+// Rejected: one transaction for the whole group. It would hold the ordering
+// lock for as many dead chunks as there are, and barriers wait for that lock.
 
 // CollectOptions say how Collect goes about it. The zero value is good.
 type CollectOptions struct {

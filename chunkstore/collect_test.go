@@ -61,6 +61,7 @@ func TestLedgerAddsUp(t *testing.T) {
 		{nil, []step{{false, 1}, {true, 1}}, 0},
 		{nil, []step{{false, 1}, {true, 1}, {false, 1}}, 1},
 		{nil, []step{{false, 1}, {false, 2}, {true, 1}}, 1},
+		{nil, []step{{false, 1}, {false, 1}, {true, 1}}, 0},
 		{[]uint64{1}, []step{{false, 2}, {true, 1}}, 1},
 		{[]uint64{1}, []step{{true, 1}, {false, 2}}, 1},
 		{[]uint64{1}, []step{{true, 1}, {false, 1}}, 1},
@@ -263,7 +264,7 @@ func TestFailedPendingReleases(t *testing.T) {
 		t.Fatal(err)
 	}
 	full.Store(false)
-	bad := content{data: c.data, segs: []Segment{{0, 4000}}} // shorter than it says: fails after some hits
+	bad := content{data: c.data, segs: []Segment{{0, 3000}, {4000, 10}}} // fails after some hits
 	if _, err := f.Ingest(context.Background(), bad, nil); !errors.Is(err, ErrSource) {
 		t.Fatal(err)
 	}
@@ -317,6 +318,101 @@ func TestMeanwhile(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestHitMeanwhile: content that is stored while Collect runs, at any of its
+// transactions, can still be held after it.
+func TestHitMeanwhile(t *testing.T) {
+	c := solid(randomBytes(1, 20_000))
+	for at := 1; ; at++ {
+		f := newFixture(t)
+		refs := f.store(c)
+		f.hold(1, refs[:2])
+		var late *Pending
+		n, inside := 0, false
+		f.db = &hookedDB{DB: f.engine, before: func(schema.Kind) {
+			if inside {
+				return
+			}
+			if n++; n == at {
+				inside = true
+				late = f.ingest(c, nil)
+				inside = false
+			}
+		}}
+		f.collect()
+		f.db = f.engine
+		if late == nil {
+			if at < 8 {
+				t.Fatalf("%d transactions", n)
+			}
+			return
+		}
+		f.hold(2, late.Refs())
+		late.Release()
+		checkContent(t, f, c, late.Refs())
+		f.collect()
+		auditClean(f)
+		checkContent(t, f, c, late.Refs())
+		f.close()
+	}
+}
+
+// TestWrongCounts: the counts say where to look; what goes is decided by the
+// keys.
+func TestWrongCounts(t *testing.T) {
+	for _, off := range []int64{-1, 1} {
+		f := newFixture(t)
+		c := solid(randomBytes(1, 1500))
+		refs := f.store(c)
+		f.hold(1, refs[:1])
+		f.update(func(tx *state.Tx) error {
+			l := f.ledger(tx)
+			defer l.flush()
+			return l.addDead(1, off, 0)
+		})
+		f.collect()
+		f.collect()
+		if _, err := f.fetchAll(len(c.data), refs[:1]); err != nil {
+			t.Fatal(err)
+		}
+		if n := f.Stats().Chunks; off < 0 && n != 1 {
+			t.Fatalf("%d chunks left", n)
+		}
+		f.close()
+	}
+}
+
+// TestReferenceWins: should a held chunk have a dead key, it lives.
+func TestReferenceWins(t *testing.T) {
+	f := newFixture(t)
+	c := solid(randomBytes(1, 1500))
+	refs := f.store(c)
+	f.hold(1, refs[:1])
+	f.update(func(tx *state.Tx) error {
+		l := f.ledger(tx)
+		defer l.flush()
+		return l.bury(refs[0].ID, schema.DeadChunk{Pack: 1, Stored: refs[0].Len})
+	})
+	f.collect()
+	f.collect()
+	if _, err := f.fetchAll(len(c.data), refs[:1]); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFailedIndexLeavesNothing of the pack in memory.
+func TestFailedIndexLeavesNothing(t *testing.T) {
+	f := newFixture(t)
+	f.db = &refusingDB{f.engine, func(string) error { return syscall.ENOSPC }}
+	if _, err := f.Put(context.Background(), []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Flush(context.Background()); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatal(err)
+	}
+	f.db = f.engine
+	audit(f)
 }
 
 // TestSameContentOtherName: a pack that is being removed does not take a new
@@ -770,6 +866,8 @@ func TestOldChunkMoves(t *testing.T) {
 	c := solid(randomBytes(1, 1000))
 	refs := f.store(c)
 	f = oldStore(f)
+	f.hold(1, refs)
+	f.drop(1, refs)
 	if err := f.fs.Remove(onlyPack(t, f.fs)); err != nil {
 		t.Fatal(err)
 	}

@@ -37,14 +37,11 @@ func (s *Store) locate(id ID) (schema.ChunkLoc, schema.PackRecord, error) {
 
 // chooser says whether a pack that is being indexed is to be the place of a
 // chunk, or only holds a copy that nobody reads.
-type chooser func(tx *state.Tx, id ID) (bool, error)
+type chooser func(l *ledger, id ID) (bool, error)
 
 // takeAll: a chunk that another pack also has is from now on read from this
 // one: it was stored again because the other could not be relied on.
-func takeAll(*state.Tx, ID) (bool, error) { return true, nil }
-
-// takeNone leaves all chunks where they are.
-func takeNone(*state.Tx, ID) (bool, error) { return false, nil }
+func takeAll(*ledger, ID) (bool, error) { return true, nil }
 
 // index makes a durable pack known, with those of its chunks that want asks
 // for, in one transaction, and makes that durable too. A chunk that is new to
@@ -112,7 +109,7 @@ func (l *ledger) addPack(number uint64, rec *schema.PackRecord, entries []pack.E
 		ok := false
 		if _, again := seen[e.ID]; !again {
 			seen[e.ID] = struct{}{}
-			if ok, err = want(l.tx, e.ID); err != nil {
+			if ok, err = want(l, e.ID); err != nil {
 				return err
 			}
 		}

@@ -17,7 +17,6 @@ type group struct {
 	old     []*packInfo
 	rewrite bool // copy what lives in them; else a pack with something alive stays
 	packs   []*oldPack
-	moved   map[ID]schema.ChunkLoc // copies of live chunks in the new pack
 }
 
 // oldPack is a retiring pack.

@@ -4,15 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"stepfs/chunkstore/pack"
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
 )
 
-// copyLive writes what lives in the packs into a new one.
+// copyLive writes what lives in the packs into a new one, and makes that the
+// place of what still lives in them once it is durable.
 func (c *collector) copyLive(ctx context.Context, g *group) error {
-	pw := c.newPackWriter(takeNone)
+	pw := c.newPackWriter(g.stillThere)
 	for _, p := range g.packs {
 		if err := c.copyFrom(ctx, pw, p); err != nil {
 			pw.discard()
@@ -26,14 +28,21 @@ func (c *collector) copyLive(ctx context.Context, g *group) error {
 	if err := pw.seal(); err != nil {
 		return err
 	}
-	g.moved = make(map[ID]schema.ChunkLoc, len(pw.entries))
-	for _, e := range pw.entries {
-		g.moved[e.ID] = chunkLoc(pw.info.number, e)
-	}
 	c.mu.Lock()
 	c.stats.Written += int64(pw.info.rec.Size)
 	c.mu.Unlock()
 	return nil
+}
+
+// stillThere says whether a chunk that was copied is to be read from its copy:
+// not if it was stored anew meanwhile, since then somebody depends on that
+// place. One that has died is dead in its new place.
+func (g *group) stillThere(l *ledger, id ID) (bool, error) {
+	loc, err := l.s.getChunk(l.tx, id)
+	if errors.Is(err, state.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && slices.ContainsFunc(g.packs, func(p *oldPack) bool { return p.number == loc.Pack }), err
 }
 
 func (c *collector) copyFrom(ctx context.Context, pw *packWriter, p *oldPack) error {

@@ -27,7 +27,7 @@ func (c *collector) remove(ctx context.Context, g *group) error {
 	var err error
 	for _, p := range g.packs {
 		var end journal.Pos
-		if end, err = c.sweep(ctx, g, p); err != nil {
+		if end, err = c.sweep(ctx, p); err != nil {
 			break
 		}
 		if p.gone {
@@ -46,9 +46,9 @@ func (c *collector) remove(ctx context.Context, g *group) error {
 	return err
 }
 
-// sweep moves what was copied, removes what is dead, and removes the pack's
-// record if nothing is left.
-func (c *collector) sweep(ctx context.Context, g *group, p *oldPack) (journal.Pos, error) {
+// sweep removes what is dead in a pack, and the pack's record if nothing else
+// is left.
+func (c *collector) sweep(ctx context.Context, p *oldPack) (journal.Pos, error) {
 	left := 0
 	for batch := range slices.Chunk(p.entries, sweepChunks) {
 		if err := ctx.Err(); err != nil {
@@ -57,7 +57,7 @@ func (c *collector) sweep(ctx context.Context, g *group, p *oldPack) (journal.Po
 		var dead []ID
 		kept := 0
 		_, err := c.db.Update(schema.KindPrune, func(tx *state.Tx) (err error) {
-			dead, kept, err = c.sweepSome(tx, g, p, batch)
+			dead, kept, err = c.sweepSome(tx, p, batch)
 			return err
 		})
 		if err != nil {
@@ -73,7 +73,7 @@ func (c *collector) sweep(ctx context.Context, g *group, p *oldPack) (journal.Po
 	return c.removeRecord(p)
 }
 
-func (c *collector) sweepSome(tx *state.Tx, g *group, p *oldPack, batch []pack.Entry) (dead []ID, kept int, err error) {
+func (c *collector) sweepSome(tx *state.Tx, p *oldPack, batch []pack.Entry) (dead []ID, kept int, err error) {
 	l := c.ledger(tx)
 	it, err := l.references()
 	if err != nil {
@@ -81,7 +81,7 @@ func (c *collector) sweepSome(tx *state.Tx, g *group, p *oldPack, batch []pack.E
 	}
 	defer it.Close()
 	for _, e := range batch {
-		fate, err := l.sweepOne(it, g, p, e)
+		fate, err := l.sweepOne(it, p, e)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -102,13 +102,12 @@ type fate int
 const (
 	elsewhere fate = iota // it is read from another place
 	died
-	moves
-	stays // alive, and there is no good copy of it
+	stays // alive
 )
 
 // sweepOne decides about one chunk. Only one with a dead key and no reference
 // dies: should the two ever disagree, it lives.
-func (l *ledger) sweepOne(it *pebble.Iterator, g *group, p *oldPack, e pack.Entry) (fate, error) {
+func (l *ledger) sweepOne(it *pebble.Iterator, p *oldPack, e pack.Entry) (fate, error) {
 	loc, err := l.s.getChunk(l.tx, e.ID)
 	if errors.Is(err, state.ErrNotFound) || err == nil && !p.has(loc, e) {
 		return elsewhere, nil
@@ -129,12 +128,7 @@ func (l *ledger) sweepOne(it *pebble.Iterator, g *group, p *oldPack, e pack.Entr
 		l.tx.Delete(schema.ChunkKey(l.s.cfg.Domain, e.ID))
 		return died, nil // it counts as dead in the pack already
 	}
-	to, ok := g.moved[e.ID]
-	if !ok {
-		return stays, nil
-	}
-	l.tx.Put(schema.ChunkKey(l.s.cfg.Domain, e.ID), to.Encode())
-	return moves, errors.Join(l.addDead(p.number, 1, loc.Stored), l.addDead(to.Pack, -1, to.Stored))
+	return stays, nil
 }
 
 // removeRecord makes the index forget an empty pack. One whose chunks are not

@@ -83,6 +83,20 @@ func TestRoundTrip(t *testing.T) {
 	})
 }
 
+// TestSalt: it changes the name, nothing else, and is found again.
+func TestSalt(t *testing.T) {
+	f := Footer{Info: Info{Hash: HashBLAKE3}, Body: 200, Entries: []Entry{{Type: TypeData, Enc: EncRaw, Offset: HeaderSize, Raw: 3, Stored: 3}}}
+	plain := AppendFooter(nil, f)
+	f.Salt = 7
+	salted := AppendFooter(nil, f)
+	if NameOf(plain) == NameOf(salted) || len(plain) != len(salted) {
+		t.Fatal("the same name")
+	}
+	if got, err := ParseFooter(salted); err != nil || !reflect.DeepEqual(got, f) {
+		t.Fatalf("%+v, %v", got, err)
+	}
+}
+
 // TestFlips: no bit of header, part header, footer or trailer can change
 // unnoticed.
 func TestFlips(t *testing.T) {

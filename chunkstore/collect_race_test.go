@@ -1,0 +1,98 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
+)
+
+// TestConcurrentCollect: writers that hold and drop, readers of what is held,
+// and Collect all the time. Nothing that is held is ever missing, nothing is
+// ever reported damaged, and in the end nothing dead is left.
+func TestConcurrentCollect(t *testing.T) {
+	cfg := smallConfig()
+	cfg.Workers, cfg.CacheBytes = 4, 4<<10
+	cfg.Events.Damage = func(err error) { t.Error("damage: ", err) }
+	f := openFixture(t, vfs.NewMem(), "store", cfg)
+	anchor := solid(randomBytes(99, 20_000))
+	refs := f.store(anchor)
+	f.hold(1, refs)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	for i := range uint64(3) {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(i, 3))
+			for n := uint64(0); ctx.Err() == nil; n++ {
+				// Half of each content is the anchor's, some of it other writers'.
+				c := solid(append(randomBytes(int64(rng.IntN(4)), 3000), anchor.data[:rng.IntN(5000)]...))
+				if err := f.liveAndDie(c, 1000*(i+1)+n, rng.IntN(3) > 0); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 2 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				checkContent(t, f, anchor, refs)
+			}
+		})
+	}
+	sum := CollectStats{}
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			st, err := f.Collect(context.Background(), CollectOptions{DeadShare: 1e-9})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			sum.Packs += st.Packs
+			sum.Copied += st.Copied
+			sum.Pinned += st.Pinned
+			f.Dead()
+		}
+	})
+	wg.Wait()
+	f.collect()
+	auditClean(f)
+	checkContent(t, f, anchor, refs)
+	if sum.Packs == 0 || sum.Copied == 0 || sum.Pinned == 0 {
+		t.Fatalf("%+v", sum)
+	}
+}
+
+// liveAndDie stores a content as its owners do, reads it, and gives it up.
+func (f *fixture) liveAndDie(c content, holder uint64, hold bool) error {
+	ctx := context.Background()
+	p, err := f.Ingest(ctx, c, nil)
+	if err != nil {
+		return err
+	}
+	defer p.Release()
+	if err := errors.Join(f.Flush(ctx), p.Wait(ctx)); err != nil || !hold {
+		return err
+	}
+	if _, err := f.engine.Update(schema.KindStored, func(tx *state.Tx) error {
+		return f.Hold(tx, holder, ids(p.Refs()))
+	}); err != nil {
+		return err
+	}
+	p.Release()
+	for range 5 {
+		checkContent(f.t, f, c, p.Refs())
+	}
+	_, err = f.engine.Update(schema.KindStored, func(tx *state.Tx) error {
+		return f.Drop(tx, holder, ids(p.Refs()))
+	})
+	return err
+}
