@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"stepfs/internal/schema"
@@ -36,6 +37,8 @@ type storer struct {
 	lastErr error  // of pass `done` as a whole
 	left    int64  // bytes that wait, as last counted
 	closed  bool
+
+	pressed atomic.Bool // room is scarce: what snapshots hold is due, whatever its age
 
 	// Used by the goroutine of run alone:
 	scan time.Time // until then no content becomes due by its age
@@ -96,6 +99,25 @@ func (s *storer) sealed(seq uint64) {
 	s.steps = append(s.steps, &step{seq: seq})
 	s.mu.Unlock()
 	s.wake()
+}
+
+// press has everything stored that a snapshot holds, and not only what is due.
+// What the live tree alone has waits on: the job may be about to delete it.
+func (s *storer) press() {
+	s.pressed.Store(true)
+	s.wake()
+}
+
+// newest is the newest snapshot; 0: there is none.
+func (m *Manager) newest() (seq uint64, err error) {
+	it, err := m.db.NewIter([]byte{schema.PrefixSnapshot}, []byte{schema.PrefixSnapshot + 1})
+	if err != nil {
+		return 0, err
+	}
+	if it.Last() {
+		seq, err = schema.ParseNumbered(it.Key())
+	}
+	return seq, errors.Join(err, it.Error(), it.Close())
 }
 
 func (s *storer) wake() {
@@ -214,10 +236,23 @@ func (s *storer) collect(upTo uint64) (batch []Frozen, more bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	if upTo == 0 && now.Before(s.scan) && len(s.bad) == 0 {
+	pressed := s.pressed.Swap(false)
+	if upTo == 0 && now.Before(s.scan) && len(s.bad) == 0 && !pressed {
 		return nil, false, nil
 	}
 	old := now.Add(-s.m.cfg.BarrierAge)
+	if pressed {
+		newest, err := s.m.newest()
+		if err != nil {
+			return nil, false, err
+		}
+		upTo = max(upTo, newest)
+		defer func() {
+			if more {
+				s.pressed.Store(true)
+			}
+		}()
+	}
 	s.scan = now.Add(s.m.cfg.BarrierAge)
 	var bytes, left int64
 	err = s.m.tree.Pending(func(f Frozen) bool {
