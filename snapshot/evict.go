@@ -43,6 +43,8 @@ type evictor struct {
 	list []hotCopy // to be tried next
 	last uint64    // generations up to this one are in list, or were tried
 	sum  int64     // hot bytes, as last counted, less what was evicted since
+
+	stored uint64 // how many contents were stored when relieve last looked
 }
 
 // ask is a writer that waits for room.
@@ -223,13 +225,24 @@ func (e *evictor) evict(batch []hotCopy) (freed bool, err error) {
 	return true, e.m.tree.UnlinkEvicted()
 }
 
-// relieve asks for more when hot copies did not suffice.
+// relieve asks for more when hot copies did not suffice. What is staged has
+// room set aside for its packs, too, so storing early what snapshots hold gives
+// half of that back; nobody waits for it, it takes its time.
 func (e *evictor) relieve(ctx context.Context) (freed bool, err error) {
 	free, low, err := e.m.tree.Room()
 	if err != nil || free >= low {
 		return false, err
 	}
-	return e.m.giveUp(ctx)
+	e.m.store.press()
+	if freed, err = e.m.giveUp(ctx); freed || err != nil {
+		return freed, err
+	}
+	// What was stored since the last time, or is about to be, can be given up as
+	// a hot copy.
+	stored, more := e.m.store.progress(ctx)
+	more = more || stored != e.stored
+	e.stored = stored
+	return more, nil
 }
 
 func (e *evictor) hotBytes() (sum int64, err error) {

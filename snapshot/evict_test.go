@@ -132,3 +132,30 @@ func TestNothingToGiveUp(t *testing.T) {
 	w.closeFile(ino, fh)
 	w.noFaults()
 }
+
+// When room is scarce, what a barrier holds is stored without waiting for its
+// age; what the live tree alone has is not.
+func TestStoredEarlyWhenTight(t *testing.T) {
+	w := newWorld(t, nil)
+	w.limit(32<<20, 1<<20)
+	ino := w.put("kept", noise(1, 8<<20))
+	seq := w.barrier(ino)
+	time.Sleep(50 * time.Millisecond)
+	if pendings(w) != 1 {
+		t.Fatal("a barrier's content is stored though there is room")
+	}
+	if _, err := w.tryPut("scratch", noise(2, 12<<20)); !errors.Is(err, stage.ErrNoSpace) {
+		t.Fatalf("12 MiB where 7 have room: %v", err)
+	}
+	until(t, "the barrier's content is stored", func() bool { return w.chunks.Stats().Size >= 8<<20 })
+	until(t, "there is room", func() bool { // 8 MiB in packs and no hot copy, 7 of scratch
+		free, low, err := w.tree.Room()
+		w.ok(err)
+		return free > low
+	})
+	if pendings(w) != 1 || w.chunks.Stats().Size > 9<<20 {
+		t.Errorf("%d contents wait, %d bytes in packs: want what was not in a snapshot to wait", pendings(w), w.chunks.Stats().Size)
+	}
+	w.want(seq, "kept", noise(1, 8<<20))
+	w.noFaults()
+}

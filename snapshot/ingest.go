@@ -102,6 +102,7 @@ func (s *storer) note(results []splitted) {
 		ino := r.f.Ino()
 		if r.err == nil {
 			delete(s.bad, ino)
+			s.stored++
 			continue
 		}
 		if s.bad[ino] == nil {

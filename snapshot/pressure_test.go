@@ -34,11 +34,12 @@ func (w *world) whole(k int) {
 	w.want(i.Seq, fmt.Sprintf("checkpoint-%d/a", k), noise(int64(k), 4<<20))
 }
 
-// A job that rotates its checkpoints in a store of eight runs for ever: what
-// it deleted goes, oldest first, but for the newest three and what is held.
+// A job that rotates its checkpoints in a store of ten runs for ever: what it
+// deleted goes, oldest first, but for the newest three steps, which show five
+// checkpoints, and what is held, which shows two more.
 func TestRotationMakesRoom(t *testing.T) {
 	w := newWorld(t, nil)
-	w.limit(32<<20, 1<<20)
+	w.limit(40<<20, 1<<20)
 	w.ok(w.rotate(1, 4))
 	second, err := w.m.Resolve("", "2")
 	w.ok(err)

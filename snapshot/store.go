@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"stepfs/internal/schema"
@@ -36,7 +37,10 @@ type storer struct {
 	done    uint64 // number of the last pass that left nothing to do, or failed
 	lastErr error  // of pass `done` as a whole
 	left    int64  // bytes that wait, as last counted
+	stored  uint64 // contents so far
 	closed  bool
+
+	pressed atomic.Bool // room is scarce: what snapshots hold is due, whatever its age
 
 	// Used by the goroutine of run alone:
 	scan time.Time // until then no content becomes due by its age
@@ -99,6 +103,48 @@ func (s *storer) sealed(seq uint64) {
 	}
 	s.mu.Unlock()
 	s.wake()
+}
+
+// press has everything stored that a snapshot holds, and not only what is due.
+// What the live tree alone has waits on: the job may be about to delete it.
+func (s *storer) press() {
+	s.pressed.Store(true)
+	s.wake()
+}
+
+// progress waits until a pass ends, but not for long. It says how many contents
+// were stored so far, and whether more are about to be.
+func (s *storer) progress(ctx context.Context) (stored uint64, more bool) {
+	stop := context.AfterFunc(ctx, s.cond.Broadcast)
+	defer stop()
+	timer := time.AfterFunc(progressWait, s.cond.Broadcast)
+	defer timer.Stop()
+	begin := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ended := s.ended
+	for {
+		more = s.pressed.Load() || s.passes != s.ended
+		if s.closed || ctx.Err() != nil || !more || s.ended != ended || time.Since(begin) >= progressWait {
+			return s.stored, more
+		}
+		s.cond.Wait()
+	}
+}
+
+// progressWait bounds how long progress waits: others ask the evictor, too.
+const progressWait = 100 * time.Millisecond
+
+// newest is the newest snapshot; 0: there is none.
+func (m *Manager) newest() (seq uint64, err error) {
+	it, err := m.db.NewIter([]byte{schema.PrefixSnapshot}, []byte{schema.PrefixSnapshot + 1})
+	if err != nil {
+		return 0, err
+	}
+	if it.Last() {
+		seq, err = schema.ParseNumbered(it.Key())
+	}
+	return seq, errors.Join(err, it.Error(), it.Close())
 }
 
 func (s *storer) wake() {
@@ -207,8 +253,9 @@ func (s *storer) target() (st *step, upTo uint64) {
 // batchBytes is how much is ingested between two flushes of the chunk store:
 // enough to fill packs, little enough that staging can be evicted meanwhile.
 const (
-	batchBytes = 512 << 20
-	batchFiles = 4096
+	batchBytes   = 512 << 20
+	pressedBytes = 64 << 20 // when somebody waits for the room
+	batchFiles   = 4096
 )
 
 // collect gives the contents that are due, at most a batch: what cuts up to
@@ -217,10 +264,25 @@ func (s *storer) collect(upTo uint64) (batch []Frozen, more bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	if upTo == 0 && now.Before(s.scan) && len(s.bad) == 0 {
+	pressed := s.pressed.Swap(false)
+	if upTo == 0 && now.Before(s.scan) && len(s.bad) == 0 && !pressed {
 		return nil, false, nil
 	}
 	old := now.Add(-s.m.cfg.BarrierAge)
+	limit := int64(batchBytes)
+	if pressed {
+		limit = pressedBytes
+		newest, err := s.m.newest()
+		if err != nil {
+			return nil, false, err
+		}
+		upTo = max(upTo, newest)
+		defer func() {
+			if more {
+				s.pressed.Store(true)
+			}
+		}()
+	}
 	s.scan = now.Add(s.m.cfg.BarrierAge)
 	var bytes, left int64
 	err = s.m.tree.Pending(func(f Frozen) bool {
@@ -237,7 +299,7 @@ func (s *storer) collect(upTo uint64) (batch []Frozen, more bool, err error) {
 		if r := s.bad[f.Ino()]; r != nil && !r.due(now) {
 			return true
 		}
-		if more = bytes >= batchBytes || len(batch) >= batchFiles; more {
+		if more = bytes >= limit || len(batch) >= batchFiles; more {
 			s.scan = now
 			return false
 		}

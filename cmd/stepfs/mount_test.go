@@ -232,3 +232,47 @@ func TestHumanBytes(t *testing.T) {
 		}
 	}
 }
+
+func TestStoreLimitFlag(t *testing.T) {
+	const disk = 1000 << 30
+	for in, want := range map[string]uint64{"800G": 800 << 30, "75%": 750 << 30, "12.5 %": 125 << 30, "0": 900 << 30, "": 900 << 30} {
+		var l storeLimit
+		if in != "" {
+			must(t, l.Set(in))
+		}
+		if got := l.of(disk); got < want-100 || got > want+100 {
+			t.Errorf("%q is %d, want %d", in, got, want)
+		}
+		var again storeLimit
+		if in != "" && in != "0" {
+			must(t, again.Set(l.String()))
+			if again != l {
+				t.Errorf("%q does not survive its own String %q", in, l.String())
+			}
+		}
+	}
+	for _, in := range []string{"-1", "0%", "101%", "%", "NaN%", "x"} {
+		var l storeLimit
+		if err := l.Set(in); err == nil {
+			t.Errorf("%q: %+v", in, l)
+		}
+	}
+	for in, ok := range map[string]bool{"100M": false, "0.001%": false, "128M": true, "50%": true} {
+		var l storeLimit
+		must(t, l.Set(in))
+		if err := l.check(disk); (err == nil) != ok {
+			t.Errorf("check of %q: %v", in, err)
+		}
+	}
+	if err := (&storeLimit{}).check(1 << 20); err != nil {
+		t.Error("a small disk without a limit:", err)
+	}
+}
+
+func TestHumanSpan(t *testing.T) {
+	for in, want := range map[time.Duration]string{30 * time.Second: "1 min", 100 * time.Minute: "100 min", 30 * time.Hour: "30 h", 240 * time.Hour: "10 days"} {
+		if got := humanSpan(in); got != want {
+			t.Errorf("%v: %s, want %s", in, got, want)
+		}
+	}
+}

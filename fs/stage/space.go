@@ -18,8 +18,10 @@ import (
 // knows as an upper bound (all that was written since the last count), and
 // counts only when that bound says no.
 //
-// A writer that would be refused waits up to roomPatience for what is on its
-// way out: hot copies, which MakeRoom gives up, and what the reaper frees.
+// A writer that would be refused waits for what is on its way out: hot copies
+// and snapshots, which MakeRoom gives up, what is being stored and can be given
+// up then, and what the reaper frees. When nothing of that is left, it is told
+// at once, and after roomPatience in any case.
 type spaceGauge struct {
 	disk     *meter
 	reserve  uint64
@@ -51,8 +53,9 @@ const (
 	// and packs.
 	minInodes = 256
 	// roomPatience bounds how long a write waits for room, and barrenAge how
-	// long nobody asks for it after that was in vain.
-	roomPatience = time.Second
+	// long nobody asks for it after that was in vain. A job that writes faster
+	// than its bytes can be stored is slowed down, not ended.
+	roomPatience = 30 * time.Second
 	barrenAge    = 100 * time.Millisecond
 	roomPoll     = 5 * time.Millisecond
 )
