@@ -8,8 +8,13 @@
 // store.go, ingest.go and drain.go (background ingest) and merkle.go (how a
 // sealed tree is written into packs).
 //
+// Retention: policy.go (what is kept), keeper.go and barriers.go (the goroutine
+// that acts on it), hold.go and forget.go (what people do), expire.go (how a
+// record goes), use.go (readers) and clock.go (how old something is).
+//
 // Lock order: Manager.turn, then Manager.mu; neither is held over a sync of a
-// staging file.
+// staging file. Manager.keeping is taken before the engine's lock, those of the
+// registry and of the keeper after it, and no lock inside them.
 package snapshot
 
 import (

@@ -36,10 +36,10 @@ type world struct {
 	room func(*stage.Config)    // likewise
 	boot string
 
-	slowSync atomic.Int64          // ns that each sync of metadata takes longer
-	failSync atomic.Pointer[error] // what each sync of metadata answers
-	failPack atomic.Pointer[error] // what each write of a pack answers
-	onLog    func()                // called before each write and sync of the journal
+	slowSync atomic.Int64           // ns that each sync of metadata takes longer
+	failSync atomic.Pointer[error]  // what each sync of metadata answers
+	failPack atomic.Pointer[error]  // what each write of a pack answers
+	onLog    atomic.Pointer[func()] // called before each write and sync of the journal, also of a spare segment
 
 	eng    *state.Engine
 	chunks *chunkstore.Store
@@ -128,18 +128,19 @@ func (w *world) open() {
 
 // inject makes operations of the metadata disk slow, or fail.
 func (w *world) inject(op errorfs.Op) error {
+	if fn := w.onLog.Load(); fn != nil && strings.Contains(op.Path, "/journal/") {
+		switch op.Kind {
+		case errorfs.OpFileWrite, errorfs.OpFileWriteAt, errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo:
+			(*fn)()
+		}
+	}
 	var fail *error
 	switch {
 	case strings.Contains(op.Path, "/packs"):
 		if op.Kind == errorfs.OpFileWrite || op.Kind == errorfs.OpFileWriteAt || op.Kind == errorfs.OpCreate {
 			fail = w.failPack.Load()
 		}
-	case w.onLog != nil && strings.Contains(op.Path, "/journal") && (op.Kind == errorfs.OpFileWrite || op.Kind == errorfs.OpFileWriteAt):
-		w.onLog()
 	case strings.Contains(op.Path, "/journal") && (op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData || op.Kind == errorfs.OpFileSyncTo):
-		if w.onLog != nil {
-			w.onLog()
-		}
 		time.Sleep(time.Duration(w.slowSync.Load()))
 		fail = w.failSync.Load()
 	}

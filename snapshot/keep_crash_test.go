@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,7 +33,7 @@ func (f *frees) Prune(context.Context) (bool, error) {
 	f.marks = len(f.w.numbers(schema.PrefixExpired))
 	crash := f.w.image()
 	crash.mem = f.w.mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 0, RNG: rand.New(rand.NewPCG(1, 2))})
-	crash.onLog, crash.conf = nil, func(c *snapshot.Config) { c.ReadOnly = true }
+	crash.conf = func(c *snapshot.Config) { c.ReadOnly = true }
 	crash.open()
 	f.synced = len(crash.numbers(schema.PrefixExpired)) == f.marks
 	_ = crash.stop(false)
@@ -203,15 +204,19 @@ func TestCrashWhileForgetting(t *testing.T) {
 		}
 		before := w.state()
 		var crashes []*world
-		w.onLog = func() {
+		var mu sync.Mutex
+		hook := func() {
+			mu.Lock()
+			defer mu.Unlock()
 			for _, percent := range []int{0, 100} {
 				i := w.image()
 				i.mem = w.mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(5, 6))})
 				crashes = append(crashes, i)
 			}
 		}
+		w.onLog.Store(&hook)
 		op.do()
-		w.onLog = nil
+		w.onLog.Store(nil)
 		after := w.state()
 		w.consistent(op.name)
 		if !maps.Equal(before, after) {

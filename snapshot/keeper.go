@@ -51,6 +51,7 @@ func (k *keeper) load() error {
 		return err
 	}
 	defer it.Close()
+	scopes := k.m.AllScopes()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.loaded {
@@ -72,7 +73,7 @@ func (k *keeper) load() error {
 			k.forgotten[seq] = time.Duration(s.Forgotten.Clock)
 		}
 	}
-	for _, scope := range k.m.AllScopes() {
+	for _, scope := range scopes {
 		k.scopes[scope] = true
 	}
 	k.loaded = true
