@@ -25,14 +25,14 @@ type victim struct {
 
 // expire removes the victims that nobody reads or holds: barriers, and
 // snapshots that are forgotten. It gives those that are gone.
-func (m *Manager) expire(vs []victim) (gone []Info, err error) {
+func (m *Manager) expire(vs []victim, pressed bool) (gone []Info, err error) {
 	why := map[uint64]string{}
 	var seqs []uint64
 	for _, v := range vs {
 		why[v.seq] = v.why
 		seqs = append(seqs, v.seq)
 	}
-	claimed := m.claim(seqs)
+	claimed := m.claim(seqs, pressed)
 	if len(claimed) == 0 {
 		return nil, nil
 	}
@@ -137,8 +137,8 @@ func (m *Manager) dropSlot(tx *state.Tx, seq uint64) error {
 	return nil
 }
 
-// Expire removes snapshots at once, whatever the policy says, for example to
-// make room: steps, named snapshots and barriers, but none that is held or in
+// Expire removes snapshots at once, whatever the policy says, to make room:
+// steps, named snapshots and barriers, but none that is held or in
 // use. It gives those that are gone.
 func (m *Manager) Expire(reason string, seqs ...uint64) (gone []Info, err error) {
 	for batch := range slices.Chunk(seqs, expireBatch) {
@@ -146,7 +146,7 @@ func (m *Manager) Expire(reason string, seqs ...uint64) (gone []Info, err error)
 		var named []Info
 		for _, seq := range batch {
 			i, err := m.Get(seq)
-			if errors.Is(err, ErrNotExist) || err == nil && (len(i.Holds) > 0 || m.InUse(seq)) {
+			if errors.Is(err, ErrNotExist) || err == nil && (len(i.Holds) > 0 || m.inUseNow(seq)) {
 				continue
 			}
 			if err != nil {
@@ -160,7 +160,7 @@ func (m *Manager) Expire(reason string, seqs ...uint64) (gone []Info, err error)
 		if err := m.forgetFor(reason, named); err != nil {
 			return gone, err
 		}
-		some, err := m.expire(vs)
+		some, err := m.expire(vs, true)
 		if gone = append(gone, some...); err != nil {
 			return gone, err
 		}

@@ -301,7 +301,7 @@ func (k *keeper) batch(ctx context.Context, vs []victim, count func(int)) (gone 
 		return nil, err
 	}
 	start := time.Now()
-	gone, err = k.m.expire(vs)
+	gone, err = k.m.expire(vs, false)
 	count(len(gone))
 	if len(gone) > 0 {
 		pause(ctx, time.Since(start))

@@ -52,7 +52,7 @@ func (m *Manager) expendable() ([]uint64, error) {
 	var forgotten, barriers []uint64
 	for _, i := range all {
 		switch {
-		case len(i.Holds) > 0 || m.InUse(i.Seq):
+		case len(i.Holds) > 0 || m.inUseNow(i.Seq):
 		case i.Forgotten != nil:
 			forgotten = append(forgotten, i.Seq)
 		case i.Name == "" && i.Seq != all[len(all)-1].Seq: // the newest is the live tree
@@ -89,22 +89,22 @@ func (m *Manager) all() (all []Info, err error) {
 	return all, it.Error()
 }
 
-// oldestStep gives the oldest step that may go.
+// oldestStep gives the oldest step that may go: one that nobody has looked
+// into for a while, if there is any.
 func (m *Manager) oldestStep(all []Info) ([]uint64, error) {
 	spare, old := m.newestSteps(all)
-	for _, i := range all {
-		if i.Name == "" || i.Explicit || len(i.Holds) > 0 || spare[i.Seq] || m.InUse(i.Seq) {
-			continue
-		}
-		live := false
-		if !old[i.Seq] {
-			var err error
-			if live, err = m.stepIsLive(i); err != nil {
+	for _, busy := range [...]func(uint64) bool{m.InUse, m.inUseNow} {
+		for _, i := range all {
+			if i.Name == "" || i.Explicit || len(i.Holds) > 0 || spare[i.Seq] || busy(i.Seq) {
+				continue
+			}
+			live, err := m.stepIsLive(i)
+			if err != nil {
 				return nil, fmt.Errorf("is %s still there: %w", i.ID(), err)
 			}
-		}
-		if !live {
-			return []uint64{i.Seq}, nil
+			if old[i.Seq] || !live {
+				return []uint64{i.Seq}, nil
+			}
 		}
 	}
 	return nil, nil

@@ -25,9 +25,9 @@ type use struct {
 	last time.Duration // tick of the last use
 }
 
-func (u *uses) busy(seq uint64) bool {
+func (u *uses) busy(seq uint64, grace time.Duration) bool {
 	x, ok := u.of[seq]
-	return ok && (x.pins > 0 || u.ticks()-x.last < u.grace)
+	return ok && (x.pins > 0 || u.ticks()-x.last < grace)
 }
 
 // Use notes that somebody reads a snapshot.
@@ -65,16 +65,31 @@ func (r *Registry) pin(seq uint64, n int) {
 func (r *Registry) InUse(seq uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.uses.busy(seq)
+	return r.uses.busy(seq, r.uses.grace)
+}
+
+// pressedGrace is how long a snapshot that was looked into stays when room is
+// scarce: a copy under way has something open, or had a moment ago.
+const pressedGrace = 500 * time.Millisecond
+
+// inUseNow is InUse when room is scarce.
+func (r *Registry) inUseNow(seq uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.uses.busy(seq, min(pressedGrace, r.uses.grace))
 }
 
 // claim hides those of the snapshots that nobody reads and nobody else is
 // recording or pruning, and gives them; unhide undoes it.
-func (r *Registry) claim(seqs []uint64) (claimed []uint64) {
+func (r *Registry) claim(seqs []uint64, pressed bool) (claimed []uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	grace := r.uses.grace
+	if pressed {
+		grace = min(grace, pressedGrace)
+	}
 	for _, seq := range seqs {
-		if r.hidden[seq] || r.uses.busy(seq) {
+		if r.hidden[seq] || r.uses.busy(seq, grace) {
 			continue
 		}
 		r.hidden[seq] = true
@@ -88,7 +103,7 @@ func (r *Registry) idleUses() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for seq := range r.uses.of {
-		if !r.uses.busy(seq) {
+		if !r.uses.busy(seq, r.uses.grace) {
 			delete(r.uses.of, seq)
 		}
 	}

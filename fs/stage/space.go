@@ -20,7 +20,7 @@ import (
 //
 // A writer that would be refused waits for what is on its way out: hot copies
 // and snapshots, which MakeRoom gives up, what is being stored and can be given
-// up then, and what the reaper frees. When nothing of that is left, it is told
+// up then, and what was deleted. When nothing of that is left, it is told
 // at once, and after roomPatience in any case.
 type spaceGauge struct {
 	disk     *meter
@@ -58,6 +58,9 @@ const (
 	roomPatience = 30 * time.Second
 	barrenAge    = 100 * time.Millisecond
 	roomPoll     = 5 * time.Millisecond
+	// releaseGrace is how long the kernel may take to tell that a file was
+	// closed: until then a file that was deleted right after takes its room.
+	releaseGrace = 50 * time.Millisecond
 )
 
 // DefaultReserve is what stays free of a store of that size for deletes,
@@ -89,47 +92,48 @@ func (s *spaceGauge) admit(n int64) error {
 	if !errors.Is(err, ErrNoSpace) {
 		return err
 	}
+	if s.isBarren() && !s.reaping() && !s.outdated() {
+		return err
+	}
+	return s.await(uint64(n))
+}
+
+// await is admit for a writer that may have to wait.
+func (s *spaceGauge) await(n uint64) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), roomPatience)
 	defer cancel()
-	ask := s.mayAsk()
-	for first := true; ; first = false {
+	ask, grace := s.makeRoom != nil, time.Now().Add(releaseGrace)
+	if s.isBarren() {
+		ask, grace = false, time.Time{}
+	}
+	for {
 		// Looked at before the try: what comes to an end in between has made room.
-		coming := s.reaping()
-		if first && !ask && !coming && !s.outdated() {
-			return err
-		}
+		coming := s.reaping() || time.Now().Before(grace)
 		s.stale()
-		if err = s.try(uint64(n)); !errors.Is(err, ErrNoSpace) {
+		if err = s.try(n); !errors.Is(err, ErrNoSpace) {
 			return err
 		}
 		if ask {
-			ask = s.makeRoom(ctx, 2*uint64(n)) && ctx.Err() == nil // staged, and then stored
-			s.heard(ask)
+			ask = s.makeRoom(ctx, 2*n) // staged, and then stored
 		}
 		if ctx.Err() != nil || !ask && !coming {
-			return err
+			break
 		}
 		if !ask {
 			time.Sleep(roomPoll)
 		}
 	}
-}
-
-// mayAsk says whether there is somebody to ask for room who did not just say
-// that there is none.
-func (s *spaceGauge) mayAsk() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.makeRoom != nil && time.Since(s.mu.barren) > barrenAge
+	s.mu.barren = time.Now()
+	return err
 }
 
-// heard notes whether asking for room has helped.
-func (s *spaceGauge) heard(helped bool) {
+// isBarren says whether waiting has just been in vain.
+func (s *spaceGauge) isBarren() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !helped {
-		s.mu.barren = time.Now()
-	}
+	return time.Since(s.mu.barren) < barrenAge
 }
 
 // outdated says whether less may be needed, or more be free, than at the last
