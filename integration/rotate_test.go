@@ -14,7 +14,7 @@ import (
 // eight, and keeps no policy. It never meets ENOSPC, and after each save the
 // newest three steps are whole. STEPFS_SAVES and STEPFS_SAVE_MB make it longer.
 func TestRotatingJob(t *testing.T) {
-	saves, mb := number(t, "STEPFS_SAVES", 40), number(t, "STEPFS_SAVE_MB", 48)
+	saves, mb := number(t, "STEPFS_SAVES", 24), number(t, "STEPFS_SAVE_MB", 100)
 	d := prepare(t, "--seal-quiet", "200ms", "--store-limit", strconv.Itoa(8*mb)+"M")
 	must(t, d.Start())
 	res, err := harness.Run(python, "testdata/rotate.py", d.Mnt, strconv.Itoa(saves), "2", strconv.Itoa(mb), filepath.Join(d.Mnt, "snapshots"))

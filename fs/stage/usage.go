@@ -16,6 +16,8 @@ type meter struct {
 	limit uint64 // 0: the disk is the limit
 	rest  func() int64
 
+	removing sync.Mutex // before mu
+
 	mu struct {
 		sync.Mutex
 		staged  int64  // what the disk holds for staging files
@@ -94,6 +96,8 @@ func (m *meter) count() error {
 
 // Remove takes the file's bytes off the account once they are free.
 func (m *meter) Remove(gen uint64) error {
+	m.removing.Lock() // the reaper and an evictor may come for the same file
+	defer m.removing.Unlock()
 	n, err := m.Allocated(gen)
 	if err != nil {
 		n = 0 // the next count sees it
