@@ -29,9 +29,12 @@ func (m *Manager) giveUp(ctx context.Context) (bool, error) {
 	if err := k.load(); err != nil {
 		return false, err
 	}
-	seqs, err := m.expendable()
+	seqs, soon, err := m.expendable()
 	if err != nil || len(seqs) == 0 {
-		return false, err
+		if soon {
+			pause(ctx, pressedGrace/8)
+		}
+		return soon, err
 	}
 	gone, err := m.Expire(forRoom, seqs...)
 	if err != nil || len(gone) == 0 {
@@ -43,11 +46,12 @@ func (m *Manager) giveUp(ctx context.Context) (bool, error) {
 	return true, k.release(ctx, true)
 }
 
-// expendable gives what goes next, all of one kind; of steps, one.
-func (m *Manager) expendable() ([]uint64, error) {
+// expendable gives what goes next, all of one kind; of steps, one. soon says
+// that there will be something in a moment.
+func (m *Manager) expendable() (seqs []uint64, soon bool, err error) {
 	all, err := m.all()
 	if err != nil || len(all) == 0 {
-		return nil, err
+		return nil, false, err
 	}
 	var forgotten, barriers []uint64
 	for _, i := range all {
@@ -61,11 +65,11 @@ func (m *Manager) expendable() ([]uint64, error) {
 	}
 	switch {
 	case len(forgotten) > 0:
-		return forgotten, nil
+		return forgotten, false, nil
 	case len(barriers) > 0:
-		return barriers[:min(len(barriers), expireBatch)], nil
+		return barriers[:min(len(barriers), expireBatch)], false, nil
 	case m.cfg.KeepSteps:
-		return nil, nil
+		return nil, false, nil
 	}
 	return m.oldestStep(all)
 }
@@ -91,23 +95,31 @@ func (m *Manager) all() (all []Info, err error) {
 
 // oldestStep gives the oldest step that may go: one that nobody has looked
 // into for a while, if there is any.
-func (m *Manager) oldestStep(all []Info) ([]uint64, error) {
+func (m *Manager) oldestStep(all []Info) (seqs []uint64, soon bool, err error) {
 	spare, old := m.newestSteps(all)
-	for _, busy := range [...]func(uint64) bool{m.InUse, m.inUseNow} {
-		for _, i := range all {
-			if i.Name == "" || i.Explicit || len(i.Holds) > 0 || spare[i.Seq] || busy(i.Seq) {
-				continue
-			}
-			live, err := m.stepIsLive(i)
-			if err != nil {
-				return nil, fmt.Errorf("is %s still there: %w", i.ID(), err)
-			}
-			if old[i.Seq] || !live {
-				return []uint64{i.Seq}, nil
-			}
+	var busy []uint64
+	for _, i := range all {
+		if i.Name == "" || i.Explicit || len(i.Holds) > 0 || spare[i.Seq] {
+			continue
+		}
+		live, err := m.stepIsLive(i)
+		switch {
+		case err != nil:
+			return nil, false, fmt.Errorf("is %s still there: %w", i.ID(), err)
+		case live && !old[i.Seq]:
+		case m.InUse(i.Seq):
+			busy = append(busy, i.Seq)
+		default:
+			return []uint64{i.Seq}, false, nil
 		}
 	}
-	return nil, nil
+	for _, seq := range busy {
+		if !m.inUseNow(seq) {
+			return []uint64{seq}, false, nil
+		}
+		soon = soon || m.idleSoon(seq)
+	}
+	return nil, soon, nil
 }
 
 // newestSteps gives the newest complete steps of each scope, which are spared,

@@ -79,6 +79,14 @@ func (r *Registry) inUseNow(seq uint64) bool {
 	return r.uses.busy(seq, min(pressedGrace, r.uses.grace))
 }
 
+// idleSoon says whether a snapshot is in use only for a moment more, since
+// nobody has it open.
+func (r *Registry) idleSoon(seq uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.uses.of[seq].pins == 0
+}
+
 // claim hides those of the snapshots that nobody reads and nobody else is
 // recording or pruning, and gives them; unhide undoes it.
 func (r *Registry) claim(seqs []uint64, pressed bool) (claimed []uint64) {

@@ -19,12 +19,15 @@ import (
 	"github.com/zeebo/blake3"
 )
 
-// FormatVersion is the store format that this program writes, and the newest that it reads.
-const FormatVersion = 1
+// FormatVersion is the store format that this program writes, and the newest
+// that it reads. Version 2 counts who needs a chunk and lists what expired
+// snapshots leave; a store of version 1 becomes one when it is opened, and the
+// packs that it has by then are kept whole, since nobody counted for them.
+const FormatVersion = 2
 
 // The config file is text, for a person with nothing but a pager:
 //
-//	stepfs store 1            the format version, readable whatever follows
+//	stepfs store 2            the format version, readable whatever follows
 //	{ … }                     the fields of Config as JSON
 //	blake3 <64 hex digits>    of every byte before this line
 //

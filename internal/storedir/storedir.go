@@ -127,6 +127,12 @@ func (d *Dir) load(o Options) error {
 	if err != nil {
 		return err
 	}
+	if cfg.Format < FormatVersion { // an older stepfs must not open it from here on
+		cfg.Format = FormatVersion
+		if err := writeConfig(d.path, cfg); err != nil {
+			return err
+		}
+	}
 	d.config = cfg
 	if err := refreshBackup(d.path, cfg); err != nil {
 		return err

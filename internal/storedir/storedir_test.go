@@ -99,9 +99,9 @@ func TestBadInput(t *testing.T) {
 		}},
 		{name: "missing, not to be made", noMake: true, want: ErrNoStore, says: "stepfs mount", prepare: func(*testing.T, string) {}},
 		{name: "empty, not to be made", noMake: true, want: ErrNoStore, prepare: func(t *testing.T, p string) { mkdir(t, p) }},
-		{name: "newer format", want: ErrNewerFormat, says: "2, and this stepfs knows up to 1", prepare: func(t *testing.T, p string) {
+		{name: "newer format", want: ErrNewerFormat, says: "99, and this stepfs knows up to 2", prepare: func(t *testing.T, p string) {
 			makeStore(t, p)
-			edit(t, p, func(s string) string { return strings.Replace(s, "stepfs store 1", "stepfs store 2", 1) })
+			edit(t, p, func(s string) string { return strings.Replace(s, "stepfs store 2", "stepfs store 99", 1) })
 		}},
 		{name: "one letter changed", want: ErrCorruptConfig, says: "cp -p", prepare: func(t *testing.T, p string) {
 			makeStore(t, p)
@@ -183,7 +183,7 @@ func TestConfigFields(t *testing.T) {
 	good, err := cfg.encode()
 	must(t, err)
 	for name, change := range map[string][2]string{
-		"version":    {"stepfs store 1", "stepfs store 0"},
+		"version":    {"stepfs store 2", "stepfs store 0"},
 		"json":       {"{", "["},
 		"id":         {cfg.ID, cfg.ID[2:]},
 		"polynomial": {fmt.Sprintf("%#x", uint64(cfg.Polynomial)), "0x10"},
@@ -213,7 +213,7 @@ func FuzzDecodeConfig(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(good)
-	f.Add([]byte("stepfs store 1\n\nblake3 "))
+	f.Add([]byte("stepfs store 2\n\nblake3 "))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := decodeConfig(data)
 		if err != nil {
@@ -396,4 +396,26 @@ func asOther(t *testing.T, args ...string) string {
 	}
 	out, _ := cmd.CombinedOutput() // the exit code is part of the refusal
 	return string(out)
+}
+
+// TestOlderFormat: a store of version 1 opens, and is one of this version then.
+func TestOlderFormat(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store")
+	makeStore(t, path)
+	cfg, err := readConfig(path)
+	must(t, err)
+	id := cfg.ID
+	cfg.Format = 1
+	must(t, writeConfig(path, cfg))
+	d, err := Open(path, Options{})
+	must(t, err)
+	if got := d.Config(); got.Format != FormatVersion || got.ID != id {
+		t.Errorf("opened as format %d, store %s", got.Format, got.ID)
+	}
+	must(t, d.Close())
+	for _, name := range []string{configName, backupName} {
+		if got, err := readConfigFile(filepath.Join(path, name)); err != nil || got.Format != FormatVersion {
+			t.Errorf("%s: format %d, %v", name, got.Format, err)
+		}
+	}
 }
