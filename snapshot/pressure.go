@@ -119,7 +119,23 @@ func (m *Manager) oldestStep(all []Info) (seqs []uint64, soon bool, err error) {
 		}
 		soon = soon || m.idleSoon(seq)
 	}
-	return nil, soon, nil
+	return nil, soon || m.sealsSoon(), nil
+}
+
+// sealsSoon says whether a step is written and waits to be sealed: then one
+// that is spared now is spared no more.
+func (m *Manager) sealsSoon() bool {
+	open := m.openFiles()
+	for _, dir := range m.sealer.candidates() {
+		writing := false
+		for ino, parent := range open {
+			writing = writing || ino == dir || m.below(parent, dir)
+		}
+		if !writing {
+			return true
+		}
+	}
+	return false
 }
 
 // newestSteps gives the newest complete steps of each scope, which are spared,

@@ -3,6 +3,8 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -352,6 +354,13 @@ func (m *Manager) Waiting() (steps []string) {
 		steps = append(steps, c.step)
 	}
 	return steps
+}
+
+// candidates gives the directories and files that wait to be sealed.
+func (s *sealer) candidates() []uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.waiting))
 }
 
 func base(path string) string {
