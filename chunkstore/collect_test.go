@@ -187,6 +187,9 @@ func TestCollectSparse(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if largest := after.Size / after.Packs; largest > 3*uint64(f.cfg.PackSize)/2 {
+		t.Fatalf("packs of %d bytes", largest)
+	}
 	pos := f.engine.Pos()
 	if st := f.collect(); st != (CollectStats{}) || f.engine.Pos() != pos {
 		t.Fatalf("nothing to do: %+v, %d bytes of journal", st, f.engine.Pos()-pos)
@@ -321,7 +324,8 @@ func TestMeanwhile(t *testing.T) {
 }
 
 // TestHitMeanwhile: content that is stored while Collect runs, at any of its
-// transactions, can still be held after it.
+// transactions, can still be held after it and the next, also when the last
+// who held it lets go at that moment.
 func TestHitMeanwhile(t *testing.T) {
 	c := solid(randomBytes(1, 20_000))
 	for at := 1; ; at++ {
@@ -337,9 +341,11 @@ func TestHitMeanwhile(t *testing.T) {
 			if n++; n == at {
 				inside = true
 				late = f.ingest(c, nil)
+				f.drop(1, refs)
 				inside = false
 			}
 		}}
+		f.collect()
 		f.collect()
 		f.db = f.engine
 		if late == nil {
@@ -876,11 +882,27 @@ func TestOldChunkMoves(t *testing.T) {
 	f.store(c)
 	f.collect()
 	checkContent(t, f, c, refs)
+	loc, rec, err := f.locate(refs[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.update(func(tx *state.Tx) error { // counts that are wrong
+		l := f.ledger(tx)
+		defer l.flush()
+		return l.addDead(loc.Pack, int64(rec.Chunks), uint32(rec.Stored))
+	})
+	f.collect()
+	checkContent(t, f, c, refs)
 }
 
-// TestRebuildKeepsReferences: what is held lives, what is not is dead.
+// TestRebuildKeepsReferences: what is held lives, what is not is dead, and of
+// what is gone nothing stays.
 func TestRebuildKeepsReferences(t *testing.T) {
 	f := newFixture(t)
+	f.store(solid(randomBytes(2, 1000)))
+	if err := f.fs.Remove(onlyPack(t, f.fs)); err != nil {
+		t.Fatal(err)
+	}
 	c := solid(randomBytes(1, 50_000))
 	refs := f.store(c)
 	f.hold(1, refs[:20])

@@ -132,8 +132,8 @@ func (e *evictor) serve(ctx context.Context, free uint64) (freed bool, err error
 		}
 	}
 	again := e.last > 0
-	if freed, err = e.step(ctx); err == nil && !freed && again {
-		freed, err = e.step(ctx) // the rest of a round had nothing; a whole one may
+	if freed, err = e.step(ctx, free-have); err == nil && !freed && again {
+		freed, err = e.step(ctx, free-have) // the rest of a round had nothing; a whole one may
 	}
 	return freed, err
 }
@@ -154,7 +154,11 @@ func (e *evictor) makeRoom(ctx context.Context) error {
 	}
 	e.endRound()
 	for free < low || limit > 0 && e.sum > limit {
-		freed, err := e.step(ctx)
+		need := low - min(low, free)
+		if limit > 0 {
+			need = max(need, uint64(max(0, e.sum-limit)))
+		}
+		freed, err := e.step(ctx, need)
 		if err != nil || !freed {
 			return err
 		}
@@ -179,9 +183,10 @@ func (e *evictor) answer() {
 	}
 }
 
-// step gives up a batch of hot copies, or, at the end of a round, what
-// retention has to give. It says whether that freed anything.
-func (e *evictor) step(ctx context.Context) (freed bool, err error) {
+// step gives up a batch of hot copies, no more of them than it takes to free
+// need bytes, or, at the end of a round, what retention has to give. It says
+// whether that freed anything.
+func (e *evictor) step(ctx context.Context, need uint64) (freed bool, err error) {
 	for !freed && ctx.Err() == nil {
 		if len(e.list) == 0 {
 			if err := e.refill(); err != nil {
@@ -192,7 +197,11 @@ func (e *evictor) step(ctx context.Context) (freed bool, err error) {
 			e.endRound()
 			return e.relieve(ctx)
 		}
-		n := min(len(e.list), evictBatch)
+		n, sum := 0, uint64(0)
+		for n < len(e.list) && n < evictBatch && (n == 0 || sum < need) {
+			sum += uint64(e.list[n].bytes)
+			n++
+		}
 		batch := e.list[:n]
 		e.list = e.list[n:]
 		if freed, err = e.evict(batch); err != nil {

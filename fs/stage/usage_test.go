@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -222,8 +223,9 @@ func must(t testing.TB, err error) {
 // The limit is where writes end, at half of what is free: each byte will need
 // its pack space. What is deleted can be written again at once.
 func TestStoreLimit(t *testing.T) {
-	rest := int64(5 << 20)
-	w, disk := limitedWorld(t, func(c *Config) { c.Rest = func() int64 { return rest } })
+	var rest atomic.Int64
+	rest.Store(5 << 20)
+	w, disk := limitedWorld(t, func(c *Config) { c.Rest = rest.Load })
 	ino, fh := w.create("f")
 	got, want := w.fillUp(ino, fh), int64(32-5-1)<<20/2
 	if got > want || got < want-256<<10 {
@@ -252,7 +254,7 @@ func TestStoreLimit(t *testing.T) {
 	if off := w.fillUp(ino, fh); off > 0 {
 		t.Errorf("%d bytes went to a full disk", off)
 	}
-	rest = 40 << 20 // over the limit
+	rest.Store(40 << 20) // over the limit
 	u, err := w.tree.Usage()
 	if err != nil || u.Free != 0 || u.Used <= u.Limit || u.Reserve != 1<<20 || u.Unstored != 8<<20 {
 		t.Errorf("usage %+v, %v", u, err)
