@@ -3,6 +3,7 @@ package chunkstore
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 
 	"stepfs/chunkstore/pack"
 	"stepfs/internal/journal"
@@ -223,17 +224,19 @@ func auditClean(f *fixture) {
 	}
 }
 
-// hookedDB calls before ahead of every transaction of the store's own, and
-// after behind every Get.
+// hookedDB calls before ahead of every transaction of the store's own but those
+// that before itself brings about, and after behind every Get.
 type hookedDB struct {
 	DB
 	before func(kind schema.Kind)
+	inside atomic.Bool
 	after  func(key []byte)
 }
 
 func (d *hookedDB) Update(kind schema.Kind, fn func(tx *state.Tx) error) (journal.Pos, error) {
-	if d.before != nil {
+	if d.before != nil && d.inside.CompareAndSwap(false, true) {
 		d.before(kind)
+		d.inside.Store(false)
 	}
 	return d.DB.Update(kind, fn)
 }
