@@ -97,10 +97,7 @@ func serveAlone(one *oneFile) error {
 	}
 	done := make(chan error, 1)
 	go func() { done <- s.Serve() }()
-	err = s.WaitReady()
-	if err == nil {
-		err = upper(filepath.Join(mnt, "f"))
-	}
+	err = upper(filepath.Join(mnt, "f"))
 	return errors.Join(err, Unmount(mnt, false), <-done)
 }
 

@@ -6,29 +6,23 @@ import (
 	"os"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // readAheadKB is how far the kernel reads ahead on the mount. Its default of
 // 128 KiB would be eight requests to the megabyte.
 const readAheadKB = 4096
 
-// WaitReady returns once the mount answers, and tunes the kernel's side of it
-// as far as the caller's rights go. Serve must be running.
-func (s *Server) WaitReady() error {
-	// The daemon asks its own mount, so it must not hold a file of it open: if
-	// it were killed then, the kernel would wait, while it closes that file, for
-	// an answer that never comes.
-	var st unix.Statfs_t
-	if err := unix.Statfs(s.conn.Mountpoint, &st); err != nil && err != unix.ENOSYS {
-		return fmt.Errorf("the mount does not answer: %w", err)
-	}
+// Tune sets the kernel's side of the mount as far as the caller's rights go.
+//
+// The mount answers as soon as Serve runs: INIT was answered by NewServer, and
+// the kernel keeps requests until they are read. Nobody asks it to be sure: a
+// daemon that is killed while it waits for an answer of its own mount does not
+// die of it, since the thread that waits keeps the connection open.
+func (s *Server) Tune() {
 	if dev, err := mountDevice(s.conn.Mountpoint); err == nil {
 		// Needs root; without it reads are slower, that is all.
 		_ = os.WriteFile("/sys/class/bdi/"+dev+"/read_ahead_kb", []byte(strconv.Itoa(readAheadKB)), 0o644)
 	}
-	return nil
 }
 
 // mountDevice gives the "major:minor" of what is mounted on dir, without

@@ -62,9 +62,6 @@ func serveFirst(sock *net.UnixConn, one *oneFile) error {
 	}
 	done := make(chan error, 1)
 	go func() { done <- s.Serve() }()
-	if err := s.WaitReady(); err != nil {
-		return err
-	}
 	fmt.Println("serving")
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
 		return err

@@ -129,8 +129,8 @@ func TestNothingToGiveUp(t *testing.T) {
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("refused after %v", took)
 	}
-	if w.hot() == 0 || w.m.Relieve(w.ctx(), 4<<20) {
-		t.Errorf("%d bytes hot, none of which can go, and room was said to be made", w.hot())
+	if w.hot() < 4<<20 {
+		t.Errorf("%d bytes hot: a copy that holds what no chunk has is gone", w.hot())
 	}
 	w.closeFile(ino, fh)
 	w.noFaults()

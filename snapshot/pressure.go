@@ -38,7 +38,7 @@ func (m *Manager) giveUp(ctx context.Context) (bool, error) {
 	}
 	gone, err := m.Expire(forRoom, seqs...)
 	if err != nil || len(gone) == 0 {
-		return false, err
+		return false, err // the storer reads it at this moment, say
 	}
 	k.mu.Lock()
 	k.free = true

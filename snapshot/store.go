@@ -40,6 +40,7 @@ type storer struct {
 	left    int64  // bytes that wait, as last counted
 	stored  uint64 // contents so far
 	closed  bool
+	rests   bool // after a failed pass
 
 	pressed atomic.Int32 // room is scarce: more is due, see pressure
 
@@ -134,7 +135,7 @@ func (s *storer) progress(ctx context.Context) (stored uint64, more bool) {
 	defer s.mu.Unlock()
 	ended := s.ended
 	for {
-		more = s.pressed.Load() > 0 || s.passes != s.ended
+		more = !s.rests && (s.pressed.Load() > 0 || s.passes != s.ended)
 		if s.closed || ctx.Err() != nil || !more || s.ended != ended || time.Since(begin) >= progressWait {
 			return s.stored, more
 		}
@@ -191,7 +192,9 @@ func (s *storer) run(ctx context.Context) {
 		switch {
 		case err != nil: // not in a tight loop
 			broken.failed(err)
+			s.rest(true)
 			s.sleep(ctx, broken.wait)
+			s.rest(false)
 			continue
 		case more:
 			continue
@@ -207,6 +210,12 @@ func (s *storer) run(ctx context.Context) {
 	s.closed = true
 	s.cond.Broadcast()
 	s.mu.Unlock()
+}
+
+func (s *storer) rest(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rests = on
 }
 
 func (s *storer) sleep(ctx context.Context, d time.Duration) {

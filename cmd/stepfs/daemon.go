@@ -94,9 +94,7 @@ func startDaemon(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, sto
 		return nil, err
 	}
 	go func() { d.served <- d.mount.serve() }()
-	if err := d.mount.waitReady(); err != nil {
-		return nil, err
-	}
+	d.mount.tune()
 	d.api, err = listen(d.dir.Lease().Socket, d.store, d.leave)
 	return d, err
 }

@@ -194,8 +194,8 @@ func mountParts(l *local, point string, o *mountOptions) (*mounted, error) {
 	return &mounted{server}, nil
 }
 
-func (m *mounted) serve() error     { return m.server.Serve() }
-func (m *mounted) waitReady() error { return m.server.WaitReady() }
+func (m *mounted) serve() error { return m.server.Serve() }
+func (m *mounted) tune()        { m.server.Tune() }
 
 // statusFile is snapshots/.status and .status.json.
 func (l *local) statusFile(asJSON bool) ([]byte, error) {

@@ -52,11 +52,14 @@ const (
 	// minInodes is how many inodes of the disk stay free for journal, index
 	// and packs.
 	minInodes = 256
-	// roomPatience bounds how long a write waits for room, and barrenAge how
-	// long nobody asks for it after that was in vain. A job that writes faster
-	// than its bytes can be stored is slowed down, not ended.
+	// roomPatience bounds how long a write waits for room, vainAge how long it
+	// does while nothing is given up (a step may be about to be sealed, a reader
+	// about to leave one), and barrenAge how long nobody waits again after that
+	// was in vain. A job that writes faster than its bytes can be stored is
+	// slowed down, not ended.
 	roomPatience = 30 * time.Second
-	barrenAge    = 100 * time.Millisecond
+	vainAge      = time.Second
+	barrenAge    = 5 * time.Second
 	roomPoll     = 5 * time.Millisecond
 	// releaseGrace is how long the kernel may take to tell that a file was
 	// closed: until then a file that was deleted right after takes its room.
@@ -106,6 +109,7 @@ func (s *spaceGauge) await(n uint64) (err error) {
 	if s.isBarren() {
 		ask, grace = false, time.Time{}
 	}
+	vain := time.Now() // when room was last made
 	for {
 		// Looked at before the try: what comes to an end in between has made room.
 		coming := s.reaping() || time.Now().Before(grace)
@@ -113,13 +117,15 @@ func (s *spaceGauge) await(n uint64) (err error) {
 		if err = s.try(n); !errors.Is(err, ErrNoSpace) {
 			return err
 		}
-		if ask {
-			ask = s.makeRoom(ctx, 2*n) // staged, and then stored
+		made := ask && s.makeRoom(ctx, 2*n) // staged, and then stored
+		if made {
+			vain = time.Now()
 		}
+		ask = ask && time.Since(vain) < vainAge
 		if ctx.Err() != nil || !ask && !coming {
 			break
 		}
-		if !ask {
+		if !made {
 			time.Sleep(roomPoll)
 		}
 	}
