@@ -30,6 +30,7 @@ type spaceGauge struct {
 	reaping  func() bool
 	makeRoom func(ctx context.Context, free uint64) bool
 	tight    func()
+	patience time.Duration // roomPatience
 
 	counting sync.Mutex // one count at a time; before mu
 	mu       struct {
@@ -78,7 +79,7 @@ func (s *spaceGauge) init(t *Tree) error {
 	if err != nil {
 		return wrapDisk(err)
 	}
-	s.disk, s.reserve, s.count = t.usage, t.cfg.Reserve, t.unstored
+	s.disk, s.reserve, s.count, s.patience = t.usage, t.cfg.Reserve, t.unstored, roomPatience
 	s.reaping, s.makeRoom, s.tight = t.reaper.working, t.cfg.MakeRoom, t.cfg.Events.Tight
 	if s.reserve == 0 {
 		s.reserve = DefaultReserve(sp.Total)
@@ -103,7 +104,7 @@ func (s *spaceGauge) admit(n int64) error {
 
 // await is admit for a writer that may have to wait.
 func (s *spaceGauge) await(n uint64) (err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), roomPatience)
+	ctx, cancel := context.WithTimeout(context.Background(), s.patience)
 	defer cancel()
 	ask, grace := s.makeRoom != nil, time.Now().Add(releaseGrace)
 	if s.isBarren() {
