@@ -40,6 +40,8 @@ var rows = []row{
 	{"memory-cgroup", memoryPeakInCgroup},
 	{"busy-fsync", fsyncBesideOthers},
 	{"create", createFiles},
+	{"prune", pruneBesideWriter},
+	{"database", syncingDatabase},
 }
 
 func main() {
@@ -68,9 +70,11 @@ func parse() (b *bench, names, jsonPath string) {
 	flag.Int64Var(&b.closedMiB, "closed", 4096, "MiB that another process closed in the busy-fsync row")
 	flag.IntVar(&b.files, "files", 10000, "files of the create and fsync rows")
 	flag.IntVar(&b.snapshots, "snapshots", 10000, "snapshots of the many row")
+	flag.IntVar(&b.steps, "steps", 1000, "steps of the prune row")
+	flag.IntVar(&b.commits, "commits", 100000, "commits of the database row")
 	flag.Parse()
 	if *quick {
-		b.rounds, b.fileMiB, b.ingestMiB, b.memoryMiB, b.closedMiB, b.files, b.snapshots = 2, 200, 128, 1024, 400, 1000, 500
+		b.rounds, b.fileMiB, b.ingestMiB, b.memoryMiB, b.closedMiB, b.files, b.snapshots, b.steps, b.commits = 2, 200, 128, 1024, 400, 1000, 500, 100, 2000
 	}
 	return b, names, jsonPath
 }

@@ -242,11 +242,10 @@ func (e *evictor) relieve(ctx context.Context) (freed bool, err error) {
 	if err != nil || free >= low {
 		return false, err
 	}
-	e.m.store.press(pressSnapshots)
+	e.m.store.press()
 	if freed, err = e.m.giveUp(ctx); freed || err != nil {
 		return freed, err
 	}
-	e.m.store.press(pressAll)
 	// What was stored since the last time, or is about to be, can be given up as
 	// a hot copy.
 	stored, more := e.m.store.progress(ctx)

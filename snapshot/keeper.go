@@ -195,6 +195,7 @@ func (k *keeper) wait() time.Duration {
 // next tick.
 func (k *keeper) run(ctx context.Context) {
 	for {
+		k.freeing() // what the job deleted may have been stored, too
 		_, err := k.once(ctx, false, nil)
 		if ctx.Err() != nil {
 			return
@@ -211,6 +212,13 @@ func (k *keeper) run(ctx context.Context) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// freeing notes that the tree may have something to free.
+func (k *keeper) freeing() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.free = true
 }
 
 // once removes what is due now and gives how many snapshots that were; with

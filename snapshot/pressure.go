@@ -29,6 +29,9 @@ func (m *Manager) giveUp(ctx context.Context) (bool, error) {
 	if err := k.load(); err != nil {
 		return false, err
 	}
+	if freed, err := m.freeDead(ctx); freed || err != nil {
+		return freed, err
+	}
 	seqs, soon, err := m.expendable()
 	if err != nil || len(seqs) == 0 {
 		if soon {
@@ -40,10 +43,22 @@ func (m *Manager) giveUp(ctx context.Context) (bool, error) {
 	if err != nil || len(gone) == 0 {
 		return false, err // the storer reads it at this moment, say
 	}
-	k.mu.Lock()
-	k.free = true
-	k.mu.Unlock()
+	k.freeing()
 	return true, k.release(ctx, true)
+}
+
+// freeDead frees what is dead already: the job deletes files that were stored.
+func (m *Manager) freeDead(ctx context.Context) (freed bool, err error) {
+	before, _, err := m.tree.Room()
+	if err != nil {
+		return false, err
+	}
+	m.keeper.freeing()
+	if err := m.keeper.release(ctx, true); err != nil {
+		return false, err
+	}
+	after, _, err := m.tree.Room()
+	return after > before+1<<20, err
 }
 
 // expendable gives what goes next, all of one kind; of steps, one. soon says

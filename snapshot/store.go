@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -42,7 +41,7 @@ type storer struct {
 	closed  bool
 	rests   bool // after a failed pass
 
-	pressed atomic.Int32 // room is scarce: more is due, see pressure
+	pressed atomic.Bool // room is scarce: what snapshots hold is due, whatever its age
 
 	// Used by the goroutine of run alone:
 	scan time.Time // until then no content becomes due by its age
@@ -107,19 +106,11 @@ func (s *storer) sealed(seq uint64) {
 	s.wake()
 }
 
-// How scarce room is.
-const (
-	// pressSnapshots: what snapshots hold is due, whatever its age.
-	pressSnapshots int32 = iota + 1
-	// pressAll: what the live tree alone has is, too, though the job may be
-	// about to delete it.
-	pressAll
-)
-
-// press has more stored than what is due.
-func (s *storer) press(level int32) {
-	for old := s.pressed.Load(); old < level && !s.pressed.CompareAndSwap(old, level); old = s.pressed.Load() {
-	}
+// press has everything stored that a snapshot holds, and not only what is due.
+// What the live tree alone has waits on: the job may be about to delete it, and
+// would get dead packs for it.
+func (s *storer) press() {
+	s.pressed.Store(true)
 	s.wake()
 }
 
@@ -135,7 +126,7 @@ func (s *storer) progress(ctx context.Context) (stored uint64, more bool) {
 	defer s.mu.Unlock()
 	ended := s.ended
 	for {
-		more = !s.rests && (s.pressed.Load() > 0 || s.passes != s.ended)
+		more = !s.rests && (s.pressed.Load() || s.passes != s.ended)
 		if s.closed || ctx.Err() != nil || !more || s.ended != ended || time.Since(begin) >= progressWait {
 			return s.stored, more
 		}
@@ -283,25 +274,22 @@ func (s *storer) collect(upTo uint64) (batch []Frozen, more bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	pressed := s.pressed.Swap(0)
-	if upTo == 0 && now.Before(s.scan) && len(s.bad) == 0 && pressed == 0 {
+	pressed := s.pressed.Swap(false)
+	if upTo == 0 && now.Before(s.scan) && len(s.bad) == 0 && !pressed {
 		return nil, false, nil
 	}
 	old := now.Add(-s.m.cfg.BarrierAge)
 	limit := int64(batchBytes)
-	if pressed > 0 {
+	if pressed {
 		limit = pressedBytes
 		newest, err := s.m.newest()
 		if err != nil {
 			return nil, false, err
 		}
 		upTo = max(upTo, newest)
-		if pressed == pressAll {
-			upTo = math.MaxUint64
-		}
 		defer func() {
 			if more {
-				s.press(pressed)
+				s.pressed.Store(true)
 			}
 		}()
 	}

@@ -158,51 +158,46 @@ func (s *spaceGauge) stale() {
 	s.mu.asked, s.mu.counted = time.Time{}, time.Time{}
 }
 
-// try is admit without waiting.
+// try is admit without waiting. What is refused leaves no trace.
 func (s *spaceGauge) try(n uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mu.admitted += n
-	s.mu.written += n
-	if s.mu.admitted > spaceStep || time.Since(s.mu.asked) > spaceAge {
-		if err := s.ask(n); err != nil {
+	if s.mu.admitted+n > spaceStep || time.Since(s.mu.asked) > spaceAge {
+		if err := s.ask(); err != nil {
 			return err
 		}
 	}
-	if s.fits() {
-		return nil
-	}
-	if time.Since(s.mu.counted) > countAge {
-		if err := s.recount(n); err != nil {
+	if !s.fits(n) && time.Since(s.mu.counted) > countAge {
+		if err := s.recount(); err != nil {
 			return err
 		}
 	}
-	if s.fits() {
+	if s.fits(n) {
+		s.mu.admitted += n
+		s.mu.written += n
 		return nil
 	}
-	s.mu.admitted -= min(s.mu.admitted, n) // it will not be written
-	s.mu.written -= min(s.mu.written, n)
 	sp := s.mu.space
 	if sp.Files > 0 && sp.FilesFree < minInodes {
 		return fmt.Errorf("%w: %d inodes free", ErrNoSpace, sp.FilesFree)
 	}
 	return fmt.Errorf("%w: %d bytes free, %d of them reserved, %d for packs of what is staged", ErrNoSpace,
-		sp.Free, s.reserve, s.mu.unstored+s.mu.written)
+		sp.Free, s.reserve, s.mu.unstored+s.mu.written+n)
 }
 
-// fits says whether what was admitted has room. mu is held.
-func (s *spaceGauge) fits() bool {
+// fits says whether n more bytes have room: staged, and then packed. mu is held.
+func (s *spaceGauge) fits(n uint64) bool {
 	sp := s.mu.space
-	return sp.Free >= s.reserve+s.mu.admitted+s.mu.unstored+s.mu.written && (sp.Files == 0 || sp.FilesFree >= minInodes)
+	return sp.Free >= s.reserve+s.mu.admitted+s.mu.unstored+s.mu.written+2*n && (sp.Files == 0 || sp.FilesFree >= minInodes)
 }
 
-// ask asks the disk; n bytes are about to be written. mu is held.
-func (s *spaceGauge) ask(n uint64) error {
+// ask asks the disk. mu is held.
+func (s *spaceGauge) ask() error {
 	sp, err := s.disk.Space()
 	if err != nil {
 		return wrapDisk(err)
 	}
-	s.mu.space, s.mu.asked, s.mu.admitted = sp, time.Now(), n
+	s.mu.space, s.mu.asked, s.mu.admitted = sp, time.Now(), 0
 	if s.tight != nil && s.roomy().Free < s.low {
 		s.tight()
 	}
@@ -210,7 +205,7 @@ func (s *spaceGauge) ask(n uint64) error {
 }
 
 // recount counts what staged bytes need. mu is held, and released meanwhile.
-func (s *spaceGauge) recount(n uint64) error {
+func (s *spaceGauge) recount() error {
 	s.mu.Unlock()
 	s.counting.Lock()
 	defer s.counting.Unlock()
@@ -226,8 +221,7 @@ func (s *spaceGauge) recount(n uint64) error {
 	// What was written while it was counted may or may not be in the sum.
 	s.mu.unstored, s.mu.counted, s.mu.removed = uint64(sum), time.Now(), removed
 	s.mu.written -= min(s.mu.written, before)
-	s.mu.written += n
-	return s.ask(n)
+	return s.ask()
 }
 
 // roomy gives the disk's state, as last asked, with what writers may still use
@@ -244,7 +238,7 @@ func (s *spaceGauge) roomy() Space {
 func (s *spaceGauge) room() (Space, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.recount(0); err != nil {
+	if err := s.recount(); err != nil {
 		return Space{}, err
 	}
 	return s.roomy(), nil
