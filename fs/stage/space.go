@@ -118,7 +118,7 @@ func (s *spaceGauge) await(n uint64) (err error) {
 		if err = s.try(n); !errors.Is(err, ErrNoSpace) {
 			return err
 		}
-		made := ask && s.makeRoom(ctx, 2*n) // staged, and then stored
+		made := ask && s.makeRoom(ctx, 2*n+1) // staged, and then stored
 		if made {
 			vain = time.Now()
 		}
