@@ -34,7 +34,9 @@ func (t *Tree) needed(f *findings) (need []schema.Content, waits map[uint64]bool
 		if err != nil {
 			return nil, nil, wrapDisk(fmt.Errorf("inode %d: %w", f.ino, err))
 		}
-		versions++
+		if versions++; versions == 1 {
+			f.newest = seqOf(it.Key())
+		}
 		if rec.Deleted {
 			f.mark = append([]byte(nil), it.Key()...)
 			continue

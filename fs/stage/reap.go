@@ -25,6 +25,7 @@ import (
 type findings struct {
 	ino     uint64
 	begun   uint64   // what reaper.begin gave
+	newest  uint64   // version of the inode when it was looked at
 	stripes [][]byte // keys of versions that no content reads
 	gens    []uint64 // of whose bytes nothing is named
 	shells  []uint64 // so, too, but contents are numbered by them
@@ -82,8 +83,14 @@ func deleteAll(tx *txn, keys [][]byte) {
 // free is the last transaction of reaping an inode.
 func (t *Tree) free(tx *txn, f *findings) error {
 	deleteAll(tx, f.stripes)
+	since, err := t.numberedSince(tx, f.ino, f.newest)
+	if err != nil {
+		return err
+	}
 	for _, gen := range f.pending {
-		tx.Delete(schema.Numbered(schema.PrefixPending, gen))
+		if !since[gen] {
+			tx.Delete(schema.Numbered(schema.PrefixPending, gen))
+		}
 	}
 	for _, gen := range f.gens {
 		if err := t.dropGen(tx, f.ino, gen); err != nil {
@@ -101,6 +108,27 @@ func (t *Tree) free(tx *txn, f *findings) error {
 		tx.Delete(schema.Numbered(schema.PrefixReap, f.ino))
 	}
 	return nil
+}
+
+// numberedSince gives the numbers of the contents that versions from seq on
+// have: what was committed since an inode was looked at waits for ingest now.
+func (t *Tree) numberedSince(tx *txn, ino, seq uint64) (map[uint64]bool, error) {
+	it, err := tx.NewIter(schema.InodePrefix(ino), schema.After(schema.InodeKey(ino, seq)))
+	if err != nil {
+		return nil, wrapDisk(err)
+	}
+	defer it.Close()
+	out := map[uint64]bool{}
+	for ok := it.First(); ok; ok = it.Next() {
+		rec, err := schema.DecodeInode(it.Value())
+		if err != nil {
+			return nil, wrapDisk(fmt.Errorf("inode %d: %w", ino, err))
+		}
+		for _, gen := range gensOf(rec) {
+			out[gen] = true
+		}
+	}
+	return out, wrapDisk(it.Error())
 }
 
 // findDead looks for what is dead of an inode.

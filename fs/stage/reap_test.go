@@ -195,3 +195,50 @@ func TestStoreIsNotUndone(t *testing.T) {
 		t.Fatalf("chunk map %v, %v", got, err)
 	}
 }
+
+// TestCommitWhileReaping: a content that is committed between the reaper's look
+// at an inode and what it frees waits for ingest, also when a cut has frozen it
+// and the job has gone on.
+func TestCommitWhileReaping(t *testing.T) {
+	for _, goesOn := range []bool{false, true} {
+		w, _ := memWorld(t)
+		ino, fh := w.create("f")
+		w.mustWrite(ino, fh, 'a', 100000, 0)
+		f, err := w.tree.findDead(ino)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.barrier(ino)
+		if goesOn {
+			w.mustWrite(ino, fh, 'b', 100000, 0)
+			w.barrier(ino)
+		}
+		before := w.count(schema.PrefixPending)
+		// What a look finds that meets the commit half-way.
+		if err := w.tree.findPending(f, w.gensOfFile(ino), map[uint64]bool{}); err != nil || len(f.pending) == 0 {
+			t.Fatalf("%d contents wait, %v", len(f.pending), err)
+		}
+		if _, err := w.tree.update(schema.KindReap, func(tx *txn) error { return w.tree.free(tx, f) }); err != nil {
+			t.Fatal(err)
+		}
+		if n := w.count(schema.PrefixPending); n != before {
+			t.Errorf("goes on %v: %d contents wait, want %d", goesOn, n, before)
+		}
+	}
+}
+
+// gensOfFile gives the generations that the versions of a file are numbered by.
+func (w *world) gensOfFile(ino uint64) map[uint64]bool {
+	w.t.Helper()
+	vs, err := w.tree.versions(ino)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	out := map[uint64]bool{}
+	for _, v := range vs {
+		for _, gen := range gensOf(v.rec) {
+			out[gen] = true
+		}
+	}
+	return out
+}
