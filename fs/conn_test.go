@@ -97,7 +97,9 @@ func serveAlone(one *oneFile) error {
 	}
 	done := make(chan error, 1)
 	go func() { done <- s.Serve() }()
-	err = upper(filepath.Join(mnt, "f"))
+	if err = tellEpoll(mnt); err == nil {
+		err = upper(filepath.Join(mnt, "f"))
+	}
 	return errors.Join(err, Unmount(mnt, false), <-done)
 }
 

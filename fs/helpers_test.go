@@ -17,12 +17,20 @@ import (
 func waitReady(t testing.TB, s *Server) {
 	t.Helper()
 	s.Tune()
-	fd, err := unix.Open(filepath.Join(s.conn.Mountpoint, ".go-fuse-epoll-hack"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
+	if err := tellEpoll(s.conn.Mountpoint); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// tellEpoll has the kernel ask that one POLL.
+func tellEpoll(mnt string) error {
+	fd, err := unix.Open(filepath.Join(mnt, ".go-fuse-epoll-hack"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
 	}
 	defer unix.Close(fd)
 	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0) // the question alone matters
+	return nil
 }
 
 // asNobody runs a shell command as an ordinary user.
