@@ -18,7 +18,7 @@ SOAK_ROUNDS ?= 2000
 VERSION     := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps demo test unit real race lint fmt bench soak clean leftovers
+.PHONY: help build deps demo test unit real race lint fmt bench soak clean leftovers sweep
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,7 +35,7 @@ demo: ## train a small transformer on a mount, lose its checkpoints, get them ba
 	@$(MAKE) --no-print-directory build
 	@integration/demo/demo.sh
 
-test: deps unit real ## run every test: packages, then the binary on real mounts
+test: deps sweep unit real ## run every test: packages, then the binary on real mounts
 	@tools/leftovers.sh
 
 unit:
@@ -45,7 +45,7 @@ real:
 	$(GO) test -p 1 -timeout 20m $(TESTFLAGS) $(filter-out stepfs/integration/...,$(REAL))
 	STEPFS_ROUNDS=$(ROUNDS) $(GO) test -p 1 -v -timeout 40m $(TESTFLAGS) ./integration/...
 
-race: deps ## the same under the race detector, with fewer rounds of faults
+race: deps sweep ## the same under the race detector, with fewer rounds of faults
 	$(GO) test -race -p 2 $(TESTFLAGS) $(UNIT)
 	STEPFS_RACE=1 STEPFS_ROUNDS=10 $(GO) test -race -p 1 -timeout 60m $(TESTFLAGS) $(REAL)
 	@tools/leftovers.sh
@@ -64,13 +64,16 @@ bench: deps build ## the benchmarks: a table, and bench/out/bench.json
 	@mkdir -p bench/out
 	$(GO) run ./bench -bin $(BIN) -json bench/out/bench.json $(BENCHFLAGS)
 
-soak: deps ## kill -9 the daemon for hours: SOAK_ROUNDS=2000
+soak: deps sweep ## kill -9 the daemon for hours: SOAK_ROUNDS=2000
 	STEPFS_ROUNDS=$(SOAK_ROUNDS) $(GO) test -count=1 -v -timeout 0 -run Kill ./integration
 	STEPFS_LIVES=2000 $(GO) test -count=1 -v -timeout 0 -run 'TestPowerCut$$' ./fs/stage
 	@tools/leftovers.sh
 
 leftovers: ## fail when a mount, a daemon or a loop device was left behind
 	@tools/leftovers.sh
+
+sweep: ## remove what test runs that were killed have left behind
+	@tools/sweep.sh
 
 clean: ## remove what make made
 	rm -rf bin bench/out integration/out demo

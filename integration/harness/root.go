@@ -23,7 +23,8 @@ type Root struct {
 // NewRoot makes the directory of a run below parent ("" is the system's
 // temporary directory) and has it cleaned up on SIGINT and SIGTERM.
 func NewRoot(parent string) (*Root, error) {
-	dir, err := os.MkdirTemp(parent, "stepfs-run-")
+	// The number of the process tells tools/sweep.sh whether the run goes on.
+	dir, err := os.MkdirTemp(parent, fmt.Sprintf("stepfs-run-%d-", os.Getpid()))
 	if err != nil {
 		return nil, err
 	}
