@@ -121,22 +121,6 @@ func (m *Manager) lastOf(scope, name string, dead []uint64) (bool, error) {
 	return err == nil, err
 }
 
-// dropSlot removes the slot of a snapshot. Its number is not given out again:
-// the kernel may still know inodes by it.
-func (m *Manager) dropSlot(tx *state.Tx, seq uint64) error {
-	slotOf := schema.Numbered(schema.PrefixSlotOf, seq)
-	slot, err := m.number(slotOf)
-	if errors.Is(err, state.ErrNotFound) {
-		return nil // nobody ever looked at it
-	}
-	if err != nil {
-		return err
-	}
-	tx.Delete(slotOf)
-	tx.Delete(schema.Numbered(schema.PrefixSlot, slot))
-	return nil
-}
-
 // Expire removes snapshots at once, whatever the policy says, to make room:
 // steps, named snapshots and barriers, but none that is held or in
 // use. It gives those that are gone.

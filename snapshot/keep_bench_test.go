@@ -1,3 +1,7 @@
+//go:build !race
+
+// Under the race detector no time means anything: these are not built there.
+
 package snapshot_test
 
 import (
@@ -49,9 +53,6 @@ func best(n int, fn func()) time.Duration {
 // The cost of a forget, and of a pass of the keeper with nothing to do, is
 // bounded whatever else is kept.
 func TestCostsAmongTenThousand(t *testing.T) {
-	if raced {
-		t.Skip("it measures")
-	}
 	const n, bound = 10_000, 100 * time.Millisecond
 	w := newWorld(t, keeping(&hands{}, byHand))
 	w.record(n, step)
@@ -98,9 +99,6 @@ func TestCostsAmongTenThousand(t *testing.T) {
 // So many tiny barriers are dropped in time that grows with their number. With
 // STEPFS_BARRIERS=1000000 it is the million of the issue.
 func TestManyBarriers(t *testing.T) {
-	if raced {
-		t.Skip("it measures")
-	}
 	most := 100_000
 	if s := os.Getenv("STEPFS_BARRIERS"); s != "" {
 		most, _ = strconv.Atoi(s)

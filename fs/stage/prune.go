@@ -33,18 +33,36 @@ func (t *Tree) Prune(ctx context.Context) (more bool, err error) {
 	epoch := t.db.Epoch()
 	under := t.cuts.under()
 	queue, more, err := t.expired(epoch, under)
+	buried := map[uint64]bool{}
 	for _, seq := range queue {
 		if err == nil {
-			err = t.pruneList(ctx, seq, under)
+			err = t.pruneList(ctx, seq, under, buried)
 		}
+	}
+	if err == nil {
+		err = t.reapBuried(ctx, buried)
 	}
 	if err != nil {
 		return false, err
 	}
-	if err := t.reapAll(); err != nil {
-		return false, err
-	}
 	return more, t.dropHolds(ctx)
+}
+
+// reapBuried frees the content of inodes that lost versions, so that its chunks
+// can be given up at once; but for those that rest.
+func (t *Tree) reapBuried(ctx context.Context, inos map[uint64]bool) error {
+	for ino := range inos {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if t.reaper.resting(ino) {
+			continue
+		}
+		if err := t.reaper.one(t, ino); err != nil {
+			return err
+		}
+	}
+	return t.unlinkDoomed()
 }
 
 // expired gives the queue, in order, but for cuts that are under way, and for
@@ -93,38 +111,46 @@ func (t *Tree) kept(seq uint64, under []uint64) (below uint64, err error) {
 	return below, wrapDisk(it.Error())
 }
 
-// pruneList goes through what is listed behind the snapshot seq, which is gone.
-func (t *Tree) pruneList(ctx context.Context, seq uint64, under []uint64) error {
+// pruneList goes through what is listed behind the snapshot seq, which is gone,
+// and notes in buried which inodes lost a version.
+func (t *Tree) pruneList(ctx context.Context, seq uint64, under []uint64, buried map[uint64]bool) error {
 	below, err := t.kept(seq, under)
 	if err != nil {
 		return err
 	}
 	prefix := schema.Numbered(schema.PrefixDeath, seq+1)
+	return t.inBatches(ctx, prefix, freeBatch, func(tx *txn, batch []keyValue, last bool) error {
+		if last {
+			tx.Delete(schema.Numbered(schema.PrefixExpired, seq))
+		}
+		return t.pruneSome(tx, batch, below, buried)
+	})
+}
+
+// keyValue is what stands in the index.
+type keyValue struct{ key, value []byte }
+
+// inBatches calls fn with what stands under a prefix, some at a time, each time
+// in a transaction of its own; last says that nothing follows.
+func (t *Tree) inBatches(ctx context.Context, prefix []byte, size int, fn func(tx *txn, batch []keyValue, last bool) error) error {
 	it, err := t.db.NewIter(prefix, schema.After(prefix))
 	if err != nil {
 		return wrapDisk(err)
 	}
 	defer it.Close()
-	ok := it.First()
-	for done := false; !done; {
+	for ok, last := it.First(), false; !last; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		var deaths [][]byte
-		for ; ok && len(deaths) < freeBatch; ok = it.Next() {
-			deaths = append(deaths, bytes.Clone(it.Key()))
+		var batch []keyValue
+		for ; ok && len(batch) < size; ok = it.Next() {
+			batch = append(batch, keyValue{bytes.Clone(it.Key()), bytes.Clone(it.Value())})
 		}
 		if err := it.Error(); err != nil {
 			return wrapDisk(err)
 		}
-		done = !ok
-		_, err := t.update(schema.KindPrune, func(tx *txn) error {
-			if done {
-				tx.Delete(schema.Numbered(schema.PrefixExpired, seq))
-			}
-			return t.pruneSome(tx, deaths, below)
-		})
-		if err != nil {
+		last = !ok
+		if _, err := t.update(schema.KindPrune, func(tx *txn) error { return fn(tx, batch, last) }); err != nil {
 			return err
 		}
 	}
@@ -133,9 +159,10 @@ func (t *Tree) pruneList(ctx context.Context, seq uint64, under []uint64) error 
 
 // pruneSome takes away the versions of some deaths, or lists them behind the
 // snapshot below, which shows them.
-func (t *Tree) pruneSome(tx *txn, deaths [][]byte, below uint64) error {
+func (t *Tree) pruneSome(tx *txn, deaths []keyValue, below uint64, buried map[uint64]bool) error {
 	gone := map[string]bool{}
-	for _, d := range deaths {
+	for _, death := range deaths {
+		d := death.key
 		tx.Delete(d)
 		version, err := versionOf(d)
 		if err != nil {
@@ -150,6 +177,9 @@ func (t *Tree) pruneSome(tx *txn, deaths [][]byte, below uint64) error {
 	for key := range gone {
 		if err := t.bury(tx, []byte(key), gone); err != nil {
 			return err
+		}
+		if key[0] == schema.PrefixInode {
+			buried[binary.BigEndian.Uint64([]byte(key[1:9]))] = true
 		}
 	}
 	return nil
@@ -246,42 +276,26 @@ func (t *Tree) dropHold(ctx context.Context, holder uint64) error {
 	if schema.IsTreeHolder(holder) {
 		prefix = schema.Numbered(schema.PrefixTreeRef, holder)
 	}
-	it, err := t.db.NewIter(prefix, schema.After(prefix))
-	if err != nil {
-		return wrapDisk(err)
-	}
-	defer it.Close()
-	ok := it.First()
-	for done := false; !done; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		var keys, ids = [][]byte(nil), [][32]byte(nil)
-		for ; ok && len(ids) < freeBatch/4; ok = it.Next() {
-			keys = append(keys, bytes.Clone(it.Key()))
-			some, err := heldBy(it.Key(), it.Value())
+	return t.inBatches(ctx, prefix, holdBatch, func(tx *txn, batch []keyValue, last bool) error {
+		var ids [][32]byte
+		for _, kv := range batch {
+			tx.Delete(kv.key)
+			some, err := heldBy(kv.key, kv.value)
 			if err != nil {
 				return wrapDisk(err)
 			}
 			ids = append(ids, some...)
 		}
-		if err := it.Error(); err != nil {
-			return wrapDisk(err)
+		if last {
+			tx.Delete(schema.Numbered(schema.PrefixDeadHold, holder))
 		}
-		done = !ok
-		_, err := t.update(schema.KindPrune, func(tx *txn) error {
-			deleteAll(tx, keys)
-			if done {
-				tx.Delete(schema.Numbered(schema.PrefixDeadHold, holder))
-			}
-			return t.dropChunks(tx, holder, ids)
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return t.dropChunks(tx, holder, ids)
+	})
 }
+
+// holdBatch is how many keys of a holder one transaction gives up: a page of a
+// chunk map names a dozen chunks, and each costs a look-up or two.
+const holdBatch = 32
 
 // heldBy gives the chunks that one key of a holder names.
 func heldBy(k, v []byte) ([][32]byte, error) {

@@ -10,7 +10,41 @@ import (
 	"stepfs/internal/state"
 )
 
-// reapAll has the reaper do all that there is to do.
+// reapAll reaps all that is queued, rest or no rest, but for what fails.
+func (t *Tree) reapAll() error {
+	for range 100 {
+		t.reaper.idle()
+		inos, err := t.numbered(schema.PrefixReap)
+		if err != nil || len(inos) == 0 {
+			return errors.Join(err, t.unlinkDoomed())
+		}
+		for _, ino := range inos {
+			if err := t.reaper.one(t, ino); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// idle returns once nothing is queued but what rests.
+func (r *reaper) idle() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for (len(r.queue) > 0 || r.busy) && !r.quit {
+		r.cond.Wait()
+	}
+}
+
+// reapNow has an inode looked at whether or not it is queued.
+func (w *world) reapNow(ino uint64) {
+	w.t.Helper()
+	if _, err := w.tree.update(schema.KindReap, func(tx *txn) error { w.tree.reaper.add(tx, ino); return nil }); err != nil {
+		w.t.Fatal(err)
+	}
+	w.reapAll()
+}
+
 func (w *world) reapAll() {
 	w.t.Helper()
 	if err := w.tree.reapAll(); err != nil {
@@ -151,8 +185,7 @@ func TestEvictShared(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	w.tree.reaper.push(ino)
-	w.reapAll()
+	w.reapNow(ino)
 	w.evictAll()
 	w.wantLive(a.Ino, fill('a', 100000, 'b', 100000))
 	w.store(chunks)

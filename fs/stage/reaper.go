@@ -17,13 +17,14 @@ import (
 // else; so an inode rests after it was reaped, as long as makes that cost a
 // small part of one core.
 type reaper struct {
+	work sync.Mutex // held by whoever reaps: the reaper itself, or Prune; before mu
+
 	mu    sync.Mutex
 	cond  *sync.Cond
 	queue []uint64
-	in    map[uint64]bool
-	added map[uint64]uint64    // by inode: how often it was queued since it was reaped last
-	rest  map[uint64]time.Time // by inode: not before
-	rush  int                  // somebody waits: nothing rests
+	in    map[uint64]bool      // queued, or to be when its rest is over
+	added map[uint64]uint64    // how often an inode was queued since it was reaped last; 0: nothing to do
+	rest  map[uint64]time.Time // not before
 	busy  bool
 	quit  bool
 	wg    sync.WaitGroup
@@ -53,28 +54,38 @@ func (r *reaper) add(tx *txn, ino uint64) {
 	tx.then(func() { r.push(ino) })
 }
 
+// push queues an inode, now or when its rest is over.
 func (r *reaper) push(ino uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.in[ino] || r.quit {
 		return
 	}
-	if d := time.Until(r.rest[ino]); d > 0 && r.rush == 0 {
-		time.AfterFunc(d, func() { r.push(ino) })
+	r.in[ino] = true
+	if d := time.Until(r.rest[ino]); d > 0 {
+		time.AfterFunc(d, func() { r.wake(ino) })
 		return
 	}
-	r.in[ino] = true
 	r.queue = append(r.queue, ino)
 	r.cond.Broadcast()
 }
 
-// later queues an inode that could not be reaped now.
-func (r *reaper) later(ino uint64) { time.AfterFunc(reapAgain, func() { r.push(ino) }) }
+// wake queues an inode whose rest is over.
+func (r *reaper) wake(ino uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.rest, ino)
+	r.queue = append(r.queue, ino)
+	r.cond.Broadcast()
+}
 
 // load queues what an earlier daemon left to do.
 func (r *reaper) load(t *Tree) error {
 	inos, err := t.numbered(schema.PrefixReap)
 	for _, ino := range inos {
+		r.mu.Lock()
+		r.added[ino]++
+		r.mu.Unlock()
 		r.push(ino)
 	}
 	return err
@@ -93,40 +104,6 @@ func (r *reaper) stop() {
 	r.wg.Wait()
 }
 
-// reapAll returns once all that is queued is reaped, rest or no rest, but for
-// what fails.
-func (t *Tree) reapAll() error {
-	r := &t.reaper
-	r.setRush(1)
-	defer r.setRush(-1)
-	for range 100 {
-		r.idle()
-		inos, err := t.numbered(schema.PrefixReap)
-		if err != nil || len(inos) == 0 {
-			return err
-		}
-		for _, ino := range inos {
-			r.push(ino)
-		}
-	}
-	return nil
-}
-
-func (r *reaper) setRush(n int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.rush += n
-}
-
-// idle returns once the queue is empty.
-func (r *reaper) idle() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for (len(r.queue) > 0 || r.busy) && !r.quit {
-		r.cond.Wait()
-	}
-}
-
 func (r *reaper) run(t *Tree) {
 	defer r.wg.Done()
 	for {
@@ -135,10 +112,7 @@ func (r *reaper) run(t *Tree) {
 			return
 		}
 		for _, ino := range batch {
-			if err := r.one(t, ino); err != nil {
-				t.fault("free dead content", err)
-				r.later(ino)
-			}
+			t.fault("free dead content", r.one(t, ino))
 		}
 		t.fault("unlink dead staging files", t.unlinkDoomed())
 		r.mu.Lock()
@@ -148,8 +122,14 @@ func (r *reaper) run(t *Tree) {
 	}
 }
 
-// one reaps an inode and has it rest.
+// one reaps an inode, if there is anything to do, and has it rest. What failed
+// is queued again.
 func (r *reaper) one(t *Tree, ino uint64) error {
+	r.work.Lock()
+	defer r.work.Unlock()
+	if r.begin(ino) == 0 {
+		return nil // done meanwhile
+	}
 	begin := time.Now()
 	shells, err := t.reap(ino)
 	for _, gen := range shells {
@@ -158,15 +138,35 @@ func (r *reaper) one(t *Tree, ino uint64) error {
 	took := time.Since(begin)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err == nil && r.added[ino] != 0 { // queued meanwhile, or by what then failed
-		defer time.AfterFunc(reapRest*took, func() { r.push(ino) })
-	}
+	wait := reapRest * took
 	if took > time.Millisecond {
-		r.rest[ino] = time.Now().Add(reapRest * took)
-	} else {
-		delete(r.rest, ino)
+		r.rest[ino] = time.Now().Add(wait)
+	}
+	if err != nil {
+		wait = reapAgain
+	}
+	if r.added[ino] != 0 { // queued meanwhile, or by what then failed, or this did
+		time.AfterFunc(wait, func() { r.push(ino) })
+	} else if took > time.Millisecond {
+		time.AfterFunc(wait, func() { r.rested(ino) })
 	}
 	return err
+}
+
+// rested forgets a rest that is over.
+func (r *reaper) rested(ino uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if time.Until(r.rest[ino]) <= 0 {
+		delete(r.rest, ino)
+	}
+}
+
+// resting says whether an inode is left alone for now.
+func (r *reaper) resting(ino uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Until(r.rest[ino]) > 0
 }
 
 // take waits for work and gives a batch of it; nil means to stop.
