@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// drain is one call of Drain: everything that cut seq sees is wanted.
+// drain is one call of Drain: everything that cut seq sees is wanted, and what
+// lasts of what earlier ones saw.
 type drain struct{ seq uint64 }
 
 // Drain takes a barrier and returns once everything that it sees is stored and
@@ -86,8 +87,10 @@ func (s *storer) waits(seq uint64) (waits bool, err error) {
 			failed = append(failed, st.err)
 		}
 	}
+	var g goal
+	g.add(seq)
 	err = s.m.tree.Pending(func(f Frozen) bool {
-		if f.Epoch() <= seq {
+		if g.has(f) {
 			waits = true
 			if r := s.bad[f.Ino()]; r != nil && len(failed) < maxMarks {
 				failed = append(failed, r.err)

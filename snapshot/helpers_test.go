@@ -104,6 +104,7 @@ func (w *world) open() {
 		Tight:   func() { ready.Wait(); m.Tight() },
 		Fault:   w.fault,
 	}}
+	live.Wanted = func(first, until uint64) bool { ready.Wait(); return m.Wanted(first, until) }
 	live.MakeRoom = func(ctx context.Context, free uint64) bool { ready.Wait(); return m.Relieve(ctx, free) }
 	if w.room != nil {
 		w.room(&live)

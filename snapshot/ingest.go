@@ -126,7 +126,7 @@ func (s *storer) account(fresh map[uint64]*account, r *splitted) {
 	s.mu.Lock()
 	var seqs []uint64
 	for _, st := range s.steps {
-		if st.seq >= r.f.Epoch() {
+		if sees(st.seq, r.f.Epoch(), r.f.Until()) {
 			seqs = append(seqs, st.seq)
 		}
 	}

@@ -13,9 +13,11 @@ import (
 	"stepfs/internal/state"
 )
 
-// storer has frozen content stored in the background: sealed steps first, in
-// the order of their sealing; content of plain barriers only once it is older
+// storer has frozen content stored in the background: what sealed steps show
+// first, in the order of their sealing; other content only once it is older
 // than BarrierAge, since most of it is dropped before; what a Drain waits for.
+// What only barriers show and was partly overwritten since is never stored
+// (stage.Frozen.Lasting).
 // A sealed step whose content is stored gets its Merkle tree written and is
 // marked as stored.
 //
@@ -220,8 +222,8 @@ func (s *storer) sleep(ctx context.Context, d time.Duration) {
 // pass stores one batch, and finishes a step that is complete with it. more
 // says that it did not do all.
 func (s *storer) pass(ctx context.Context) (more bool, err error) {
-	st, upTo := s.target()
-	batch, more, err := s.collect(upTo)
+	st, wanted := s.target()
+	batch, more, err := s.collect(wanted)
 	if err != nil {
 		return false, err
 	}
@@ -239,25 +241,55 @@ func (s *storer) pass(ctx context.Context) (more bool, err error) {
 	return more, errors.Join(errs...)
 }
 
-// target gives the oldest sealed step that is due and not stored, and the
-// newest cut that a drain waits for.
-func (s *storer) target() (st *step, upTo uint64) {
+// goal is what is to be stored now.
+type goal struct {
+	seqs []uint64 // all that these snapshots show
+	upTo uint64   // and what lasts of all that cuts up to this one saw
+}
+
+func (g goal) empty() bool { return len(g.seqs) == 0 && g.upTo == 0 }
+
+func (g goal) has(f Frozen) bool {
+	return f.Lasting() && f.Epoch() <= g.upTo ||
+		slices.ContainsFunc(g.seqs, func(seq uint64) bool { return sees(seq, f.Epoch(), f.Until()) })
+}
+
+// add is for a drain of what cut seq sees.
+func (g *goal) add(seq uint64) { g.seqs, g.upTo = append(g.seqs, seq), max(g.upTo, seq) }
+
+// sees says whether snapshot seq sees what cuts from first to until-1 do; until
+// 0: no end.
+func sees(seq, first, until uint64) bool { return first <= seq && (until == 0 || seq < until) }
+
+// target gives the oldest sealed step that is due and not stored, and what it
+// and the drains want.
+func (s *storer) target() (st *step, g goal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
 	for _, t := range s.steps {
 		if t.due(now) {
 			st = t
+			g.seqs = append(g.seqs, t.seq)
 			break
 		}
 	}
 	for d := range s.drains {
-		upTo = max(upTo, d.seq)
+		g.add(d.seq)
 	}
-	if st != nil {
-		upTo = max(upTo, st.seq)
-	}
-	return st, upTo
+	return st, g
+}
+
+// Wanted says whether a step that is not stored yet shows a content that cuts
+// from first to until-1 see.
+func (m *Manager) Wanted(first, until uint64) bool {
+	m.store.mu.Lock()
+	defer m.store.mu.Unlock()
+	return m.store.wantedLocked(first, until)
+}
+
+func (s *storer) wantedLocked(first, until uint64) bool {
+	return slices.ContainsFunc(s.steps, func(st *step) bool { return sees(st.seq, first, until) })
 }
 
 // batchBytes is how much is ingested between two flushes of the chunk store:
@@ -268,17 +300,16 @@ const (
 	batchFiles   = 4096
 )
 
-// collect gives the contents that are due, at most a batch: what cuts up to
-// upTo see, and what is old.
-func (s *storer) collect(upTo uint64) (batch []Frozen, more bool, err error) {
+// collect gives the contents that are due, at most a batch: what the goal has,
+// and what lasts and is old.
+func (s *storer) collect(g goal) (batch []Frozen, more bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
 	pressed := s.pressed.Swap(false)
-	if upTo == 0 && now.Before(s.scan) && len(s.bad) == 0 && !pressed {
+	if g.empty() && now.Before(s.scan) && len(s.bad) == 0 && !pressed {
 		return nil, false, nil
 	}
-	old := now.Add(-s.m.cfg.BarrierAge)
 	limit := int64(batchBytes)
 	if pressed {
 		limit = pressedBytes
@@ -286,7 +317,7 @@ func (s *storer) collect(upTo uint64) (batch []Frozen, more bool, err error) {
 		if err != nil {
 			return nil, false, err
 		}
-		upTo = max(upTo, newest)
+		g.upTo = max(g.upTo, newest)
 		defer func() {
 			if more {
 				s.pressed.Store(true)
@@ -296,14 +327,10 @@ func (s *storer) collect(upTo uint64) (batch []Frozen, more bool, err error) {
 	s.scan = now.Add(s.m.cfg.BarrierAge)
 	var bytes, left int64
 	err = s.m.tree.Pending(func(f Frozen) bool {
-		left += f.Bytes()
-		at := time.Unix(0, f.Time())
-		switch {
-		case f.Epoch() <= upTo:
-		case at.After(old):
-			if due := at.Add(s.m.cfg.BarrierAge); due.Before(s.scan) {
-				s.scan = due
-			}
+		if f.Lasting() || s.wantedLocked(f.Epoch(), f.Until()) {
+			left += f.Bytes()
+		}
+		if !g.has(f) && !s.isOld(f, now) {
 			return true
 		}
 		if r := s.bad[f.Ino()]; r != nil && !r.due(now) {
@@ -319,6 +346,19 @@ func (s *storer) collect(upTo uint64) (batch []Frozen, more bool, err error) {
 	})
 	s.left = left
 	return batch, more, err
+}
+
+// isOld says whether a content is due by its age; if not, the next scan comes
+// in time for it. mu is held.
+func (s *storer) isOld(f Frozen, now time.Time) bool {
+	if !f.Lasting() {
+		return false
+	}
+	due := time.Unix(0, f.Time()).Add(s.m.cfg.BarrierAge)
+	if due.Before(s.scan) && due.After(now) {
+		s.scan = due
+	}
+	return !due.After(now)
 }
 
 // finish marks a waiting step as stored if all that it names is: with its

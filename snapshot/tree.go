@@ -104,7 +104,10 @@ type Frozen interface {
 	io.ReaderAt
 	Ino() uint64
 	Epoch() uint64 // first snapshot that sees it
+	Until() uint64 // first snapshot that sees it no more; 0: it is the file's
 	Time() int64   // ns, when it was committed
+	// Lasting says whether it is worth storing for the live tree or barriers alone.
+	Lasting() bool
 	Bytes() int64
 	Segments() ([]chunkstore.Segment, error)
 	Settle() error

@@ -232,7 +232,9 @@ func (l *local) Source(_ context.Context, s SnapshotInfo) (source, error) {
 // unstored is how much waits for ingest.
 func (l *local) unstored() (n int64, err error) {
 	err = l.parts.tree.Pending(func(f *stage.Frozen) bool {
-		n += f.Bytes()
+		if f.Lasting() || l.parts.manager.Wanted(f.Epoch(), f.Until()) {
+			n += f.Bytes()
+		}
 		return true
 	})
 	return n, err

@@ -62,7 +62,7 @@ func openParts(dir *storedir.Dir, o *mountOptions) (_ *local, err error) {
 	p.tree, err = stage.Open(stage.Config{
 		Engine: p.engine, Disk: stage.NewDisk(dir.Join(storedir.StagingDir)), Chunks: chunkReader{p.chunks},
 		Events: p.treeEvents(l.faults),
-		Limit:  o.storeLimit.of(space.Total), Rest: p.use.rest, MakeRoom: p.makeRoom,
+		Limit:  o.storeLimit.of(space.Total), Rest: p.use.rest, MakeRoom: p.makeRoom, Wanted: p.wanted,
 	})
 	if err != nil {
 		return nil, err
@@ -127,6 +127,13 @@ func (p *parts) treeEvents(faults *faultLog) stage.Events {
 func (p *parts) makeRoom(ctx context.Context, free uint64) bool {
 	m := p.ready.Load()
 	return m != nil && m.Relieve(ctx, free)
+}
+
+// wanted says whether a step needs a content; before the steps are known, all
+// are.
+func (p *parts) wanted(first, until uint64) bool {
+	m := p.ready.Load()
+	return m == nil || m.Wanted(first, until)
 }
 
 // close closes in the opposite order. It is safe on parts that failed to open.

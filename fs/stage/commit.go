@@ -43,6 +43,28 @@ func (t *Tree) putPending(tx *txn, ino uint64, c schema.Content) {
 	tx.Put(key, p.Encode())
 }
 
+// supersede notes, if the committed content old still waits for ingest, that
+// cut seq is the first which sees next in its place, or nothing. Errors are met
+// again by whoever stores it.
+func (t *Tree) supersede(tx *txn, old, next *schema.Content, seq uint64) {
+	if old == nil || old.Gen == 0 || next != nil && next.Gen == old.Gen {
+		return
+	}
+	t.setUntil(tx, old.Gen, seq)
+}
+
+func (t *Tree) setUntil(tx *txn, gen, seq uint64) {
+	key := schema.Numbered(schema.PrefixPending, gen)
+	v, err := tx.Get(key)
+	if err != nil {
+		return
+	}
+	if p, err := schema.DecodePending(v); err == nil && p.Until != seq {
+		p.Until = seq
+		tx.Put(key, p.Encode())
+	}
+}
+
 // commitClosed commits n, which is locked, at its close.
 func (t *Tree) commitClosed(n *inode) error {
 	if !isReg(n.rec) || n.rec.Failed || n.rec.Committed != nil && *n.rec.Committed == n.rec.Live {

@@ -149,6 +149,9 @@ func (t *Tree) putInode(tx *txn, n *inode, rec *schema.Inode) {
 	tx.then(func() {
 		n.rec, n.seq = rec, seq
 	})
+	if old != nil {
+		t.supersede(tx, old.Committed, rec.Committed, seq)
+	}
 	if old != nil && oldSeq == seq { // else a snapshot may name what it drops
 		t.dropped(tx, n.ino, old, rec)
 	}

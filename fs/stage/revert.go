@@ -144,6 +144,9 @@ func (t *Tree) repend(tx *txn, ino, seq, gen uint64, good *schema.Content) {
 	key := schema.Numbered(schema.PrefixPending, gen)
 	if good == nil || good.Gen != gen || gen == 0 {
 		tx.Delete(key)
+		if good != nil {
+			t.setUntil(tx, good.Gen, 0) // it is shown again, if not up to the end
+		}
 		return
 	}
 	tx.Put(key, schema.Pending{Ino: ino, Content: *good, Epoch: seq, Time: t.now()}.Encode())

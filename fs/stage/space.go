@@ -247,7 +247,12 @@ func (s *spaceGauge) room() (Space, error) {
 // unstored counts the bytes that will need pack space: frozen content that
 // waits for ingest, and what is being written.
 func (t *Tree) unstored() (sum int64, err error) {
-	err = t.Pending(func(f *Frozen) bool { sum += f.p.Content.Alloc; return true })
+	err = t.Pending(func(f *Frozen) bool {
+		if f.Lasting() || t.cfg.Wanted != nil && t.cfg.Wanted(f.Epoch(), f.Until()) {
+			sum += f.p.Content.Alloc
+		}
+		return true
+	})
 	for _, n := range t.inodes.open() {
 		n.mu.RLock()
 		if rec := n.rec; rec != nil && isReg(rec) && (rec.Committed == nil || rec.Committed.Gen != rec.Live.Gen) {

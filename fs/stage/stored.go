@@ -34,6 +34,17 @@ func (f *Frozen) Ino() uint64 { return f.p.Ino }
 // Bytes is the length of its data.
 func (f *Frozen) Bytes() int64 { return f.p.Content.Alloc }
 
+// Until is the first cut that does not see the content any more; 0: it is the
+// file's.
+func (f *Frozen) Until() uint64 { return f.p.Until }
+
+// Lasting says whether the content is worth storing, whoever sees it: it is the
+// file's, or replaced all of an earlier one. Any other was partly overwritten
+// since. A database has a thousand of them, each a page away from the next, and
+// each would bring a chunk of its own into packs; they stay staged, a page
+// each, until the barriers that show them expire, unless a step shows them.
+func (f *Frozen) Lasting() bool { return f.p.Until == 0 || f.p.Content.Base == f.gen }
+
 // Pending calls fn for each content that waits for ingest, oldest generation
 // first, until fn says to stop.
 func (t *Tree) Pending(fn func(f *Frozen) (more bool)) error {
@@ -264,7 +275,11 @@ func (f *Frozen) Store(ctx context.Context, es []schema.ChunkExtent, key string)
 		if err != nil {
 			return wrapDisk(err)
 		}
-		if string(v) == string(f.p.Encode()) {
+		now, err := schema.DecodePending(v)
+		if err != nil {
+			return wrapDisk(fmt.Errorf("pending %d: %w", f.gen, err))
+		}
+		if now.Content == f.p.Content { // else more was committed meanwhile
 			tx.Delete(pending)
 		}
 		if whole {

@@ -80,6 +80,9 @@ type Config struct {
 	// free to writers, or as much as can be had by the end of ctx. It says
 	// whether it freed anything. nil: nothing can.
 	MakeRoom func(ctx context.Context, free uint64) bool
+	// Wanted says whether a content that cuts from first to until-1 see will be
+	// stored though it is not Lasting; until 0: no end. nil: none is.
+	Wanted func(first, until uint64) bool
 	// Evictable gives the bytes that MakeRoom could free besides hot copies;
 	// nil: none.
 	Evictable func() int64

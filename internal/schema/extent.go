@@ -183,6 +183,7 @@ type Pending struct {
 	Content Content
 	Epoch   uint64 // first cut that sees it
 	Time    int64  // ns, when it was committed
+	Until   uint64 // first cut that sees another content in its place, or none; 0: it is the file's
 }
 
 // Encode gives its value.
@@ -190,13 +191,17 @@ func (p Pending) Encode() []byte {
 	b := binary.AppendUvarint(nil, p.Ino)
 	b = appendContent(b, &p.Content)
 	b = binary.AppendUvarint(b, p.Epoch)
-	return binary.AppendVarint(b, p.Time)
+	b = binary.AppendVarint(b, p.Time)
+	return binary.AppendUvarint(b, p.Until)
 }
 
-// DecodePending is the inverse of Encode.
+// DecodePending is the inverse of Encode. In stores of format 1 Until is missing.
 func DecodePending(v []byte) (Pending, error) {
 	r := &reader{b: v}
 	p := Pending{Ino: r.uint(), Content: r.content(), Epoch: r.uint(), Time: r.int()}
+	if len(r.b) > 0 {
+		p.Until = r.uint()
+	}
 	return p, r.done("pending")
 }
 
