@@ -72,8 +72,9 @@ func (t *Tree) Evict(gen uint64) error {
 			tx.Put(schema.Numbered(schema.PrefixDoomed, gen), nil)
 		}
 		if g.rec.Inline {
-			from := schema.Numbered(schema.PrefixInline, gen)
-			tx.DeleteRange(from, schema.After(from))
+			if err := tx.DeletePrefix(schema.Numbered(schema.PrefixInline, gen)); err != nil {
+				return wrapDisk(err)
+			}
 		}
 		tx.then(func() { g.rec, g.inline = rec, nil })
 		return nil

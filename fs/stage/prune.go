@@ -34,10 +34,15 @@ func (t *Tree) Prune(ctx context.Context) (more bool, err error) {
 	under := t.cuts.under()
 	queue, more, err := t.expired(epoch, under)
 	buried := map[uint64]bool{}
+	below, from := uint64(0), uint64(0) // the newest that is kept below from
 	for _, seq := range queue {
 		if err == nil {
-			err = t.pruneList(ctx, seq, under, buried)
+			below, err = t.kept(below, from, seq, under)
 		}
+		if err == nil {
+			err = t.pruneList(ctx, seq, below, buried)
+		}
+		from = seq
 	}
 	if err == nil {
 		err = t.reapBuried(ctx, buried)
@@ -89,14 +94,16 @@ func (t *Tree) expired(epoch uint64, under []uint64) (queue []uint64, more bool,
 }
 
 // kept gives the newest number below seq that a snapshot has, or a cut under
-// way; 0: there is none.
-func (t *Tree) kept(seq uint64, under []uint64) (below uint64, err error) {
+// way, when below is the newest of those below from; 0: there is none. What
+// lies below from is not looked at again: there may be the tombstones of a
+// hundred thousand barriers.
+func (t *Tree) kept(below, from, seq uint64, under []uint64) (uint64, error) {
 	for _, u := range under {
 		if u < seq {
 			below = u
 		}
 	}
-	it, err := t.db.NewIter([]byte{schema.PrefixSnapshot}, schema.Numbered(schema.PrefixSnapshot, seq))
+	it, err := t.db.NewIter(schema.Numbered(schema.PrefixSnapshot, from), schema.Numbered(schema.PrefixSnapshot, seq))
 	if err != nil {
 		return 0, wrapDisk(err)
 	}
@@ -112,12 +119,9 @@ func (t *Tree) kept(seq uint64, under []uint64) (below uint64, err error) {
 }
 
 // pruneList goes through what is listed behind the snapshot seq, which is gone,
-// and notes in buried which inodes lost a version.
-func (t *Tree) pruneList(ctx context.Context, seq uint64, under []uint64, buried map[uint64]bool) error {
-	below, err := t.kept(seq, under)
-	if err != nil {
-		return err
-	}
+// while below is the next older one, and notes in buried which inodes lost a
+// version.
+func (t *Tree) pruneList(ctx context.Context, seq, below uint64, buried map[uint64]bool) error {
 	prefix := schema.Numbered(schema.PrefixDeath, seq+1)
 	return t.inBatches(ctx, prefix, freeBatch, func(tx *txn, batch []keyValue, last bool) error {
 		if last {

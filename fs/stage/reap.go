@@ -101,7 +101,9 @@ func (t *Tree) free(tx *txn, f *findings) error {
 		if f.mark != nil {
 			tx.Delete(f.mark)
 		}
-		t.dropInode(tx, f.ino)
+		if err := t.dropInode(tx, f.ino); err != nil {
+			return err
+		}
 	}
 	if t.reaper.done(f.ino, f.begun) { // else some of these keys may be new
 		deleteAll(tx, f.queue)
@@ -265,10 +267,9 @@ func numbers(need []schema.Content, gen uint64) bool {
 }
 
 // dropInode removes what hangs on an inode that no version is left of.
-func (t *Tree) dropInode(tx *txn, ino uint64) {
+func (t *Tree) dropInode(tx *txn, ino uint64) error {
 	tx.Delete(schema.Numbered(schema.PrefixSymlink, ino))
-	from := schema.XattrInode(ino)
-	tx.DeleteRange(from, schema.After(from))
+	return wrapDisk(tx.DeletePrefix(schema.XattrInode(ino)))
 }
 
 // dropGen takes inode ino's hold on a generation away, and dooms the
@@ -300,17 +301,17 @@ func (t *Tree) dropGen(tx *txn, ino, gen uint64) error {
 		tx.Put(key, g.Encode())
 		return nil
 	}
-	t.doomGen(tx, gen, g)
-	return nil
+	return t.doomGen(tx, gen, g)
 }
 
 // doomGen deletes all that the index knows of a generation.
-func (t *Tree) doomGen(tx *txn, gen uint64, g schema.Generation) {
+func (t *Tree) doomGen(tx *txn, gen uint64, g schema.Generation) error {
 	tx.Delete(schema.Numbered(schema.PrefixGen, gen))
 	tx.Delete(schema.Numbered(schema.PrefixHot, gen))
 	if g.Inline {
-		from := schema.Numbered(schema.PrefixInline, gen)
-		tx.DeleteRange(from, schema.After(from))
+		if err := tx.DeletePrefix(schema.Numbered(schema.PrefixInline, gen)); err != nil {
+			return wrapDisk(err)
+		}
 	}
 	if g.Stored > 0 { // its chunks are given up one by one, see Prune
 		tx.Put(schema.Numbered(schema.PrefixDeadHold, gen), nil)
@@ -318,6 +319,7 @@ func (t *Tree) doomGen(tx *txn, gen uint64, g schema.Generation) {
 	if g.File {
 		tx.Put(schema.Numbered(schema.PrefixDoomed, gen), nil)
 	}
+	return nil
 }
 
 func (t *Tree) otherRefs(tx *txn, gen, ino uint64) (bool, error) {

@@ -376,8 +376,9 @@ func (t *Tree) putChunkMap(tx *txn, gen uint64, es []schema.ChunkExtent) error {
 	if err := t.dropChunks(tx, gen, chunkIDs(old)); err != nil {
 		return err
 	}
-	from := schema.Numbered(schema.PrefixChunkMap, gen)
-	tx.DeleteRange(from, schema.After(from))
+	if err := tx.DeletePrefix(schema.Numbered(schema.PrefixChunkMap, gen)); err != nil {
+		return wrapDisk(err)
+	}
 	pages := map[uint32][]schema.ChunkExtent{}
 	for _, e := range es {
 		for p := e.Off / schema.ChunkPage; p*schema.ChunkPage < e.Off+int64(e.Len); p++ {

@@ -231,7 +231,9 @@ func (t *Tree) recordWrite(w *writing) error {
 		if tail, err = t.putStripes(tx, w, oldLen); err != nil {
 			return err
 		}
-		t.putGeneration(tx, w)
+		if err := t.putGeneration(tx, w); err != nil {
+			return err
+		}
 		t.putInode(tx, n, rec)
 		return nil
 	})
@@ -301,14 +303,15 @@ func (t *Tree) unnamed(tx *txn, ino uint64, before, now []schema.Fragment, off, 
 }
 
 // putGeneration records where the bytes of this write lie.
-func (t *Tree) putGeneration(tx *txn, w *writing) {
+func (t *Tree) putGeneration(tx *txn, w *writing) error {
 	g := w.g
 	if w.fresh || w.spill {
 		tx.Put(schema.Numbered(schema.PrefixGen, g.id), g.rec.Encode())
 	}
 	if w.spill && !w.fresh {
-		from := schema.Numbered(schema.PrefixInline, g.id)
-		tx.DeleteRange(from, schema.After(from))
+		if err := tx.DeletePrefix(schema.Numbered(schema.PrefixInline, g.id)); err != nil {
+			return wrapDisk(err)
+		}
 	}
 	if g.rec.File {
 		if !g.marked {
@@ -317,7 +320,7 @@ func (t *Tree) putGeneration(tx *txn, w *writing) {
 			tx.then(func() { g.marked, g.settled = true, settled })
 		}
 		tx.then(func() { g.inline = nil })
-		return
+		return nil
 	}
 	blocks := t.inlineBlocks(g, w.off, w.data)
 	for blk, b := range blocks {
@@ -328,6 +331,7 @@ func (t *Tree) putGeneration(tx *txn, w *writing) {
 			g.inline[blk] = b
 		}
 	})
+	return nil
 }
 
 // settledLen is how much of generation gen is durable already.

@@ -1,6 +1,8 @@
 package state
 
 import (
+	"errors"
+
 	"github.com/cockroachdb/pebble/v2"
 
 	"stepfs/internal/schema"
@@ -38,8 +40,23 @@ func (tx *Tx) Put(k, v []byte) { _ = tx.batch.Set(k, v, nil) }
 // Delete removes a key.
 func (tx *Tx) Delete(k []byte) { _ = tx.batch.Delete(k, nil) }
 
-// DeleteRange removes all keys in [lower, upper).
+// DeleteRange removes all keys in [lower, upper). It is for what happens
+// seldom: while a memtable holds range tombstones, each new one makes the next
+// iterator sort them all again. See DeletePrefix.
 func (tx *Tx) DeleteRange(lower, upper []byte) { _ = tx.batch.DeleteRange(lower, upper, nil) }
+
+// DeletePrefix removes, one by one, all keys that start with prefix and were
+// there before this transaction.
+func (tx *Tx) DeletePrefix(prefix []byte) error {
+	it, err := tx.NewIter(prefix, schema.After(prefix))
+	if err != nil {
+		return err
+	}
+	for ok := it.First(); ok; ok = it.Next() {
+		tx.Delete(it.Key())
+	}
+	return errors.Join(it.Error(), it.Close())
+}
 
 // Get gives the value of key before this transaction, or ErrNotFound.
 func (tx *Tx) Get(k []byte) ([]byte, error) { return tx.e.Get(k) }
