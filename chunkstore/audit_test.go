@@ -266,10 +266,10 @@ func oldStore(f *fixture) *fixture {
 	x := readIndex(f)
 	f.update(func(tx *state.Tx) error {
 		for n, rec := range x.packs {
-			rec.Dead, rec.DeadChunks = 0, 0
+			rec.Dead, rec.DeadChunks, rec.Hasty = 0, 0, 0
 			b := rec.Encode()
 			b[0] = 1
-			tx.Put(schema.PackKey(n), b[:len(b)-2])
+			tx.Put(schema.PackKey(n), b[:len(b)-3])
 		}
 		tx.DeleteRange(schema.ChunkRefBounds())
 		tx.DeleteRange(schema.ChunkDeadBounds())

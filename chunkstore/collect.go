@@ -37,6 +37,7 @@ import (
 type CollectOptions struct {
 	Rate      int64   // live bytes copied per second; 0: no limit
 	DeadShare float64 // packs are written again when at least this much of them is dead; 0: half
+	Encode    bool    // also write those again that hold what was left unencoded (Hurry), unless there is hurry still
 	Progress  func(CollectStats)
 }
 
@@ -166,7 +167,8 @@ func (c *collector) candidates() (empty, sparse []candidate) {
 		case !c.collectable(number):
 		case n.rec.DeadChunks == n.rec.Chunks:
 			empty = append(empty, n)
-		case n.rec.DeadChunks > 0 && n.share() >= c.opts.DeadShare && !info.unfit && !c.damage.isLost(number):
+		case info.unfit || c.damage.isLost(number):
+		case n.rec.DeadChunks > 0 && n.share() >= c.opts.DeadShare, c.encodes(info):
 			sparse = append(sparse, n)
 		}
 	}
@@ -176,6 +178,11 @@ func (c *collector) candidates() (empty, sparse []candidate) {
 	slices.SortFunc(empty, order)
 	slices.SortFunc(sparse, order)
 	return empty, sparse
+}
+
+// encodes says whether what is in a pack is to be encoded.
+func (c *collector) encodes(info *packInfo) bool {
+	return c.opts.Encode && info.rec.Hasty > 0 && !c.hurry.Load()
 }
 
 // cut takes as many candidates as make one group: what lives in them fits into

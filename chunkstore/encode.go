@@ -52,23 +52,40 @@ func (c *codec) close() {
 	c.dec.Close()
 }
 
-// encode chooses how to store the plain bytes part[pack.PartHeaderSize:]. The
-// result has room for a part header too; scratch, if not nil, is the buffer
-// that holds it and goes back to the pool after use.
-func (s *Store) encode(part []byte) (enc pack.Encoding, out []byte, scratch *buffer) {
-	plain := part[pack.PartHeaderSize:]
+// Hurry has what is stored from now on left as it is, since somebody waits for
+// the room that staged bytes take: a backlog must not fill the disk while it is
+// being compressed. What would have gained is noted, and encoded later by
+// Collect.
+func (s *Store) Hurry(on bool) { s.hurry.Store(on) }
+
+// encoded is how a chunk is stored: out has room for a part header; scratch, if
+// not nil, is the buffer that holds it and goes back to the pool after use.
+type encoded struct {
+	enc     pack.Encoding
+	out     []byte
+	scratch *buffer
+	hasty   bool // worth encoding, but there was no time
+}
+
+// encode chooses how to store the plain bytes part[pack.PartHeaderSize:].
+func (s *Store) encode(part []byte) encoded {
+	plain, raw := part[pack.PartHeaderSize:], encoded{enc: pack.EncRaw, out: part}
 	if !s.compressible(plain) {
-		return pack.EncRaw, part, nil
+		return raw
+	}
+	if s.hurry.Load() {
+		raw.hasty = true
+		return raw
 	}
 	// EncodeAll grows its target where data turns out worse than its sample,
 	// which the pool would lose: room for the worst case avoids that.
-	scratch = s.buffers.get(pack.PartHeaderSize + s.codec.enc.MaxEncodedSize(len(plain)))
-	out = s.codec.enc.EncodeAll(plain, scratch.bytes[:pack.PartHeaderSize])
+	scratch := s.buffers.get(pack.PartHeaderSize + s.codec.enc.MaxEncodedSize(len(plain)))
+	out := s.codec.enc.EncodeAll(plain, scratch.bytes[:pack.PartHeaderSize])
 	if float64(len(out)-pack.PartHeaderSize) > chunkGain*float64(len(plain)) {
 		s.buffers.put(scratch)
-		return pack.EncRaw, part, nil
+		return raw
 	}
-	return pack.EncZstd, out, scratch
+	return encoded{enc: pack.EncZstd, out: out, scratch: scratch}
 }
 
 const (

@@ -46,14 +46,14 @@ func takeAll(*ledger, ID) (bool, error) { return true, nil }
 // index makes a durable pack known, with those of its chunks that want asks
 // for, in one transaction, and makes that durable too. A chunk that is new to
 // the index is dead until somebody holds it.
-func (s *Store) index(info *packInfo, name pack.Name, body int64, entries []pack.Entry, want chooser) error {
+func (s *Store) index(info *packInfo, rec *schema.PackRecord, entries []pack.Entry, want chooser) error {
 	pos, err := s.db.Update(schema.KindChunkIndex, func(tx *state.Tx) error {
 		number, err := s.takeNumber(tx)
 		if err != nil {
 			return err
 		}
 		l := s.ledger(tx)
-		if err := l.addPack(number, s.newRecord(name, body, entries), entries, want); err != nil {
+		if err := l.addPack(number, rec, entries, want); err != nil {
 			return err
 		}
 		l.flush()
@@ -68,7 +68,7 @@ func (s *Store) index(info *packInfo, name pack.Name, body int64, entries []pack
 		err = s.db.Sync(pos)
 	}
 	if err != nil {
-		return fmt.Errorf("index pack %s: %w", name.FileName(), err)
+		return fmt.Errorf("index pack %s: %w", pack.Name(rec.Name).FileName(), err)
 	}
 	s.damage.healed(entries)
 	return nil

@@ -42,7 +42,8 @@ type packWriter struct {
 	slot    bool
 	off     int64
 	entries []pack.Entry
-	broken  error // the first write error: the file is of no use after it
+	hasty   uint64 // payload bytes that Collect should encode
+	broken  error  // the first write error: the file is of no use after it
 }
 
 func (s *Store) newPackWriter(want chooser) *packWriter {
@@ -64,18 +65,18 @@ func (pw *packWriter) wait(ctx context.Context) error {
 	}
 }
 
-// append writes the payload part[pack.PartHeaderSize:] as the chunk e, which
-// the caller has claimed; the room before it takes the part's header, so that
-// a part is one write(2).
-func (pw *packWriter) append(part []byte, e pack.Entry) error {
-	e.Stored = uint32(len(part) - pack.PartHeaderSize)
-	e.CRC = pack.Checksum(part[pack.PartHeaderSize:])
-	err := pw.write(part, e)
-	pw.s.appended(pw, int64(e.Raw)-int64(e.Stored), err)
+// append writes c as the chunk e, which the caller has claimed.
+func (pw *packWriter) append(c encoded, e pack.Entry) error {
+	err := pw.write(c, e)
+	pw.s.appended(pw, int64(e.Raw)-int64(len(c.out)-pack.PartHeaderSize), err)
 	return err
 }
 
-func (pw *packWriter) write(part []byte, e pack.Entry) error {
+// write writes c as the chunk e. The room before its payload takes the part's
+// header, so that a part is one write(2).
+func (pw *packWriter) write(c encoded, e pack.Entry) error {
+	payload := c.out[pack.PartHeaderSize:]
+	e.Enc, e.Stored, e.CRC = c.enc, uint32(len(payload)), pack.Checksum(payload)
 	pw.wmu.Lock()
 	defer pw.wmu.Unlock()
 	if pw.broken == nil && pw.file == nil {
@@ -85,11 +86,14 @@ func (pw *packWriter) write(part []byte, e pack.Entry) error {
 		return pw.broken
 	}
 	e.Offset = pw.off
-	pack.PutPartHeader(part, e, pw.s.cfg.Domain)
-	if pw.broken = pw.put(part); pw.broken != nil {
+	pack.PutPartHeader(c.out, e, pw.s.cfg.Domain)
+	if pw.broken = pw.put(c.out); pw.broken != nil {
 		return pw.broken
 	}
 	pw.entries = append(pw.entries, e)
+	if c.hasty {
+		pw.hasty += uint64(e.Stored)
+	}
 	return nil
 }
 
@@ -199,7 +203,9 @@ func (pw *packWriter) harden(name pack.Name, end []byte) error {
 // the record may or may not be in the journal: then the file stays, for the
 // index to point at or for the next Open to adopt.
 func (pw *packWriter) publish(name pack.Name, body int64) error {
-	err := pw.s.index(pw.info, name, body, pw.entries, pw.want)
+	rec := pw.s.newRecord(name, body, pw.entries)
+	rec.Hasty = pw.hasty
+	err := pw.s.index(pw.info, rec, pw.entries, pw.want)
 	if err != nil && pw.s.db.Err() == nil {
 		pw.discard()
 	}

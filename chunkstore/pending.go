@@ -119,15 +119,13 @@ func (p *Pending) add(part []byte, id ID, typ pack.Type) error {
 		s.counters.duplicate.Add(uint64(n))
 		return nil
 	}
-	e := pack.Entry{ID: id, Type: typ, Raw: uint32(n)}
-	enc, payload, scratch := s.encode(part)
-	defer s.buffers.put(scratch)
-	e.Enc = enc
-	if err := pw.append(payload, e); err != nil {
+	c := s.encode(part)
+	defer s.buffers.put(c.scratch)
+	if err := pw.append(c, pack.Entry{ID: id, Type: typ, Raw: uint32(n)}); err != nil {
 		return err
 	}
 	p.new += int64(n)
-	p.stored += int64(len(payload))
-	s.counters.stored.Add(uint64(len(payload)))
+	p.stored += int64(len(c.out))
+	s.counters.stored.Add(uint64(len(c.out)))
 	return nil
 }

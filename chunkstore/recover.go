@@ -136,7 +136,7 @@ func (s *Store) adopt(name pack.Name) error {
 	if err != nil {
 		return err
 	}
-	return s.index(&packInfo{}, name, f.Body, f.Entries, func(l *ledger, id ID) (bool, error) {
+	return s.index(&packInfo{}, s.newRecord(name, f.Body, f.Entries), f.Entries, func(l *ledger, id ID) (bool, error) {
 		loc, err := s.getChunk(l.tx, id)
 		if errors.Is(err, state.ErrNotFound) || errors.Is(err, schema.ErrCorrupt) {
 			return true, nil // this pack's word is better than a record that can't be read

@@ -71,8 +71,8 @@ func (c *collector) copyFrom(ctx context.Context, pw *packWriter, p *oldPack) er
 	return nil
 }
 
-// copyChunk puts one chunk into pw as it is encoded, once it has proved to be
-// what its name says. One that does not stays where it is.
+// copyChunk puts one chunk into pw, encoded as it is or now, once it has proved
+// to be what its name says. One that does not stays where it is.
 func (c *collector) copyChunk(pw *packWriter, p *oldPack, f *packFile, e pack.Entry) error {
 	b := c.buffers.get(pack.PartHeaderSize + int(e.Stored))
 	defer c.buffers.put(b)
@@ -90,8 +90,12 @@ func (c *collector) copyChunk(pw *packWriter, p *oldPack, f *packFile, e pack.En
 			return err
 		}
 	}
-	e.CRC = pack.Checksum(payload)
-	if err := pw.write(b.bytes, e); err != nil {
+	part := encoded{enc: e.Enc, out: b.bytes}
+	if e.Enc == pack.EncRaw && c.encodes(p.info) {
+		part = c.encode(b.bytes)
+		defer c.buffers.put(part.scratch)
+	}
+	if err := pw.write(part, e); err != nil {
 		return err
 	}
 	c.stats.Copied += int64(e.Stored)

@@ -55,6 +55,8 @@ type Store struct {
 	firstNew uint64        // no pack found at Open has this number or a greater one
 	refsFrom atomic.Uint64 // packs below it are older than references: never collected
 
+	hurry atomic.Bool // nothing is encoded, see Hurry
+
 	collecting chan struct{} // held by the one Collect that runs, and by Close for good
 
 	// Under the engine's ordering lock, that is, inside its Update:

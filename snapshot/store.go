@@ -222,11 +222,12 @@ func (s *storer) sleep(ctx context.Context, d time.Duration) {
 // pass stores one batch, and finishes a step that is complete with it. more
 // says that it did not do all.
 func (s *storer) pass(ctx context.Context) (more bool, err error) {
-	st, wanted := s.target()
-	batch, more, err := s.collect(wanted)
+	st, goal := s.target()
+	batch, pressed, more, err := s.collect(goal)
 	if err != nil {
 		return false, err
 	}
+	s.m.cfg.Chunks.Hurry(pressed)
 	var errs []error
 	if len(batch) > 0 {
 		errs = append(errs, s.ingest(ctx, batch))
@@ -301,21 +302,21 @@ const (
 )
 
 // collect gives the contents that are due, at most a batch: what the goal has,
-// and what lasts and is old.
-func (s *storer) collect(g goal) (batch []Frozen, more bool, err error) {
+// and what lasts and is old; when room is scarce (pressed), what lasts.
+func (s *storer) collect(g goal) (batch []Frozen, pressed, more bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	pressed := s.pressed.Swap(false)
+	pressed = s.pressed.Swap(false)
 	if g.empty() && now.Before(s.scan) && len(s.bad) == 0 && !pressed {
-		return nil, false, nil
+		return nil, false, false, nil
 	}
 	limit := int64(batchBytes)
 	if pressed {
 		limit = pressedBytes
 		newest, err := s.m.newest()
 		if err != nil {
-			return nil, false, err
+			return nil, true, false, err
 		}
 		g.upTo = max(g.upTo, newest)
 		defer func() {
@@ -345,7 +346,7 @@ func (s *storer) collect(g goal) (batch []Frozen, more bool, err error) {
 		return true
 	})
 	s.left = left
-	return batch, more, err
+	return batch, pressed, more, err
 }
 
 // isOld says whether a content is due by its age; if not, the next scan comes

@@ -121,6 +121,9 @@ type Chunks interface {
 	Ingest(ctx context.Context, src chunkstore.Source, prior []chunkstore.Ref) (*chunkstore.Pending, error)
 	Put(ctx context.Context, data []byte) (*chunkstore.Pending, error)
 	Flush(ctx context.Context) error
+	// Hurry has what is ingested from now on stored as fast as it can be, at the
+	// cost of space that Collect gets back later.
+	Hurry(on bool)
 	// Hold notes in a transaction that holder needs chunks.
 	Hold(tx *state.Tx, holder uint64, ids [][32]byte) error
 }

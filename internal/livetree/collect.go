@@ -8,8 +8,9 @@ import (
 )
 
 // Collector gives package snapshot the chunk store's Collect. What is not
-// urgent writes packs again at rate bytes a second, once half of them is dead;
-// what is urgent does so at full speed, once a quarter is.
+// urgent writes packs again at rate bytes a second, once half of them is dead or
+// something in them was stored in a hurry; what is urgent does so at full speed,
+// once a quarter is dead.
 func Collector(s *chunkstore.Store, rate int64) snapshot.Collector { return collector{s, rate} }
 
 type collector struct {
@@ -18,7 +19,7 @@ type collector struct {
 }
 
 func (c collector) Collect(ctx context.Context, urgent bool) error {
-	o := chunkstore.CollectOptions{Rate: c.rate}
+	o := chunkstore.CollectOptions{Rate: c.rate, Encode: true}
 	if urgent {
 		o = chunkstore.CollectOptions{DeadShare: 0.25}
 	}

@@ -24,7 +24,7 @@ import (
 //	'M' "refs-from"                             -> the first pack number whose chunks have all their references
 const (
 	chunkIndexVersion = 1
-	packRecordVersion = 2 // 1 had no dead counts
+	packRecordVersion = 3 // 1 had no dead counts
 )
 
 // MetaRefsFrom is the counter that tells packs written before references
@@ -213,6 +213,8 @@ type PackRecord struct {
 	// of chunks that are read from another pack.
 	Dead       uint64 // payload bytes
 	DeadChunks uint64
+
+	Hasty uint64 // payload bytes that were not encoded, for lack of time, though that would gain
 }
 
 // AddDead counts chunks of the given payload bytes as dead, or as needed
@@ -224,9 +226,9 @@ func (p *PackRecord) AddDead(chunks, bytes int64) {
 }
 
 // Encode gives the value: version, state, name, then uvarints domain, size,
-// chunks, raw, stored, dead, dead chunks.
+// chunks, raw, stored, dead, dead chunks, hasty.
 func (p PackRecord) Encode() []byte {
-	b := make([]byte, 0, 2+32+7*10)
+	b := make([]byte, 0, 2+32+8*10)
 	b = append(b, packRecordVersion, byte(p.State))
 	b = append(b, p.Name[:]...)
 	b = binary.AppendUvarint(b, uint64(p.Domain))
@@ -235,10 +237,11 @@ func (p PackRecord) Encode() []byte {
 	b = binary.AppendUvarint(b, p.Raw)
 	b = binary.AppendUvarint(b, p.Stored)
 	b = binary.AppendUvarint(b, p.Dead)
-	return binary.AppendUvarint(b, p.DeadChunks)
+	b = binary.AppendUvarint(b, p.DeadChunks)
+	return binary.AppendUvarint(b, p.Hasty)
 }
 
-// DecodePackRecord is the inverse of Encode; it reads version 1 too.
+// DecodePackRecord is the inverse of Encode; it reads versions 1 and 2 too.
 func DecodePackRecord(b []byte) (PackRecord, error) {
 	if len(b) < 34 || b[0] < 1 || b[0] > packRecordVersion {
 		return PackRecord{}, fmt.Errorf("%w: pack value %x", ErrCorrupt, b)
@@ -255,6 +258,9 @@ func DecodePackRecord(b []byte) (PackRecord, error) {
 	}
 	if b[0] >= 2 {
 		p.Dead, p.DeadChunks = r.upTo(math.MaxInt64), r.upTo(math.MaxInt64)
+	}
+	if b[0] >= 3 {
+		p.Hasty = r.upTo(math.MaxInt64)
 	}
 	if p.State != PackLive && p.State != PackRetiring {
 		r.fail("pack state")
