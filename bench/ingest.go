@@ -70,7 +70,7 @@ func (b *bench) drainRate(d *harness.Daemon, step int, seed uint64) (float64, er
 	if err := d.Start(); err != nil {
 		return 0, err
 	}
-	left, err := b.statusNumber(d, "unstored_bytes")
+	left, err := b.number("status", d, "unstored_bytes")
 	if err != nil {
 		return 0, err
 	}
@@ -91,18 +91,18 @@ func (b *bench) drainRate(d *harness.Daemon, step int, seed uint64) (float64, er
 	return left / t / 1e6, d.Start()
 }
 
-// statusNumber is one number of `stepfs status --json`.
-func (b *bench) statusNumber(d *harness.Daemon, field string) (float64, error) {
-	lines, err := b.root.JSONLines("status", "--json", d.Mnt)
+// number is one number of what a command says in JSON: status, stats.
+func (b *bench) number(command string, d *harness.Daemon, field string) (float64, error) {
+	lines, err := b.root.JSONLines(command, "--json", d.Mnt)
 	if err != nil {
 		return 0, err
 	}
 	if len(lines) != 1 {
-		return 0, fmt.Errorf("status gave %d lines", len(lines))
+		return 0, fmt.Errorf("%s gave %d lines", command, len(lines))
 	}
 	n, ok := lines[0][field].(float64)
 	if !ok {
-		return 0, fmt.Errorf("status has no number %q: %v", field, lines[0])
+		return 0, fmt.Errorf("%s has no number %q: %v", command, field, lines[0])
 	}
 	return n, nil
 }

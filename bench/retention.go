@@ -1,8 +1,10 @@
 package main
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,15 +14,21 @@ import (
 	"stepfs/integration/harness"
 )
 
-// stepMiB is the size of the steps that the prune row makes and forgets.
-const stepMiB = 4
+// The steps that the prune row makes and forgets: one file of stepMiB, and so
+// many small ones that each step has 111 chunks of its own or a few more.
+const (
+	stepMiB   = 4
+	stepFiles = 108
+	smallKiB  = 8
+)
 
 // pruneBesideWriter makes many steps, forgets nine in ten of them, and
 // measures what a writer at full speed loses while they are pruned.
 func pruneBesideWriter(b *bench) (Result, error) {
 	gone := b.steps * 9 / 10
 	r := Result{
-		What:   fmt.Sprintf("forget and prune of %d of %d steps of %d MiB under a writer", gone, b.steps, stepMiB),
+		What: fmt.Sprintf("forget and prune of %d of %d steps of %d MiB and %d files of %d KiB under a writer",
+			gone, b.steps, stepMiB, stepFiles, smallKiB),
 		Target: "the writer at 0.8 of its speed without; all dead packs' bytes back",
 	}
 	d, err := b.mount("--seal-quiet", "1h")
@@ -36,6 +44,10 @@ func pruneBesideWriter(b *bench) (Result, error) {
 		return r, err
 	}
 	packs, err := bytesBelow(d.Store + "/packs")
+	if err != nil {
+		return r, err
+	}
+	chunks, err := b.number("stats", d, "chunks")
 	if err != nil {
 		return r, err
 	}
@@ -77,6 +89,7 @@ func pruneBesideWriter(b *bench) (Result, error) {
 	r.add("writer beside prune", beside, "MB/s")
 	r.add("forget", forget*1e3/float64(gone), "ms a step")
 	r.add("prune", took, "s")
+	r.add("chunks before", chunks, "")
 	r.add("packs before", float64(packs)/1e6, "MB")
 	r.add("packs after", float64(left)/1e6, "MB")
 	r.add("prune with nothing to do", idle*1e3, "ms")
@@ -87,14 +100,27 @@ func pruneBesideWriter(b *bench) (Result, error) {
 
 // namedStep writes a checkpoint, seals it under a name and deletes it.
 func (b *bench) namedStep(d *harness.Daemon, k int) error {
-	path := filepath.Join(d.Mnt, "model.bin")
-	if err := writeFile(path, uint64(k), stepMiB, false); err != nil {
+	path := filepath.Join(d.Mnt, "step")
+	if err := os.Mkdir(path, 0o755); err != nil {
 		return err
+	}
+	if err := writeFile(filepath.Join(path, "model.bin"), uint64(k), stepMiB, false); err != nil {
+		return err
+	}
+	random := rand.New(rand.NewPCG(uint64(k), 1))
+	small := make([]byte, smallKiB<<10)
+	for f := range stepFiles {
+		for i := 0; i < len(small); i += 8 {
+			binary.LittleEndian.PutUint64(small[i:], random.Uint64())
+		}
+		if err := os.WriteFile(filepath.Join(path, fmt.Sprint("f", f)), small, 0o644); err != nil {
+			return err
+		}
 	}
 	if err := os.Mkdir(filepath.Join(d.Mnt, "snapshots", fmt.Sprint("s", k)), 0o755); err != nil {
 		return err
 	}
-	return os.Remove(path)
+	return os.RemoveAll(path)
 }
 
 // writeFor writes and removes files until the time is over, or done, and gives
@@ -151,7 +177,7 @@ func syncingDatabase(b *bench) (Result, error) {
 	if err := json.Unmarshal([]byte(strings.TrimSpace(res.Stdout)), &rates); err != nil {
 		return r, err
 	}
-	used, err := b.statusNumber(d, "used_bytes")
+	used, err := b.number("status", d, "used_bytes")
 	if err != nil {
 		return r, err
 	}

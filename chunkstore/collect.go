@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"stepfs/chunkstore/pack"
+	"stepfs/internal/pace"
 	"stepfs/internal/schema"
 )
 
@@ -36,6 +37,7 @@ import (
 // CollectOptions say how Collect goes about it. The zero value is good.
 type CollectOptions struct {
 	Rate      int64   // live bytes copied per second; 0: no limit
+	Gentle    bool    // rest in between
 	DeadShare float64 // packs are written again when at least this much of them is dead; 0: half
 	Encode    bool    // also write those again that hold what was left unencoded (Hurry), unless there is hurry still
 	Progress  func(CollectStats)
@@ -81,7 +83,7 @@ func (s *Store) Collect(ctx context.Context, o CollectOptions) (CollectStats, er
 		case <-ctx.Done():
 		}
 	}()
-	c := &collector{Store: s, opts: o, pace: pacer{rate: o.Rate}}
+	c := &collector{Store: s, opts: o, rate: limiter{rate: o.Rate}, pace: pace.New(ctx, o.Gentle)}
 	if err := c.run(ctx); err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
@@ -108,7 +110,8 @@ func (s *Store) endCollect() { <-s.collecting }
 type collector struct {
 	*Store
 	opts  CollectOptions
-	pace  pacer
+	rate  limiter
+	pace  *pace.Pace
 	stats CollectStats
 }
 
@@ -202,15 +205,15 @@ func (c *collector) cut(in []candidate) (group []*packInfo, rest []candidate) {
 	return group, nil
 }
 
-// pacer keeps copying at a rate.
-type pacer struct {
+// limiter keeps copying at a rate.
+type limiter struct {
 	rate  int64
 	start time.Time
 	done  int64
 }
 
 // wait is called after n bytes.
-func (p *pacer) wait(ctx context.Context, n int64) error {
+func (p *limiter) wait(ctx context.Context, n int64) error {
 	if p.rate == 0 {
 		return ctx.Err()
 	}

@@ -46,7 +46,7 @@ func (c *collector) collect(ctx context.Context, g *group) (err error) {
 			return err
 		}
 	}
-	return c.remove(ctx, g)
+	return c.remove(g)
 }
 
 // retire decides which packs of the group go, and says so in their records.

@@ -64,7 +64,7 @@ func (c *collector) copyFrom(ctx context.Context, pw *packWriter, p *oldPack) er
 		if err := c.copyChunk(pw, p, f, e); err != nil {
 			return err
 		}
-		if err := c.pace.wait(ctx, int64(e.Stored)); err != nil {
+		if err := c.rate.wait(ctx, int64(e.Stored)); err != nil {
 			return err
 		}
 	}

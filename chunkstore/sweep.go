@@ -1,7 +1,6 @@
 package chunkstore
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -17,17 +16,18 @@ import (
 
 // sweepChunks are swept in one transaction: some milliseconds of the ordering
 // lock at most.
-const sweepChunks = 256
+const sweepChunks = 128
 
 // remove empties the packs of a group in the index, and unlinks those that are
 // empty once that is durable.
-func (c *collector) remove(ctx context.Context, g *group) error {
+func (c *collector) remove(g *group) error {
+	c.pace.Skip()
 	var pos journal.Pos
 	var gone []*oldPack
 	var err error
 	for _, p := range g.packs {
 		var end journal.Pos
-		if end, err = c.sweep(ctx, p); err != nil {
+		if end, err = c.sweep(p); err != nil {
 			break
 		}
 		if p.gone {
@@ -48,10 +48,10 @@ func (c *collector) remove(ctx context.Context, g *group) error {
 
 // sweep removes what is dead in a pack, and the pack's record if nothing else
 // is left.
-func (c *collector) sweep(ctx context.Context, p *oldPack) (journal.Pos, error) {
+func (c *collector) sweep(p *oldPack) (journal.Pos, error) {
 	left := 0
 	for batch := range slices.Chunk(p.entries, sweepChunks) {
-		if err := ctx.Err(); err != nil {
+		if err := c.pace.Rest(); err != nil {
 			return 0, err
 		}
 		var dead []ID

@@ -28,7 +28,7 @@ type frees struct {
 	w      *world
 }
 
-func (f *frees) Prune(context.Context) (bool, error) {
+func (f *frees) Prune(context.Context, bool) (bool, error) {
 	f.calls++
 	f.marks = len(f.w.numbers(schema.PrefixExpired))
 	crash := f.w.image()
@@ -262,7 +262,7 @@ func merged(ms ...snapStates) snapStates {
 // noPrune is a tree that frees nothing, so that the marks of expiry stay.
 type noPrune struct{ snapshot.Tree }
 
-func (noPrune) Prune(context.Context) (bool, error) { return false, nil }
+func (noPrune) Prune(context.Context, bool) (bool, error) { return false, nil }
 
 // A failing journal is told, ends the expiry and shows nothing half.
 func TestExpiryOnAFailingDisk(t *testing.T) {

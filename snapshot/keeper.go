@@ -332,13 +332,7 @@ func (k *keeper) release(ctx context.Context, urgent bool) (err error) {
 	k.free = false
 	k.mu.Unlock()
 	for more && err == nil {
-		start := time.Now()
-		if err = ctx.Err(); err == nil {
-			more, err = k.m.tree.Prune(ctx)
-		}
-		if more && err == nil && !urgent {
-			pause(ctx, time.Since(start))
-		}
+		more, err = k.m.tree.Prune(ctx, urgent)
 	}
 	if err != nil {
 		k.mu.Lock()

@@ -44,8 +44,9 @@ type Tree interface {
 	Room() (free, low uint64, err error)
 
 	// Prune frees what only snapshots have shown whose numbers are listed under
-	// schema.PrefixExpired; more: it did a part of it.
-	Prune(ctx context.Context) (more bool, err error)
+	// schema.PrefixExpired; more: it did a part of it. Unless it is urgent it
+	// takes its time.
+	Prune(ctx context.Context, urgent bool) (more bool, err error)
 
 	// Rollback makes the directory dst of the live tree what src was in
 	// snapshot seq, without copying data. It gives the names in dst that changed.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"stepfs/internal/pace"
 	"stepfs/internal/schema"
 )
 
@@ -25,9 +26,10 @@ import (
 const pruneQueue = 1 << 16
 
 // Prune frees what only snapshots have shown that are gone: versions of names
-// and inodes, content, and its chunks. more: it did a part of it.
-// Nothing else may run it meanwhile.
-func (t *Tree) Prune(ctx context.Context) (more bool, err error) {
+// and inodes, content, and its chunks. more: it did a part of it. Unless it is
+// urgent it takes its time. Nothing else may run it meanwhile.
+func (t *Tree) Prune(ctx context.Context, urgent bool) (more bool, err error) {
+	p := pace.New(ctx, !urgent)
 	// In this order: a cut below epoch is under way, or has ended, and then its
 	// snapshot is recorded, or never will be.
 	epoch := t.db.Epoch()
@@ -40,24 +42,24 @@ func (t *Tree) Prune(ctx context.Context) (more bool, err error) {
 			below, err = t.kept(below, from, seq, under)
 		}
 		if err == nil {
-			err = t.pruneList(ctx, seq, below, buried)
+			err = t.pruneList(p, seq, below, buried)
 		}
 		from = seq
 	}
 	if err == nil {
-		err = t.reapBuried(ctx, buried)
+		err = t.reapBuried(p, buried)
 	}
 	if err != nil {
 		return false, err
 	}
-	return more, t.dropHolds(ctx)
+	return more, t.dropHolds(p)
 }
 
 // reapBuried frees the content of inodes that lost versions, so that its chunks
 // can be given up at once; but for those that rest.
-func (t *Tree) reapBuried(ctx context.Context, inos map[uint64]bool) error {
+func (t *Tree) reapBuried(p *pace.Pace, inos map[uint64]bool) error {
 	for ino := range inos {
-		if err := ctx.Err(); err != nil {
+		if err := p.Rest(); err != nil {
 			return err
 		}
 		if t.reaper.resting(ino) {
@@ -121,9 +123,9 @@ func (t *Tree) kept(below, from, seq uint64, under []uint64) (uint64, error) {
 // pruneList goes through what is listed behind the snapshot seq, which is gone,
 // while below is the next older one, and notes in buried which inodes lost a
 // version.
-func (t *Tree) pruneList(ctx context.Context, seq, below uint64, buried map[uint64]bool) error {
+func (t *Tree) pruneList(p *pace.Pace, seq, below uint64, buried map[uint64]bool) error {
 	prefix := schema.Numbered(schema.PrefixDeath, seq+1)
-	return t.inBatches(ctx, prefix, freeBatch, func(tx *txn, batch []keyValue, last bool) error {
+	return t.inBatches(p, prefix, deathBatch, func(tx *txn, batch []keyValue, last bool) error {
 		if last {
 			tx.Delete(schema.Numbered(schema.PrefixExpired, seq))
 		}
@@ -131,19 +133,23 @@ func (t *Tree) pruneList(ctx context.Context, seq, below uint64, buried map[uint
 	})
 }
 
+// deathBatch is how many deaths one transaction goes through; each costs a
+// look-up or two under the ordering lock.
+const deathBatch = 128
+
 // keyValue is what stands in the index.
 type keyValue struct{ key, value []byte }
 
 // inBatches calls fn with what stands under a prefix, some at a time, each time
 // in a transaction of its own; last says that nothing follows.
-func (t *Tree) inBatches(ctx context.Context, prefix []byte, size int, fn func(tx *txn, batch []keyValue, last bool) error) error {
+func (t *Tree) inBatches(p *pace.Pace, prefix []byte, size int, fn func(tx *txn, batch []keyValue, last bool) error) error {
 	it, err := t.db.NewIter(prefix, schema.After(prefix))
 	if err != nil {
 		return wrapDisk(err)
 	}
 	defer it.Close()
 	for ok, last := it.First(), false; !last; {
-		if err := ctx.Err(); err != nil {
+		if err := p.Rest(); err != nil {
 			return err
 		}
 		var batch []keyValue
@@ -264,23 +270,23 @@ func isTombstone(k, v []byte) (bool, error) {
 
 // dropHolds gives up the chunks of generations that are dead, and of the trees
 // of snapshots that are gone.
-func (t *Tree) dropHolds(ctx context.Context) error {
+func (t *Tree) dropHolds(p *pace.Pace) error {
 	holders, err := t.numbered(schema.PrefixDeadHold)
 	for _, h := range holders {
 		if err == nil {
-			err = t.dropHold(ctx, h)
+			err = t.dropHold(p, h)
 		}
 	}
 	return err
 }
 
 // dropHold gives up the chunks of one holder, some at a time.
-func (t *Tree) dropHold(ctx context.Context, holder uint64) error {
+func (t *Tree) dropHold(p *pace.Pace, holder uint64) error {
 	prefix := schema.Numbered(schema.PrefixChunkMap, holder)
 	if schema.IsTreeHolder(holder) {
 		prefix = schema.Numbered(schema.PrefixTreeRef, holder)
 	}
-	return t.inBatches(ctx, prefix, holdBatch, func(tx *txn, batch []keyValue, last bool) error {
+	return t.inBatches(p, prefix, holdBatch, func(tx *txn, batch []keyValue, last bool) error {
 		var ids [][32]byte
 		for _, kv := range batch {
 			tx.Delete(kv.key)

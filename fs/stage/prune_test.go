@@ -30,7 +30,7 @@ func expire(eng *state.Engine, seqs ...uint64) error {
 // prune frees all that can be freed now.
 func prune(t testing.TB, tree *Tree) error {
 	for range 2 { // versions; what the reaper then finds dead has chunks
-		if more, err := tree.Prune(t.Context()); more || err != nil {
+		if more, err := tree.Prune(t.Context(), true); more || err != nil {
 			return fmt.Errorf("prune: more %v, %w", more, err)
 		}
 		if err := tree.reapAll(); err != nil {

@@ -41,8 +41,9 @@ func (t *Tree) revert(n *inode, marks []mark, failed bool) error {
 		if err != nil {
 			return err
 		}
-		for _, m := range marks { // of commits that no version names any more
-			t.unpend(tx, m)
+		written := map[uint64]bool{} // what waits for ingest, and is decided: Get would give it as it was
+		for _, m := range marks {    // of commits that no version names any more
+			t.unpend(tx, m, written)
 		}
 		t.reaper.add(tx, n.ino)
 		var older *schema.Content // newest durable one that an older version names
@@ -51,7 +52,7 @@ func (t *Tree) revert(n *inode, marks []mark, failed bool) error {
 			good := newerOf(older, rec.Settled)
 			torn := rec.Committed != nil && !settledBy(marks, rec.Committed)
 			if torn {
-				t.repend(tx, n.ino, versions[k].seq, rec.Committed.Gen, good)
+				t.repend(tx, n.ino, versions[k].seq, rec.Committed.Gen, good, written)
 				rec.Committed, rec.Settled, rec.Reverted = good, good, true
 			}
 			older = newerOf(good, rec.Committed)
@@ -73,7 +74,7 @@ func (t *Tree) revert(n *inode, marks []mark, failed bool) error {
 }
 
 // unpend drops a content that waits for ingest and was not durable.
-func (t *Tree) unpend(tx *txn, m mark) {
+func (t *Tree) unpend(tx *txn, m mark, written map[uint64]bool) {
 	key := schema.Numbered(schema.PrefixPending, m.gen)
 	v, err := tx.Get(key)
 	if err != nil {
@@ -81,6 +82,7 @@ func (t *Tree) unpend(tx *txn, m mark) {
 	}
 	if p, err := schema.DecodePending(v); err == nil && p.Content.Len > m.Settled {
 		tx.Delete(key)
+		written[m.gen] = true
 	}
 }
 
@@ -140,11 +142,12 @@ func newerOf(a, b *schema.Content) *schema.Content {
 
 // repend makes what waits for ingest under generation gen the content that
 // took the place of the one that was not durable.
-func (t *Tree) repend(tx *txn, ino, seq, gen uint64, good *schema.Content) {
+func (t *Tree) repend(tx *txn, ino, seq, gen uint64, good *schema.Content, written map[uint64]bool) {
 	key := schema.Numbered(schema.PrefixPending, gen)
+	written[gen] = true
 	if good == nil || good.Gen != gen || gen == 0 {
 		tx.Delete(key)
-		if good != nil {
+		if good != nil && !written[good.Gen] {
 			t.setUntil(tx, good.Gen, 0) // it is shown again, if not up to the end
 		}
 		return

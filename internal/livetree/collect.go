@@ -19,7 +19,7 @@ type collector struct {
 }
 
 func (c collector) Collect(ctx context.Context, urgent bool) error {
-	o := chunkstore.CollectOptions{Rate: c.rate, Encode: true}
+	o := chunkstore.CollectOptions{Rate: c.rate, Gentle: true, Encode: true}
 	if urgent {
 		o = chunkstore.CollectOptions{DeadShare: 0.25}
 	}
