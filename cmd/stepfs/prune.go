@@ -36,6 +36,7 @@ Interrupting it is safe: what is not removed yet is removed later.`,
 				last = p
 				bar.total(int64(p.Pruned + p.Left))
 				bar.set(int64(p.Pruned))
+				bar.note(humanBytes(p.Packs+p.Staging) + " freed")
 				return nil
 			})
 			bar.finish()
@@ -58,7 +59,7 @@ func (p PruneProgress) words() string {
 	case !p.Done:
 		return fmt.Sprintf("the daemon removes %d forgotten snapshots now", p.Left)
 	case p.Left > 0:
-		return fmt.Sprintf("%d snapshots removed; %d are in use and go later", p.Pruned, p.Left)
+		return fmt.Sprintf("%d snapshots removed, %s freed; %d are in use and go later", p.Pruned, humanBytes(p.Packs+p.Staging), p.Left)
 	}
-	return fmt.Sprintf("%d snapshots removed", p.Pruned)
+	return fmt.Sprintf("%d snapshots removed, %s freed", p.Pruned, humanBytes(p.Packs+p.Staging))
 }

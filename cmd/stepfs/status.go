@@ -64,6 +64,7 @@ func (s *Status) print(w io.Writer) error {
 	}
 	row("space goes to", "packs %s, staged and not stored %s, hot copies %s (they go when room is needed)",
 		humanBytes(s.PackBytes), humanBytes(s.Unstored), humanBytes(s.Hot))
+	s.printOutlook(row)
 	row("disk", "%s free of %s (%s)", humanBytes(s.SpaceFree), humanBytes(s.SpaceTotal), s.Filesystem)
 	if s.Advice != "" {
 		row("advice", "%s", s.Advice)
