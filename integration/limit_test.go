@@ -212,15 +212,17 @@ func TestStatsAddUp(t *testing.T) {
 	for k := 60; k < 90; k++ { // dead in packs, and too little of them to write those again
 		must(t, os.Remove(fmt.Sprintf("%s/f%d", d.Mnt, k)))
 	}
+	waits, err := os.Create(d.Mnt + "/waits") // staged, and stored in an hour
+	must(t, err)
+	_, err = waits.Write(bytes.Repeat([]byte{2}, 20<<20))
+	must(t, errors.Join(err, waits.Sync(), waits.Close())) // a barrier, so that an older one may go
+	_, err = root.Must("policy", d.Mnt, "set", "keep-barriers=1s", "keep-barriers-last=1")
+	must(t, err)
 	eventually(t, "chunks are dead", func() bool {
 		_, err := root.Must("prune", "--wait", d.Mnt)
 		must(t, err)
 		return statsOf(t, d).Dead > 5<<20
 	})
-	waits, err := os.Create(d.Mnt + "/waits") // staged, and not stored
-	must(t, err)
-	_, err = waits.Write(bytes.Repeat([]byte{2}, 20<<20))
-	must(t, errors.Join(err, waits.Close()))
 	if s := statsOf(t, d); s.Staging < 20<<20 {
 		t.Errorf("20 MiB are written: %+v", s)
 	}
