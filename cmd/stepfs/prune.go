@@ -16,7 +16,8 @@ func pruneCommand(g *global) *cobra.Command {
 		Long: `Remove for good what is forgotten and what the policy does not keep, and free the
 space that nothing else needs. A running daemon does that by itself, some time
 after the forget; this asks it to do it now, and with --wait returns once it is
-done. What somebody reads or holds stays.
+done and says how much came back: bytes of packs, less what is written anew for
+it, and of staging files. What somebody reads or holds stays.
 
 Interrupting it is safe: what is not removed yet is removed later.`,
 		RunE: func(c *cobra.Command, args []string) error {
