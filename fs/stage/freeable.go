@@ -105,12 +105,25 @@ type freed struct {
 // loser finds what inodes would name no more.
 type loser struct {
 	t    *Tree
-	lost map[uint64][]uint64 // generation -> inodes
+	lost map[uint64]uint64 // generation -> the first inode that loses it
+	also map[loss]bool     // and other inodes; few
 	freed
 }
 
+type loss struct{ gen, ino uint64 }
+
+func (l *loser) lose(gen, ino uint64) {
+	if first, ok := l.lost[gen]; !ok {
+		l.lost[gen] = ino
+	} else if first != ino {
+		l.also[loss{gen, ino}] = true
+	}
+}
+
+func (l *loser) loses(gen, ino uint64) bool { return l.lost[gen] == ino || l.also[loss{gen, ino}] }
+
 func (t *Tree) freeable(ctx context.Context, near []neighbour) (f freed, err error) {
-	l := &loser{t: t, lost: map[uint64][]uint64{}, freed: freed{lo: math.MaxUint64, final: true}}
+	l := &loser{t: t, lost: map[uint64]uint64{}, also: map[loss]bool{}, freed: freed{lo: math.MaxUint64, final: true}}
 	for _, n := range near {
 		if err := l.listed(ctx, n); err != nil {
 			return f, err
@@ -122,16 +135,17 @@ func (t *Tree) freeable(ctx context.Context, near []neighbour) (f freed, err err
 		gone[schema.TreeHolder(n.seq)] = true
 	}
 	for gen := range l.lost {
-		if gone[gen], err = l.unnamed(gen); err != nil {
+		dead, err := l.unnamed(gen)
+		if err != nil {
 			return f, err
+		}
+		if dead {
+			gone[gen] = true
 		}
 	}
 	sum := summer{t: t, freed: func(holder uint64) bool { return gone[holder] }}
-	for holder, dead := range gone {
-		if err = ctx.Err(); err == nil && dead {
-			err = sum.add(holder)
-		}
-		if err != nil {
+	for holder := range gone {
+		if err := errors.Join(ctx.Err(), sum.add(holder)); err != nil {
 			return f, err
 		}
 	}
@@ -213,8 +227,8 @@ func (l *loser) version(ino, v uint64, n neighbour) error {
 	}
 	for gen := range reads {
 		l.lo, l.hi = min(l.lo, gen), max(l.hi, gen)
-		if !kept[gen] && !slices.Contains(l.lost[gen], ino) {
-			l.lost[gen] = append(l.lost[gen], ino)
+		if !kept[gen] {
+			l.lose(gen, ino)
 		}
 	}
 	return nil
@@ -278,7 +292,7 @@ func (l *loser) unnamed(gen uint64) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if rec.Ino != 0 && !slices.Contains(l.lost[gen], rec.Ino) {
+	if rec.Ino != 0 && !l.loses(gen, rec.Ino) {
 		return false, nil
 	}
 	prefix := schema.Numbered(schema.PrefixGenRef, gen)
@@ -288,7 +302,7 @@ func (l *loser) unnamed(gen uint64) (bool, error) {
 	}
 	defer it.Close()
 	for ok := it.First(); ok; ok = it.Next() {
-		if !slices.Contains(l.lost[gen], binary.BigEndian.Uint64(it.Key()[len(prefix):])) {
+		if !l.loses(gen, binary.BigEndian.Uint64(it.Key()[len(prefix):])) {
 			return false, nil
 		}
 	}
