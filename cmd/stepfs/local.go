@@ -175,7 +175,7 @@ func (l *local) Find(ctx context.Context, scope, name string) (SnapshotInfo, err
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
-	return l.snapshotInfo(ctx, i, infoAge)
+	return l.acted(ctx, i), nil
 }
 
 func (l *local) find(scope, name string) (snapshot.Info, error) {
@@ -317,8 +317,8 @@ func (l *local) snapshotInfo(ctx context.Context, i snapshot.Info, age time.Dura
 	return s, nil
 }
 
-// acted describes a snapshot to which something was done: that a number can't be
-// had does not undo it.
+// acted describes a snapshot to which something is, or was, done: that a number
+// can't be had does not keep it from that.
 func (l *local) acted(ctx context.Context, i snapshot.Info) SnapshotInfo {
 	s, _ := l.snapshotInfo(ctx, i, infoAge)
 	return s
