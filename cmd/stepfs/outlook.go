@@ -162,7 +162,7 @@ func (s *Status) printOutlook(row func(name, format string, args ...any)) {
 	if s.KeepSteps {
 		row(name, "no step: --on-full=stop")
 	} else if len(s.Next) == 0 {
-		row(name, "nothing: a full store refuses writes")
+		row(name, "nothing that could: a full store would refuse writes")
 	}
 	name = "can't go"
 	for _, p := range s.Pins {
