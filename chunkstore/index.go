@@ -158,6 +158,11 @@ func (l *ledger) place(it *pebble.Iterator, id ID, loc schema.ChunkLoc) error {
 	case d != nil:
 		return l.bury(id, buried)
 	default:
+		if old.Stored != loc.Stored { // encoded anew: what its end would free is another number
+			if err := l.touchedOther(it, id, 0); err != nil {
+				return err
+			}
+		}
 		return l.addDead(old.Pack, 1, old.Stored)
 	}
 }

@@ -120,7 +120,7 @@ func (l *ledger) unmark(id ID) {
 }
 
 // hold puts one reference.
-func (l *ledger) hold(r ref) error {
+func (l *ledger) hold(it *pebble.Iterator, r ref) error {
 	if l.refs[r] {
 		return nil
 	}
@@ -133,6 +133,8 @@ func (l *ledger) hold(r ref) error {
 		err = l.addDead(d.Pack, -1, d.Stored)
 	} else if _, err = l.s.getChunk(l.tx, r.id); errors.Is(err, state.ErrNotFound) {
 		err = fmt.Errorf("%w: it is not in the index", ErrMissing)
+	} else if err == nil {
+		err = l.touchedOther(it, r.id, r.holder)
 	}
 	if err != nil {
 		return err
@@ -156,7 +158,7 @@ func (l *ledger) drop(it *pebble.Iterator, r ref) error {
 	l.refs[r] = false
 	l.tx.Delete(schema.ChunkRefKey(l.s.cfg.Domain, r.id, r.holder))
 	if others {
-		return nil
+		return l.touchedOther(it, r.id, r.holder)
 	}
 	loc, err := l.s.getChunk(l.tx, r.id)
 	if errors.Is(err, state.ErrNotFound) {

@@ -30,8 +30,14 @@ func (s *Store) Hold(tx *state.Tx, holder uint64, ids [][32]byte) error {
 		return errNoHolder
 	}
 	l := s.ledger(tx)
+	it, err := l.references()
+	if err != nil {
+		return fmt.Errorf("hold chunks: %w", err)
+	}
+	defer it.Close()
+	s.touched(holder)
 	for _, id := range ids {
-		if err := l.hold(ref{id, holder}); err != nil {
+		if err := l.hold(it, ref{id, holder}); err != nil {
 			return fmt.Errorf("hold chunk %x: %w", id, err)
 		}
 	}
@@ -47,6 +53,7 @@ func (s *Store) Drop(tx *state.Tx, holder uint64, ids [][32]byte) error {
 		return fmt.Errorf("drop chunks: %w", err)
 	}
 	defer it.Close()
+	s.touched(holder)
 	for _, id := range ids {
 		if err := l.drop(it, ref{id, holder}); err != nil {
 			return fmt.Errorf("drop chunk %x: %w", id, err)

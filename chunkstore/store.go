@@ -59,6 +59,8 @@ type Store struct {
 
 	collecting chan struct{} // held by the one Collect that runs, and by Close for good
 
+	watch atomic.Pointer[func(holder uint64)] // see Watch
+
 	// Under the engine's ordering lock, that is, inside its Update:
 	book  *ledger             // of the last transaction that had one
 	stale map[uint64]struct{} // packs whose record may differ from what is in memory

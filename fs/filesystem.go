@@ -25,6 +25,9 @@ type Manager interface {
 	// Remove removes a snapshot that was made under a name: "name" or
 	// "scope/name". A step is refused with snapshot.ErrReadOnly.
 	Remove(ctx context.Context, name string, uid uint32) error
+	// Freeable gives the bytes that would come back if a snapshot alone were
+	// removed; up to age old.
+	Freeable(ctx context.Context, seq uint64, age time.Duration) (int64, error)
 }
 
 // Registry knows what snapshots there are; snapshot.Registry is one. An

@@ -98,6 +98,10 @@ func (c *cuts) Remove(_ context.Context, name string, uid uint32) error {
 	return nil
 }
 
+func (c *cuts) Freeable(_ context.Context, seq uint64, _ time.Duration) (int64, error) {
+	return int64(seq) * 1000, nil
+}
+
 func (c *cuts) Scopes(parent string) []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

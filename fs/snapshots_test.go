@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -268,7 +269,17 @@ func TestStepXattr(t *testing.T) {
 			t.Errorf("%s is %q, %v", name, buf[:n], err)
 		}
 	}
-	_, err := unix.Getxattr(step+"/f", "user.stepfs.verdict", nil)
+	i, err := m.cuts.Resolve("a/b", "77")
+	if err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 100)
+	if n, err := unix.Getxattr(step, "user.stepfs.new", buf); err != nil || string(buf[:n]) != strconv.FormatUint(i.Seq*1000, 10) {
+		t.Errorf("new is %q, %v", buf[:n], err)
+	}
+	_, err = unix.Getxattr(step+"/f", "user.stepfs.new", nil)
+	wantErr(t, "what a file alone needs", err, unix.ENODATA)
+	_, err = unix.Getxattr(step+"/f", "user.stepfs.verdict", nil)
 	wantErr(t, "the verdict of a file", err, unix.ENODATA)
 	if n, err := unix.Listxattr(step, nil); n != 0 || err != nil {
 		t.Errorf("a step lists %d bytes of attributes, %v", n, err)

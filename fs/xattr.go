@@ -19,7 +19,11 @@ const (
 	virtualPrefix = "user.stepfs."
 	stepAttr      = virtualPrefix + "step"  // set on a live directory: seal it as that step
 	stateAttr     = virtualPrefix + "state" // staged, stored, remote
+	newAttr       = virtualPrefix + "new"   // bytes that would come back if this snapshot alone were forgotten
 )
+
+// newAge is how old the number may be where it changes all the time.
+const newAge = time.Second
 
 // stepAttrs are what the directory of a snapshot tells of it.
 var stepAttrs = map[string]func(snapshot.Info) string{
@@ -30,7 +34,6 @@ var stepAttrs = map[string]func(snapshot.Info) string{
 	virtualPrefix + "time":    func(i snapshot.Info) string { return i.Time.UTC().Format(time.RFC3339Nano) },
 	virtualPrefix + "tags":    func(i snapshot.Info) string { return strings.Join(i.Tags, ",") },
 	virtualPrefix + "logical": func(i snapshot.Info) string { return strconv.FormatInt(i.Logical, 10) },
-	virtualPrefix + "new":     func(i snapshot.Info) string { return strconv.FormatInt(i.New, 10) },
 	virtualPrefix + "stored":  func(i snapshot.Info) string { return strconv.FormatInt(i.Stored, 10) },
 }
 
@@ -79,7 +82,7 @@ func (f *FileSystem) virtualAttr(n nodeID, name string) ([]byte, error) {
 		return f.state(n)
 	}
 	value, known := stepAttrs[name]
-	if !known || !n.isSnapshot() {
+	if !known && name != newAttr || !n.isSnapshot() {
 		return nil, stage.ErrNoAttr
 	}
 	info, err := f.registry.BySlot(n.slot())
@@ -89,7 +92,14 @@ func (f *FileSystem) virtualAttr(n nodeID, name string) ([]byte, error) {
 	if root, _ := f.snapshotRoot(n.view(), info); n.ino() != root {
 		return nil, stage.ErrNoAttr
 	}
-	return []byte(value(info)), nil
+	if known {
+		return []byte(value(info)), nil
+	}
+	if f.manager == nil {
+		return nil, stage.ErrNoAttr
+	}
+	bytes, err := f.manager.Freeable(context.Background(), info.Seq, newAge)
+	return strconv.AppendInt(nil, bytes, 10), err
 }
 
 // state says where a file's bytes are. A live file may be written any time, so

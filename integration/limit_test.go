@@ -209,6 +209,23 @@ func TestStatsAddUp(t *testing.T) {
 	_, err = root.Must("drain", d.Mnt)
 	must(t, err)
 	eventually(t, "hot copies are within their limit", func() bool { return useOf(t, d).Hot <= 30<<20 })
+	for k := 60; k < 90; k++ { // dead in packs, and too little of them to write those again
+		must(t, os.Remove(fmt.Sprintf("%s/f%d", d.Mnt, k)))
+	}
+	waits, err := os.Create(d.Mnt + "/waits") // staged, and stored in an hour
+	must(t, err)
+	_, err = waits.Write(bytes.Repeat([]byte{2}, 20<<20))
+	must(t, errors.Join(err, waits.Sync(), waits.Close())) // a barrier, so that an older one may go
+	_, err = root.Must("policy", d.Mnt, "set", "keep-barriers=1s", "keep-barriers-last=1")
+	must(t, err)
+	eventually(t, "chunks are dead", func() bool {
+		_, err := root.Must("prune", "--wait", d.Mnt)
+		must(t, err)
+		return statsOf(t, d).Dead > 5<<20
+	})
+	if s := statsOf(t, d); s.Staging < 20<<20 {
+		t.Errorf("20 MiB are written: %+v", s)
+	}
 	addsUp(t, d, "mounted")
 	if u := useOf(t, d); u.Limit != limitBytes || u.Hot == 0 {
 		t.Errorf("status: %+v", u)
@@ -219,27 +236,35 @@ func TestStatsAddUp(t *testing.T) {
 	addsUp(t, d, "mounted again")
 }
 
+// stats is what the command of that name says.
+type stats struct {
+	Data    int64 `json:"data_bytes"`
+	Dead    int64 `json:"dead_bytes"`
+	Staging int64 `json:"staging_bytes"`
+	Index   int64 `json:"index_bytes"`
+	Journal int64 `json:"journal_bytes"`
+	Other   int64 `json:"other_bytes"`
+	Total   int64 `json:"total_bytes"`
+}
+
+func statsOf(t *testing.T, d *harness.Daemon) (s stats) {
+	t.Helper()
+	out, err := root.Must("stats", "--json", d.Store)
+	must(t, err)
+	must(t, json.Unmarshal([]byte(out), &s))
+	return s
+}
+
 func addsUp(t *testing.T, d *harness.Daemon, when string) {
 	t.Helper()
-	var s struct {
-		Data    int64 `json:"data_bytes"`
-		Dead    int64 `json:"dead_bytes"`
-		Staging int64 `json:"staging_bytes"`
-		Index   int64 `json:"index_bytes"`
-		Journal int64 `json:"journal_bytes"`
-		Other   int64 `json:"other_bytes"`
-		Total   int64 `json:"total_bytes"`
-	}
+	var s stats
 	var want int64
 	// Pebble deletes what it has replaced a moment later, and du is no snapshot.
 	eventually(t, when+": stats add up", func() bool {
-		out, err := root.Must("stats", "--json", d.Store)
-		must(t, err)
-		must(t, json.Unmarshal([]byte(out), &s))
-		want = du(t, d)
+		s, want = statsOf(t, d), du(t, d)
 		return s.Total > want-want/100 && s.Total < want+want/100
 	})
-	if s.Data+s.Dead+s.Staging+s.Index+s.Journal+s.Other != s.Total || s.Data == 0 || s.Staging == 0 || s.Journal == 0 {
+	if s.Data+s.Dead+s.Staging+s.Index+s.Journal+s.Other != s.Total || s.Data == 0 || s.Dead == 0 || s.Staging == 0 || s.Journal == 0 {
 		t.Errorf("%s: %+v", when, s)
 	}
 	t.Logf("%s: %+v, du says %d", when, s, want)

@@ -10,7 +10,9 @@
 //
 // Retention: policy.go (what is kept), keeper.go and barriers.go (the goroutine
 // that acts on it), hold.go and forget.go (what people do), expire.go (how a
-// record goes), use.go (readers) and clock.go (how old something is).
+// record goes), use.go (readers), clock.go (how old something is), pressure.go
+// (what a full store gives up), outlook.go (what it would) and freeable.go (what
+// that brings).
 //
 // Lock order: Manager.turn, then Manager.mu; neither is held over a sync of a
 // staging file. Manager.keeping is taken before the engine's lock, those of the

@@ -35,9 +35,13 @@ type Info struct {
 	Marks    []string // what it could not show as it was: "path: why"
 	Tags     []string
 
-	Logical, New, Stored int64 // bytes; final once State is stored
-	State                string
-	Tree                 [32]byte // name of its Merkle tree's root, once stored
+	// Bytes, final once State is stored: of all files; of those what was new to
+	// the store when it was stored, before encoding, and what that took in packs.
+	// What it alone needs is another number, see Manager.Freeable.
+	Logical, Brought, Stored int64
+
+	State string
+	Tree  [32]byte // name of its Merkle tree's root, once stored
 
 	Clock     time.Duration // store time at which it was taken; see clock.go
 	Holds     []Hold        // by name
@@ -75,7 +79,7 @@ func infoOf(seq uint64, s *schema.Snapshot) Info {
 	i := Info{
 		Seq: seq, Name: s.Name, Scope: s.Scope, ScopeIno: s.ScopeIno, Revision: int(s.Revision), Time: time.Unix(0, s.Time),
 		Reason: s.Reason, Verdict: s.Verdict, Explicit: s.Explicit, UID: s.UID, Marks: s.Marks, Tags: s.Tags,
-		Logical: s.Logical, New: s.New, Stored: s.Stored, State: StateStaged, Tree: s.Tree,
+		Logical: s.Logical, Brought: s.Brought, Stored: s.Stored, State: StateStaged, Tree: s.Tree,
 		Clock: time.Duration(s.Clock), Spared: s.Spared,
 	}
 	for _, h := range s.Holds {

@@ -85,7 +85,7 @@ func (s *storer) swap(ctx context.Context, results []splitted) error {
 	}
 	errs := []error{ctx.Err()}
 	for seq, a := range fresh {
-		errs = append(errs, s.m.amend(seq, func(i *schema.Snapshot) { i.New += a.raw; i.Stored += a.packed }))
+		errs = append(errs, s.m.amend(seq, func(i *schema.Snapshot) { i.Brought += a.raw; i.Stored += a.packed }))
 	}
 	if len(failures) == len(results) && len(failures) > 1 {
 		return errors.Join(append(errs, failures[0].err)...)

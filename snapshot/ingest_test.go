@@ -41,14 +41,14 @@ func TestStepsAreStored(t *testing.T) {
 	w.step("1")
 	i := w.stored("1")
 	want := int64(300<<10 + len("small") + len("twice"))
-	if i.Logical != want || i.New != want || i.Stored < want || i.Stored > want+4096 || i.Tree == [32]byte{} {
+	if i.Logical != want || i.Brought != want || i.Stored < want || i.Stored > want+4096 || i.Tree == [32]byte{} {
 		t.Errorf("accounts of the first: %+v, want %d bytes", i, want)
 	}
 	w.put("checkpoint-2/model.pt", data)
 	w.put("checkpoint-2/small", "SMALL")
 	w.step("2")
 	i = w.stored("2")
-	if i.Logical != 2*want-int64(len("twice")) || i.New != int64(len("SMALL")) {
+	if i.Logical != 2*want-int64(len("twice")) || i.Brought != int64(len("SMALL")) {
 		t.Errorf("accounts of the second: %+v", i)
 	}
 	w.drain()

@@ -59,7 +59,7 @@ type collected struct {
 	fail error
 }
 
-func (c *collected) Collect(context.Context, bool) error { c.n++; return c.fail }
+func (c *collected) Collect(context.Context, bool, func(int64)) error { c.n++; return c.fail }
 
 // What expired snapshots saw is freed after their expiry is durable, chunks
 // after that; a failure is told and tried again.

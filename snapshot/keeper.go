@@ -35,6 +35,7 @@ type keeper struct {
 	hurry     bool                     // somebody asked for a prune: no undo any more
 	free      bool                     // the tree may have something to free
 	busy      bool                     // what is due is in use
+	freed     freedBytes
 }
 
 func newKeeper(m *Manager) *keeper {
@@ -238,8 +239,11 @@ func (k *keeper) once(ctx context.Context, hurry bool, fn func(n int)) (n int, e
 			fn(some)
 		}
 	}
+	staged, packs := k.m.tree.Reaped(), k.packsFreed()
+	defer func() { k.ran(Pruned{Done: n, Staged: k.m.tree.Reaped() - staged, Packs: k.packsFreed() - packs}) }()
 	errs := []error{k.m.clock.sample(k.tick(), k.m.sealer.recordResolved), k.policies(ctx)}
-	errs = append(errs, k.pruneForgotten(ctx, hurry, count), k.dropBarriers(ctx, count), k.release(ctx, false))
+	errs = append(errs, k.pruneForgotten(ctx, hurry, count), k.dropBarriers(ctx, count))
+	errs = append(errs, k.release(ctx, false, fn))
 	return n, errors.Join(errs...)
 }
 
@@ -325,8 +329,9 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // release has the tree and the chunk store free what nobody sees any more.
-// With urgent, somebody waits for the room.
-func (k *keeper) release(ctx context.Context, urgent bool) (err error) {
+// With urgent, somebody waits for the room. fn, which may be nil, hears of packs
+// that are gone.
+func (k *keeper) release(ctx context.Context, urgent bool, fn func(n int)) (err error) {
 	k.mu.Lock()
 	more := k.free
 	k.free = false
@@ -341,54 +346,14 @@ func (k *keeper) release(ctx context.Context, urgent bool) (err error) {
 		return fmt.Errorf("free what expired snapshots saw: %w", err)
 	}
 	if c := k.m.cfg.Collector; c != nil {
-		if err := c.Collect(ctx, urgent); err != nil {
+		err := c.Collect(ctx, urgent, func(bytes int64) {
+			if k.gotBack(bytes); fn != nil && bytes != 0 {
+				fn(0)
+			}
+		})
+		if err != nil {
 			return fmt.Errorf("free chunks: %w", err)
 		}
 	}
 	return nil
-}
-
-// Pruned says how far a prune is.
-type Pruned struct {
-	Done int // snapshots and barriers removed
-	Left int // forgotten ones that are not removed yet
-}
-
-// PruneNow removes what is forgotten, without waiting for the time in which
-// that can be undone, and what else is due, and returns once what only they saw
-// is freed. What is in use stays: it is the last report's Left. fn, which may be nil,
-// hears how far it is. An end of ctx leaves the rest to the keeper.
-func (m *Manager) PruneNow(ctx context.Context, fn func(Pruned)) (p Pruned, err error) {
-	k := m.keeper
-	if err := k.load(); err != nil {
-		return p, err
-	}
-	k.mu.Lock()
-	k.free = true
-	k.mu.Unlock()
-	_, err = k.once(ctx, true, func(n int) {
-		p.Done += n
-		p.Left = k.left()
-		if fn != nil {
-			fn(p)
-		}
-	})
-	p.Left = k.left()
-	return p, err
-}
-
-// StartPrune has the keeper do what PruneNow does, and gives how many are forgotten.
-func (m *Manager) StartPrune() int {
-	k := m.keeper
-	k.mu.Lock()
-	k.hurry, k.free = true, true
-	k.mu.Unlock()
-	k.wake()
-	return k.left()
-}
-
-func (k *keeper) left() int {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return len(k.forgotten)
 }

@@ -106,6 +106,8 @@ type Manager struct {
 	clock   *clock
 	keeper  *keeper
 
+	outlooks outlooks
+
 	sealer *sealer
 	store  *storer
 	evict  *evictor

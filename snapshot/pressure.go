@@ -44,7 +44,7 @@ func (m *Manager) giveUp(ctx context.Context) (bool, error) {
 		return false, err // the storer reads it at this moment, say
 	}
 	k.freeing()
-	return true, k.release(ctx, true)
+	return true, k.release(ctx, true, nil)
 }
 
 // freeDead frees what is dead already: the job deletes files that were stored.
@@ -54,7 +54,7 @@ func (m *Manager) freeDead(ctx context.Context) (freed bool, err error) {
 		return false, err
 	}
 	m.keeper.freeing()
-	if err := m.keeper.release(ctx, true); err != nil {
+	if err := m.keeper.release(ctx, true, nil); err != nil {
 		return false, err
 	}
 	after, _, err := m.tree.Room()
@@ -68,25 +68,37 @@ func (m *Manager) expendable() (seqs []uint64, soon bool, err error) {
 	if err != nil || len(all) == 0 {
 		return nil, false, err
 	}
-	var forgotten, barriers []uint64
-	for _, i := range all {
-		switch {
-		case len(i.Holds) > 0 || m.inUseNow(i.Seq):
-		case i.Forgotten != nil:
-			forgotten = append(forgotten, i.Seq)
-		case i.Name == "" && i.Seq != all[len(all)-1].Seq: // the newest is the live tree
-			barriers = append(barriers, i.Seq)
-		}
-	}
+	forgotten, barriers := m.loose(all)
 	switch {
 	case len(forgotten) > 0:
-		return forgotten, false, nil
+		return numbersOf(forgotten), false, nil
 	case len(barriers) > 0:
-		return barriers[:min(len(barriers), expireBatch)], false, nil
+		return numbersOf(barriers[:min(len(barriers), expireBatch)]), false, nil
 	case m.cfg.KeepSteps:
 		return nil, false, nil
 	}
 	return m.oldestStep(all)
+}
+
+// loose gives what goes before any step does.
+func (m *Manager) loose(all []Info) (forgotten, barriers []Info) {
+	for _, i := range all {
+		switch {
+		case len(i.Holds) > 0 || m.inUseNow(i.Seq):
+		case i.Forgotten != nil:
+			forgotten = append(forgotten, i)
+		case i.Name == "" && i.Seq != all[len(all)-1].Seq: // the newest is the live tree
+			barriers = append(barriers, i)
+		}
+	}
+	return forgotten, barriers
+}
+
+func numbersOf(is []Info) (seqs []uint64) {
+	for _, i := range is {
+		seqs = append(seqs, i.Seq)
+	}
+	return seqs
 }
 
 // all gives every snapshot, oldest first.

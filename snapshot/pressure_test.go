@@ -38,7 +38,8 @@ func (w *world) whole(k int) {
 // deleted goes, oldest first, but for the newest three steps, which show five
 // checkpoints, and what is held, which shows two more.
 func TestRotationMakesRoom(t *testing.T) {
-	w := newWorld(t, nil)
+	h := &hands{}
+	w := newWorld(t, func(c *snapshot.Config) { keeping(h, nil)(c); c.Undo, c.UseGrace = 0, 0 })
 	w.limit(40<<20, 1<<20)
 	w.ok(w.rotate(1, 4))
 	second, err := w.m.Resolve("", "2")
@@ -53,6 +54,15 @@ func TestRotationMakesRoom(t *testing.T) {
 		if _, err := w.m.Resolve("", fmt.Sprint(k)); !errors.Is(err, snapshot.ErrNotExist) {
 			t.Errorf("step %d is still there: %v", k, err)
 		}
+	}
+	expired, forgotten := h.reported()
+	for _, said := range append(strings.Split(expired, "\n"), strings.Split(forgotten, "\n")...) {
+		if !strings.HasSuffix(said, " space: the store is nearly full") {
+			t.Errorf("reported: %s", said)
+		}
+	}
+	if !strings.Contains("\n"+expired, "\n10@") || !strings.Contains("\n"+forgotten, "\n10@") || !strings.Contains("\n"+expired, "\n@") {
+		t.Errorf("reported as expired:\n%s\nas forgotten:\n%s", expired, forgotten)
 	}
 	w.noFaults()
 }

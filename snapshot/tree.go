@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"io"
+	"time"
 
 	"stepfs/chunkstore"
 	"stepfs/internal/schema"
@@ -47,6 +48,19 @@ type Tree interface {
 	// schema.PrefixExpired; more: it did a part of it. Unless it is urgent it
 	// takes its time.
 	Prune(ctx context.Context, urgent bool) (more bool, err error)
+
+	// Freeable gives the bytes that would come back if these snapshots, and no
+	// others, were removed and pruned. FreeableOf does so for one, and knows
+	// answers: one that may have changed is up to age old, or as many times as
+	// long as it took.
+	Freeable(ctx context.Context, seqs ...uint64) (int64, error)
+	FreeableOf(ctx context.Context, seq uint64, age time.Duration) (int64, error)
+	// Reaped gives how many bytes of staging files of dead content were removed
+	// so far.
+	Reaped() int64
+	// Unlinked calls fn for each file that is only still there because somebody
+	// has it open, with its last name and the bytes of its data.
+	Unlinked(fn func(name string, bytes int64)) error
 
 	// Rollback makes the directory dst of the live tree what src was in
 	// snapshot seq, without copying data. It gives the names in dst that changed.
@@ -131,8 +145,8 @@ type Chunks interface {
 
 // Collector frees chunks and packs that nothing names any more.
 type Collector interface {
-	// Collect is gentle unless it is urgent.
-	Collect(ctx context.Context, urgent bool) error
+	// Collect is gentle unless it is urgent. freed hears of bytes that came back.
+	Collect(ctx context.Context, urgent bool, freed func(bytes int64)) error
 }
 
 var _ Chunks = (*chunkstore.Store)(nil)

@@ -79,6 +79,14 @@ func (r *Registry) inUseNow(seq uint64) bool {
 	return r.uses.busy(seq, min(pressedGrace, r.uses.grace))
 }
 
+// readers says whether a snapshot is in use when room is scarce, and how much is
+// open in it.
+func (r *Registry) readers(seq uint64) (open int, reads bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.uses.of[seq].pins, r.uses.busy(seq, min(pressedGrace, r.uses.grace))
+}
+
 // idleSoon says whether a snapshot is in use only for a moment more, since
 // nobody has it open.
 func (r *Registry) idleSoon(seq uint64) bool {

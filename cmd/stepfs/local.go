@@ -110,11 +110,20 @@ func (l *local) Snapshots(ctx context.Context, q SnapshotQuery, fn func(Snapshot
 	}
 	slices.SortFunc(all, func(a, b snapshot.Info) int { return cmp.Compare(a.Seq, b.Seq) })
 	for _, i := range all {
-		if err := errors.Join(ctx.Err(), fn(describeSnapshot(i))); err != nil {
+		if err := l.tell(ctx, i, fn); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// tell hands fn a snapshot.
+func (l *local) tell(ctx context.Context, i snapshot.Info, fn func(SnapshotInfo) error) error {
+	s, err := l.snapshotInfo(ctx, i, 0)
+	if err != nil {
+		return err
+	}
+	return fn(s)
 }
 
 // steps gives the steps of one scope, with every revision of each if asked.
@@ -147,7 +156,7 @@ func (l *local) barriers(ctx context.Context, fn func(SnapshotInfo) error) error
 		}
 		for _, i := range page {
 			after = i.Seq
-			if err := errors.Join(ctx.Err(), fn(describeSnapshot(i))); err != nil {
+			if err := l.tell(ctx, i, fn); err != nil {
 				return err
 			}
 		}
@@ -158,7 +167,7 @@ func (l *local) barriers(ctx context.Context, fn func(SnapshotInfo) error) error
 }
 
 // Find resolves what people call a snapshot. "@77" is the barrier 77.
-func (l *local) Find(_ context.Context, scope, name string) (SnapshotInfo, error) {
+func (l *local) Find(ctx context.Context, scope, name string) (SnapshotInfo, error) {
 	i, err := l.find(scope, name)
 	if errors.Is(err, snapshot.ErrNotExist) {
 		return SnapshotInfo{}, fmt.Errorf("there is no snapshot %s%s", name, inScope(scope))
@@ -166,7 +175,7 @@ func (l *local) Find(_ context.Context, scope, name string) (SnapshotInfo, error
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
-	return describeSnapshot(i), nil
+	return l.acted(ctx, i), nil
 }
 
 func (l *local) find(scope, name string) (snapshot.Info, error) {
@@ -200,7 +209,7 @@ func (l *local) Snapshot(ctx context.Context, r SnapshotRequest) (SnapshotInfo, 
 	case err != nil:
 		return SnapshotInfo{}, fmt.Errorf("taking snapshot %s: %w", r.Name, err)
 	}
-	return describeSnapshot(i), nil
+	return l.acted(ctx, i), nil
 }
 
 // Rollback returns the snapshot of what was there before.
@@ -214,7 +223,7 @@ func (l *local) Rollback(ctx context.Context, r RollbackRequest) (SnapshotInfo, 
 	case err != nil:
 		return SnapshotInfo{}, fmt.Errorf("rolling back to %s: %w", r.Step, err)
 	}
-	return describeSnapshot(i), nil
+	return l.acted(ctx, i), nil
 }
 
 func (l *local) Source(_ context.Context, s SnapshotInfo) (source, error) {
@@ -257,21 +266,7 @@ func (l *local) Status(ctx context.Context) (Status, error) {
 	if err := l.describeUse(&s); err != nil {
 		return Status{}, err
 	}
-	for _, scope := range l.parts.manager.AllScopes() {
-		if i, ok := l.parts.manager.Latest(scope); ok && (s.Last == nil || s.Last.Sequence < i.Seq) {
-			s.Last = new(describeSnapshot(i))
-		}
-	}
-	err = l.Snapshots(ctx, SnapshotQuery{}, func(SnapshotInfo) error { s.Steps++; return nil })
-	if err == nil {
-		err = l.barriers(ctx, func(i SnapshotInfo) error {
-			if i.Step == "" {
-				s.Barriers++
-			}
-			return nil
-		})
-	}
-	if err != nil {
+	if err := l.describeSnapshots(ctx, &s); err != nil {
 		return Status{}, err
 	}
 	if l.describe != nil {
@@ -283,7 +278,7 @@ func (l *local) Status(ctx context.Context) (Status, error) {
 func (l *local) Stats(context.Context) (Stats, error) {
 	c := l.parts.chunks.Stats()
 	s := Stats{
-		Packs: c.Packs, Chunks: c.Chunks, Raw: c.Raw, Stored: c.Stored, PackBytes: c.Size,
+		Packs: c.Packs, Chunks: c.Chunks, Raw: c.Raw, Stored: c.Stored, PackBytes: c.Size, Dead: int64(c.Dead),
 		Ingested: c.Ingested, Duplicate: c.Duplicate, Inherited: c.Inherited, Written: c.Written,
 		Read: c.Read, Loads: c.Loads, CacheHits: c.CacheHits,
 		LostPacks: c.LostPacks, BadPacks: c.BadPacks, DamagedChunks: c.DamagedChunks,
@@ -310,11 +305,33 @@ func (l *local) Drain(ctx context.Context, fn func(DrainProgress) error) error {
 	return fn(DrainProgress{Total: total, Done: true})
 }
 
+// infoAge is how old the account of what a snapshot alone needs may be where it
+// changes all the time and nobody has asked for it.
+const infoAge = time.Second
+
+// snapshotInfo describes a snapshot.
+func (l *local) snapshotInfo(ctx context.Context, i snapshot.Info, age time.Duration) (SnapshotInfo, error) {
+	s := describeSnapshot(i)
+	var err error
+	if s.New, err = l.parts.manager.Freeable(ctx, i.Seq, age); err != nil {
+		return s, fmt.Errorf("counting what %s alone needs: %w", i.Path(), err)
+	}
+	return s, nil
+}
+
+// acted describes a snapshot to which something is, or was, done: that a number
+// can't be had does not keep it from that.
+func (l *local) acted(ctx context.Context, i snapshot.Info) SnapshotInfo {
+	s, _ := l.snapshotInfo(ctx, i, infoAge)
+	return s
+}
+
+// describeSnapshot is snapshotInfo without what it alone needs.
 func describeSnapshot(i snapshot.Info) SnapshotInfo {
 	s := SnapshotInfo{
 		ID: i.ID(), Step: i.Name, Scope: i.Scope, Revision: i.Revision, Sequence: i.Seq,
 		Time: i.Time.UTC(), Reason: i.Reason, Verdict: i.Verdict, Marks: i.Marks, Tags: i.Tags,
-		Logical: i.Logical, New: i.New, Stored: i.Stored, State: i.State,
+		Logical: i.Logical, Stored: i.Stored, State: i.State,
 	}
 	for _, h := range i.Holds {
 		s.Holds = append(s.Holds, HoldInfo{h.Name, h.By, h.UID, h.Reason, h.Time.UTC()})

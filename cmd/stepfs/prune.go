@@ -16,7 +16,8 @@ func pruneCommand(g *global) *cobra.Command {
 		Long: `Remove for good what is forgotten and what the policy does not keep, and free the
 space that nothing else needs. A running daemon does that by itself, some time
 after the forget; this asks it to do it now, and with --wait returns once it is
-done. What somebody reads or holds stays.
+done and says how much came back: bytes of packs, less what is written anew for
+it, and of staging files. What somebody reads or holds stays.
 
 Interrupting it is safe: what is not removed yet is removed later.`,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -36,6 +37,7 @@ Interrupting it is safe: what is not removed yet is removed later.`,
 				last = p
 				bar.total(int64(p.Pruned + p.Left))
 				bar.set(int64(p.Pruned))
+				bar.note(humanBytes(p.Packs+p.Staging) + " freed")
 				return nil
 			})
 			bar.finish()
@@ -58,7 +60,7 @@ func (p PruneProgress) words() string {
 	case !p.Done:
 		return fmt.Sprintf("the daemon removes %d forgotten snapshots now", p.Left)
 	case p.Left > 0:
-		return fmt.Sprintf("%d snapshots removed; %d are in use and go later", p.Pruned, p.Left)
+		return fmt.Sprintf("%d snapshots removed, %s freed; %d are in use and go later", p.Pruned, humanBytes(p.Packs+p.Staging), p.Left)
 	}
-	return fmt.Sprintf("%d snapshots removed", p.Pruned)
+	return fmt.Sprintf("%d snapshots removed, %s freed", p.Pruned, humanBytes(p.Packs+p.Staging))
 }

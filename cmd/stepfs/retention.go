@@ -30,7 +30,7 @@ func whoami() string {
 }
 
 // Forget forgets by name or by policy.
-func (l *local) Forget(_ context.Context, r ForgetRequest) (out ForgetResult, err error) {
+func (l *local) Forget(ctx context.Context, r ForgetRequest) (out ForgetResult, err error) {
 	out.Decisions = []ForgetDecision{}
 	if r.Policy {
 		all, err := l.parts.manager.ForgetByPolicy(r.Scope, r.DryRun)
@@ -42,7 +42,7 @@ func (l *local) Forget(_ context.Context, r ForgetRequest) (out ForgetResult, er
 			if d.Keep {
 				action = "keep"
 			}
-			out.Decisions = append(out.Decisions, ForgetDecision{action, d.Why, r.DryRun, describeSnapshot(d.Info)})
+			out.Decisions = append(out.Decisions, ForgetDecision{action, d.Why, r.DryRun, l.acted(ctx, d.Info)})
 		}
 		return out, nil
 	}
@@ -53,19 +53,19 @@ func (l *local) Forget(_ context.Context, r ForgetRequest) (out ForgetResult, er
 		return out, fmt.Errorf("nothing is forgotten: %w", err)
 	}
 	for _, i := range is {
-		out.Decisions = append(out.Decisions, ForgetDecision{"forget", r.Reason, r.DryRun, describeSnapshot(i)})
+		out.Decisions = append(out.Decisions, ForgetDecision{"forget", r.Reason, r.DryRun, l.acted(ctx, i)})
 	}
 	return out, nil
 }
 
 // Unforget brings back.
-func (l *local) Unforget(_ context.Context, r ForgetRequest) (out ForgetResult, err error) {
+func (l *local) Unforget(ctx context.Context, r ForgetRequest) (out ForgetResult, err error) {
 	is, err := l.parts.manager.Unforget(scopeOr(r.Scope), r.Steps)
 	if err != nil {
 		return out, fmt.Errorf("nothing is brought back: %w", err)
 	}
 	for _, i := range is {
-		out.Decisions = append(out.Decisions, ForgetDecision{"unforget", "", false, describeSnapshot(i)})
+		out.Decisions = append(out.Decisions, ForgetDecision{"unforget", "", false, l.acted(ctx, i)})
 	}
 	return out, nil
 }
@@ -87,7 +87,7 @@ func (l *local) Hold(ctx context.Context, r HoldRequest) (SnapshotInfo, error) {
 	if err != nil {
 		return s, fmt.Errorf("holding %s: %w", r.Step, err)
 	}
-	return describeSnapshot(i), nil
+	return l.acted(ctx, i), nil
 }
 
 // Release ends a hold.
@@ -100,7 +100,7 @@ func (l *local) Release(ctx context.Context, r HoldRequest) (SnapshotInfo, error
 	if err != nil {
 		return s, fmt.Errorf("releasing %s: %w", r.Step, err)
 	}
-	return describeSnapshot(i), nil
+	return l.acted(ctx, i), nil
 }
 
 // Prune removes what is forgotten. Without a daemon somebody has to wait.
@@ -111,14 +111,20 @@ func (l *local) Prune(ctx context.Context, r PruneRequest, fn func(PruneProgress
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	p, err := l.parts.manager.PruneNow(ctx, func(p snapshot.Pruned) {
-		if err := fn(PruneProgress{Pruned: p.Done, Left: p.Left}); err != nil {
+		if err := fn(pruneProgress(p)); err != nil {
 			cancel(err) // nobody listens any more
 		}
 	})
 	if err != nil {
 		return fmt.Errorf("pruning: %w", err)
 	}
-	return fn(PruneProgress{Pruned: p.Done, Left: p.Left, Done: true})
+	end := pruneProgress(p)
+	end.Done = true
+	return fn(end)
+}
+
+func pruneProgress(p snapshot.Pruned) PruneProgress {
+	return PruneProgress{Pruned: p.Done, Left: p.Left, Packs: p.Packs, Staging: p.Staged}
 }
 
 // policyOf is the policy among a store's settings. One that can't be used

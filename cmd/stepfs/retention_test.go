@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"math/rand"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -167,5 +169,91 @@ func TestForgottenWhileCopied(t *testing.T) {
 	}
 	if b, err := io.ReadAll(open); err != nil || len(b) != 3<<16 {
 		t.Errorf("the open file: %d bytes, %v", len(b), err)
+	}
+}
+
+// statusOf reads `stepfs status --json` once cond holds for it: what is costly
+// to find out may be a moment old.
+func statusOf(t *testing.T, store string, cond func(*Status) bool) (s Status) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		s = Status{}
+		must(t, json.Unmarshal([]byte(says(t, 0, "", "status", "--json", store).stdout), &s))
+		if cond(&s) {
+			return s
+		}
+		if time.Now().After(end) {
+			t.Fatalf("status: %+v", s)
+		}
+	}
+}
+
+// Status says what would go next, what keeps space and who has it, and what
+// pruning did; `snapshots` says what a step alone needs, and prune that it came
+// back.
+func TestStatusOutlook(t *testing.T) {
+	store, point, _ := mountInBackground(t)
+	const size = 3 << 16
+	for _, step := range []string{"101", "102", "103", "104", "105"} {
+		must(t, os.MkdirAll(point+"/"+step, 0o755))
+		data := make([]byte, size)
+		rand.New(rand.NewSource(int64(step[2]))).Read(data)
+		must(t, os.WriteFile(point+"/"+step+"/model.bin", data, 0o644))
+		must(t, unix.Setxattr(point, "user.stepfs.step", []byte(step), 0))
+		must(t, os.RemoveAll(point+"/"+step))
+	}
+	says(t, 0, "held", "hold", store, "101", "--reason", "the paper's figure 3")
+	says(t, 0, "", "drain", store)
+	open, err := os.Create(point + "/scratch")
+	must(t, err)
+	defer open.Close()
+	_, err = open.Write(make([]byte, 1<<20))
+	must(t, errors.Join(err, os.Remove(point+"/scratch")))
+
+	s := statusOf(t, store, func(s *Status) bool { return len(s.Pins) == 5 && len(s.Next) == 2 })
+	if n := s.Next[1]; n.What != "step" || !strings.HasPrefix(n.Snapshots[0], "102@") || n.Bytes < size || s.Next[0].What != "hot copies" {
+		t.Errorf("next: %+v", s.Next)
+	}
+	kinds := map[string]PinInfo{}
+	for _, p := range s.Pins {
+		kinds[p.Kind] = p
+	}
+	if p := kinds["held"]; p.Bytes < size || len(p.Holds) != 1 || p.Holds[0].Reason != "the paper's figure 3" || p.Holds[0].By != whoami() {
+		t.Errorf("held: %+v", p)
+	}
+	if p := kinds["unlinked"]; !strings.Contains(p.File, "scratch") || p.Bytes != 1<<20 {
+		t.Errorf("open and deleted: %+v", p)
+	}
+	if p := kinds["newest"]; p.Snapshot == "" {
+		t.Errorf("newest: %+v", s.Pins)
+	}
+	text, err := os.ReadFile(point + "/snapshots/.status")
+	must(t, err)
+	for _, want := range []string{"next to go", "step 102@", "held by " + whoami() + ": the paper's figure 3", "deleted and still open"} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf(".status does not say %q:\n%s", want, text)
+		}
+	}
+
+	var fresh int64
+	for line := range strings.Lines(says(t, 0, "102", "snapshots", "--json", store).stdout) {
+		var i SnapshotInfo
+		must(t, json.Unmarshal([]byte(line), &i))
+		if i.Step == "102" {
+			fresh = i.New
+		}
+	}
+	if fresh < size || fresh > size+8<<10 {
+		t.Errorf("step 102 alone needs %d bytes", fresh)
+	}
+	says(t, 0, "102@", "forget", store, "102")
+	s = statusOf(t, store, func(s *Status) bool { return s.Prune.Forgotten == 1 && s.Prune.ForgottenBytes > 0 })
+	if s.Prune.ForgottenBytes != fresh || s.Next[1].What != "forgotten" {
+		t.Errorf("a forgotten step of %d bytes: %+v", fresh, s)
+	}
+	says(t, 0, "freed", "prune", "--wait", store)
+	s = statusOf(t, store, func(s *Status) bool { return s.Prune.Forgotten == 0 && s.Prune.Dead+s.Prune.AllPacks >= fresh })
+	if s.Prune.Last == nil || s.Prune.Queue != 0 {
+		t.Errorf("pruned: %+v", s.Prune)
 	}
 }

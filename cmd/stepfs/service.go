@@ -47,9 +47,9 @@ type SnapshotInfo struct {
 	Marks    []string  `json:"marks,omitempty"`
 	Tags     []string  `json:"tags"`
 	Logical  int64     `json:"logical_bytes"`
-	New      int64     `json:"new_bytes"`
-	Stored   int64     `json:"stored_bytes"`
-	State    string    `json:"state"` // staged, stored
+	New      int64     `json:"new_bytes"`    // would come back if this one alone were forgotten and pruned
+	Stored   int64     `json:"stored_bytes"` // what it added to packs when it was stored
+	State    string    `json:"state"`        // staged, stored
 
 	Holds     []HoldInfo     `json:"holds,omitempty"`
 	Forgotten *ForgottenInfo `json:"forgotten,omitempty"` // nil: it is not
@@ -111,9 +111,11 @@ type PruneRequest struct {
 
 // PruneProgress says how far a prune is. The last one has Done, unless nobody waits.
 type PruneProgress struct {
-	Pruned int  `json:"pruned"` // snapshots and barriers
-	Left   int  `json:"left"`   // forgotten ones that are still there; with Done, since they are in use
-	Done   bool `json:"done"`
+	Pruned  int   `json:"pruned"`        // snapshots and barriers
+	Left    int   `json:"left"`          // forgotten ones that are still there; with Done, since they are in use
+	Packs   int64 `json:"pack_bytes"`    // that came back, of packs and
+	Staging int64 `json:"staging_bytes"` // of staging files
+	Done    bool  `json:"done"`
 }
 
 // PolicyRequest changes the store's policy: "key=value" to set, keys to unset.
@@ -190,6 +192,10 @@ type Status struct {
 	Hot         int64         `json:"hot_bytes"` // whole copies of what is stored; they go when room is needed
 	Growth      int64         `json:"growth_bytes_per_hour,omitempty"`
 	Lasts       int64         `json:"lasts_seconds,omitempty"` // at the present rate; 0: it does not grow
+	Next        []NextInfo    `json:"next_to_go"`              // when room is scarce, in this order
+	KeepSteps   bool          `json:"keeps_steps,omitempty"`   // no step goes (--on-full=stop)
+	Pins        []PinInfo     `json:"pins"`                    // what needs the most space of its own and can't go
+	Prune       PruneInfo     `json:"prune"`
 	RecentFault []string      `json:"recent_faults,omitempty"`
 }
 

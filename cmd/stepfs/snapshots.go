@@ -16,6 +16,12 @@ func snapshotsCommand(g *global) *cobra.Command {
 		Use:     usage,
 		Aliases: []string{"list"},
 		Short:   "List the snapshots, in the order in which they were taken",
+		Long: `List the snapshots, in the order in which they were taken.
+
+LOGICAL is what the files come to. NEW is what would come back if this snapshot
+alone were forgotten and pruned: what it shares with another, also with one that
+is forgotten and not pruned yet, is not in it. STORED is what it added to packs
+when it was stored.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			store, _, err := g.storeAnd(args, usage, 0, 0)
 			if err != nil {

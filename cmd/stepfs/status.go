@@ -13,6 +13,9 @@ func statusCommand(g *global) *cobra.Command {
 	return &cobra.Command{
 		Use:   usage,
 		Short: "Say what is saved and what is not yet",
+		Long: `Say what is saved and what is not yet, where the space goes, what would be given
+up next if it ran out, what can't be given up and who holds it, and what pruning
+did. The same is in snapshots/.status and snapshots/.status.json.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			store, _, err := g.storeAnd(args, usage, 0, 0)
 			if err != nil {
@@ -64,6 +67,7 @@ func (s *Status) print(w io.Writer) error {
 	}
 	row("space goes to", "packs %s, staged and not stored %s, hot copies %s (they go when room is needed)",
 		humanBytes(s.PackBytes), humanBytes(s.Unstored), humanBytes(s.Hot))
+	s.printOutlook(row)
 	row("disk", "%s free of %s (%s)", humanBytes(s.SpaceFree), humanBytes(s.SpaceTotal), s.Filesystem)
 	if s.Advice != "" {
 		row("advice", "%s", s.Advice)

@@ -119,6 +119,24 @@ func (t *Tree) IsHot(gen uint64) (bool, error) {
 	return err == nil, wrapDisk(err)
 }
 
+// Unlinked calls fn for each file that nobody can open any more and that is
+// still there, since somebody has it open: with its last name, and the bytes of
+// its data. (Snapshots may show some of them, too.)
+func (t *Tree) Unlinked(fn func(name string, bytes int64)) error {
+	inos, err := t.numbered(schema.PrefixOrphan)
+	for _, ino := range inos {
+		rec, _, e := t.readInode(ino, newest)
+		if errors.Is(e, ErrNotExist) || e == nil && (rec.Deleted || !isReg(rec)) {
+			continue // closed meanwhile, or a directory
+		}
+		if e != nil {
+			return errors.Join(err, e)
+		}
+		fn(rec.Name, rec.Live.Alloc)
+	}
+	return err
+}
+
 // watcher takes a sample of what the store uses once in a while, and has the
 // meter count again.
 type watcher struct {

@@ -297,6 +297,7 @@ func (t *Tree) dropGen(tx *txn, ino, gen uint64) error {
 		tx.Delete(schema.Numbered(schema.PrefixPending, gen))
 		g.Ino = 0
 	}
+	t.freeables.touch(gen)
 	if others || g.Ino != 0 {
 		tx.Put(key, g.Encode())
 		return nil
@@ -349,8 +350,16 @@ func (t *Tree) unlinkDoomed() error {
 		return wrapDisk(err)
 	}
 	for _, gen := range gens {
-		if err := errors.Join(t.gens.forget(gen), t.cfg.Disk.Remove(gen)); err != nil {
+		evicted, err := t.has(schema.Numbered(schema.PrefixGen, gen))
+		if err = errors.Join(err, t.gens.forget(gen)); err != nil {
 			return wrapDisk(err)
+		}
+		n, err := t.usage.remove(gen)
+		if err != nil {
+			return wrapDisk(err)
+		}
+		if !evicted {
+			t.reaped.Add(n)
 		}
 	}
 	_, err = t.update(schema.KindReap, func(tx *txn) error {
@@ -361,3 +370,7 @@ func (t *Tree) unlinkDoomed() error {
 	})
 	return err
 }
+
+// Reaped gives how many bytes of staging files of dead content were removed
+// since the tree was opened.
+func (t *Tree) Reaped() int64 { return t.reaped.Load() }

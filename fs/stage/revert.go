@@ -46,6 +46,7 @@ func (t *Tree) revert(n *inode, marks []mark, failed bool) error {
 			t.unpend(tx, m, written)
 		}
 		t.reaper.add(tx, n.ino)
+		t.freeables.touchAll()
 		var older *schema.Content // newest durable one that an older version names
 		for k := len(versions) - 1; k >= 0; k-- {
 			rec := *versions[k].rec

@@ -346,6 +346,7 @@ func (f *Frozen) repoint(tx *txn, target uint64) error {
 		now := fs
 		for _, fr := range fs {
 			tx.Put(schema.ReapKey(f.p.Ino, fr.Gen), nil)
+			f.t.freeables.touch(fr.Gen)
 		}
 		rest := c.Len - int64(s)*stripeSize
 		for _, fr := range fs {

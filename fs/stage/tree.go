@@ -5,9 +5,9 @@
 // Read tree.go first, then namespace.go (names), content.go (how a file's
 // bytes are found), write.go (how they get there), commit.go (what a close
 // and a cut freeze), settle.go (how they become durable), view.go (how a
-// snapshot reads the same keys), prune.go and reap.go (how space comes back), revert.go
-// (what snapshots show of content that was lost) and recover.go (what a crash
-// leaves).
+// snapshot reads the same keys), prune.go and reap.go (how space comes back),
+// freeable.go (how much of it would), revert.go (what snapshots show of content
+// that was lost) and recover.go (what a crash leaves).
 //
 // Every change is one transaction of internal/state, so that what was
 // answered is in the journal. The in-memory inode (type inode) only caches
@@ -45,6 +45,13 @@ type Chunks interface {
 	// may be taken away.
 	Hold(tx *state.Tx, holder uint64, ids [][32]byte) error
 	Drop(tx *state.Tx, holder uint64, ids [][32]byte) error
+	// Sole adds up what those chunks of a holder take that would be dead if all
+	// those holders ended that freed says yes to; each chunk once, at the first
+	// of its holders.
+	Sole(holder uint64, ids [][32]byte, freed func(holder uint64) bool) (bytes int64, err error)
+	// Watch has fn told, within the transaction, of a holder whose Sole may
+	// have changed.
+	Watch(fn func(holder uint64))
 }
 
 // Events tells the owner of a tree what happens in it. Each func may be nil;
@@ -103,13 +110,15 @@ type Tree struct {
 	hot       hotBytes
 	watcher   watcher
 
-	renameMu sync.Mutex
-	nextFh   atomic.Uint64
-	settler  settler
-	reaper   reaper
-	views    viewCache
-	cuts     cutSet
-	changes  uint64 // transactions that changed the tree; under the ordering lock
+	renameMu  sync.Mutex
+	nextFh    atomic.Uint64
+	settler   settler
+	reaper    reaper
+	views     viewCache
+	cuts      cutSet
+	freeables freeables
+	reaped    atomic.Int64 // bytes; see Reaped
+	changes   uint64       // transactions that changed the tree; under the ordering lock
 }
 
 // Open opens the tree kept in cfg.Engine, making an empty one if there is
@@ -128,6 +137,10 @@ func Open(cfg Config) (*Tree, error) {
 	t.unsettled.init()
 	t.settler.init()
 	t.reaper.init()
+	t.freeables.init()
+	if cfg.Chunks != nil {
+		cfg.Chunks.Watch(t.freeables.touch)
+	}
 	if err := t.space.init(t); err != nil {
 		return nil, err
 	}

@@ -96,6 +96,12 @@ func (m *meter) count() error {
 
 // Remove takes the file's bytes off the account once they are free.
 func (m *meter) Remove(gen uint64) error {
+	_, err := m.remove(gen)
+	return err
+}
+
+// remove gives how many bytes that were.
+func (m *meter) remove(gen uint64) (int64, error) {
 	m.removing.Lock() // the reaper and an evictor may come for the same file
 	defer m.removing.Unlock()
 	n, err := m.Allocated(gen)
@@ -109,12 +115,13 @@ func (m *meter) Remove(gen uint64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.mu.leaving -= n
-	if err == nil {
-		m.mu.staged -= n
-		m.mu.moved += n
-		m.mu.removed++
+	if err != nil {
+		return 0, err
 	}
-	return err
+	m.mu.staged -= n
+	m.mu.moved += n
+	m.mu.removed++
+	return n, nil
 }
 
 func (m *meter) Create(gen uint64) (File, error) { return m.measure(m.Disk.Create(gen)) }

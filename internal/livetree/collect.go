@@ -18,11 +18,18 @@ type collector struct {
 	rate   int64
 }
 
-func (c collector) Collect(ctx context.Context, urgent bool) error {
+func (c collector) Collect(ctx context.Context, urgent bool, freed func(bytes int64)) error {
 	o := chunkstore.CollectOptions{Rate: c.rate, Gentle: true, Encode: true}
 	if urgent {
 		o = chunkstore.CollectOptions{DeadShare: 0.25}
 	}
-	_, err := c.chunks.Collect(ctx, o)
+	told := int64(0)
+	o.Progress = func(s chunkstore.CollectStats) {
+		net := s.Freed - s.Written
+		freed(net - told)
+		told = net
+	}
+	s, err := c.chunks.Collect(ctx, o)
+	o.Progress(s) // what an end in the middle left untold
 	return err
 }

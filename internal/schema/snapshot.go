@@ -18,8 +18,8 @@ type Snapshot struct {
 	Marks    []string // what this snapshot could not show as it was: "path: why"
 
 	Logical int64    // bytes of all files below the scope
-	New     int64    // bytes of them that no earlier snapshot holds, before encoding
-	Stored  int64    // bytes that they took in packs
+	Brought int64    // bytes of them that were new to the store when they were stored, before encoding
+	Stored  int64    // bytes that those took in packs
 	Tree    [32]byte // name of the root's Merkle directory object; zero = not written yet
 	Drained bool     // everything that it names is stored
 
@@ -104,7 +104,7 @@ func (s *Snapshot) Encode() []byte {
 	}
 	b = binary.AppendUvarint(b, uint64(s.UID))
 	b = binary.AppendUvarint(b, s.Revision)
-	for _, v := range [...]int64{s.Time, s.Logical, s.New, s.Stored} {
+	for _, v := range [...]int64{s.Time, s.Logical, s.Brought, s.Stored} {
 		b = binary.AppendVarint(b, v)
 	}
 	for _, l := range [...][]string{s.Tags, s.Marks} {
@@ -146,7 +146,7 @@ func DecodeSnapshot(v []byte) (*Snapshot, error) {
 	}
 	s.UID = uint32(r.uint())
 	s.Revision = r.uint()
-	for _, p := range [...]*int64{&s.Time, &s.Logical, &s.New, &s.Stored} {
+	for _, p := range [...]*int64{&s.Time, &s.Logical, &s.Brought, &s.Stored} {
 		*p = r.int()
 	}
 	for _, p := range [...]*[]string{&s.Tags, &s.Marks} {
