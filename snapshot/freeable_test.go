@@ -307,7 +307,6 @@ func freeableModel(t *testing.T, r *rand.Rand) {
 			w.barrier()
 		}
 		if len(steps) > 3 && r.Intn(8) == 0 {
-			w.drain()
 			_, err := w.m.Rollback(w.ctx(), "", steps[r.Intn(len(steps))].ID())
 			w.ok(err)
 			files = map[string]bool{}

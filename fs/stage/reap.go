@@ -200,18 +200,28 @@ func (t *Tree) queueKeys(ino uint64) (keys [][]byte, err error) {
 	return keys, wrapDisk(it.Error())
 }
 
-// findPending finds contents that wait for ingest though no version has them:
-// some of their bytes are still named, or they would be dead as a whole.
+// findPending finds contents of the inode that wait for ingest though no version
+// has them: some of their bytes are still named, or they would be dead as a
+// whole. A rollback has an inode name bytes of others, whose contents wait for
+// reasons of their own.
 func (t *Tree) findPending(f *findings, live, waits map[uint64]bool) error {
 	for gen := range live {
 		if waits[gen] {
 			continue
 		}
-		_, err := t.db.Get(schema.Numbered(schema.PrefixPending, gen))
-		if err == nil {
-			f.pending = append(f.pending, gen)
-		} else if !errors.Is(err, state.ErrNotFound) {
+		v, err := t.db.Get(schema.Numbered(schema.PrefixPending, gen))
+		if errors.Is(err, state.ErrNotFound) {
+			continue
+		}
+		if err != nil {
 			return wrapDisk(err)
+		}
+		p, err := schema.DecodePending(v)
+		if err != nil {
+			return wrapDisk(fmt.Errorf("pending %d: %w", gen, err))
+		}
+		if p.Ino == f.ino {
+			f.pending = append(f.pending, gen)
 		}
 	}
 	return nil
