@@ -1,12 +1,20 @@
 // Package inspect says whether the files of a checkpoint are structurally
 // whole: that nothing of them is missing or cut off, as far as their own
 // formats tell. It reads no more than it must and executes nothing.
+//
+// Read formats.go first (which files are checked how) and check.go (the walk),
+// then span.go and stream.go (all reading), and the formats: json.go,
+// safetensors.go, index.go, zip.go with ziplocal.go, pickle.go with
+// pickleops.go, torch.go, legacy.go, dcp.go. scan.go reads the data itself,
+// where the options ask for it.
+//
+// Every byte is hostile. Lengths are compared with what is there before they
+// are used, nothing recurses, and what is kept of a file is bounded: what
+// would need more is reported as a minor problem, "too large to be looked
+// into".
 package inspect
 
-import (
-	"context"
-	"io"
-)
+import "io"
 
 // Kind is what an entry of a directory is.
 type Kind uint8
@@ -33,7 +41,8 @@ type File interface {
 }
 
 // Tree is read access to a step. Paths are relative and slash-separated, ""
-// is its root. It must not change meanwhile.
+// is its root. It must not change meanwhile. List of a directory that is not
+// there is an fs.ErrNotExist.
 type Tree interface {
 	List(dir string) ([]Entry, error)
 	Open(path string) (File, error)
@@ -70,15 +79,4 @@ type Options struct {
 	NaN         bool // look for NaN and Inf in float tensors; they are reported as minor
 	Deep        bool // read all that a checksum covers
 	MaxProblems int  // of each kind, minor and not, in the report; 100 when 0
-}
-
-// Check looks at every file below the root of t. An error means that t could
-// not be read, not that something is wrong with what it holds.
-func Check(ctx context.Context, t Tree, o Options) (*Report, error) {
-	return &Report{}, ctx.Err()
-}
-
-// CheckFile looks at one file: for a step that is a file.
-func CheckFile(ctx context.Context, t Tree, path string, o Options) (*Report, error) {
-	return &Report{}, ctx.Err()
 }

@@ -1,0 +1,100 @@
+package inspect
+
+import (
+	"errors"
+	"path"
+	"slices"
+	"strings"
+)
+
+// A format says which files are checked how. What no format claims is not
+// looked at, but for being empty.
+type format struct {
+	names func(name string) bool
+	check func(c *checker, s span) error
+	empty bool // a file of no bytes is nothing unusual
+}
+
+// formats: the first that fits a name is taken.
+var formats = []format{
+	{names: exactly(".metadata"), check: checkDCP},
+	{names: suffix(".distcp"), check: checkDistcp, empty: true}, // a rank with nothing to save leaves one
+	{names: suffix(".safetensors"), check: checkSafetensors},
+	{names: isIndex, check: checkIndex},
+	{names: suffix(".json"), check: jsonOnly},
+	{names: exactly("_METADATA", "_CHECKPOINT_METADATA", ".zarray"), check: jsonOnly}, // Orbax
+	{names: suffix(".pt", ".pth", ".pth.tar"), check: checkTorch},
+	{names: isTorchBin, check: checkTorch},
+	// These are torch's only at times.
+	{names: suffix(".bin", ".ckpt", ".pkl", ".pickle"), check: checkTorchOrOther},
+}
+
+// weights are what frameworks that are not looked into call theirs: of size 0
+// they were not written.
+var weights = []string{".npz", ".npy", ".h5", ".msgpack", ".gguf", ".onnx"}
+
+func suffix(ends ...string) func(string) bool {
+	return func(name string) bool {
+		return slices.ContainsFunc(ends, func(end string) bool { return strings.HasSuffix(name, end) })
+	}
+}
+
+func exactly(names ...string) func(string) bool {
+	return func(name string) bool { return slices.Contains(names, name) }
+}
+
+// isTorchBin: pytorch_model-00001-of-00002.bin, optimizer.bin and so on, which
+// are torch's. A .bin of another name may be anything.
+func isTorchBin(name string) bool {
+	return strings.HasSuffix(name, ".bin") && (strings.Contains(name, "model") ||
+		slices.ContainsFunc([]string{"optimizer", "scheduler", "training_args", "adapter_"}, func(start string) bool { return strings.HasPrefix(name, start) }))
+}
+
+// isEmptyWeights: a file of size 0 that should have had something in it.
+func isEmptyWeights(name string) bool {
+	if path.Ext(name) == "" {
+		return strings.Contains(name, "optim") || strings.Contains(name, "weights")
+	}
+	return suffix(weights...)(name)
+}
+
+// formatOf gives the format of a file, nil when it has none.
+func formatOf(name string) *format {
+	for i := range formats {
+		if formats[i].names(name) {
+			return &formats[i]
+		}
+	}
+	return nil
+}
+
+// errUnknown: the content is of no format that is known.
+var errUnknown = errors.New("neither a zip nor a pickle")
+
+func jsonOnly(_ *checker, s span) error { return checkJSON(s) }
+
+// checkTorchOrOther: what is not torch's passes.
+func checkTorchOrOther(c *checker, s span) error {
+	if err := checkTorch(c, s); err != errUnknown {
+		return err
+	}
+	return nil
+}
+
+// checkDistcp: one that no .metadata speaks for. Where there is a .metadata,
+// it was left behind by an earlier save and what is wrong with it is minor.
+func checkDistcp(c *checker, s span) error {
+	zip, err := looksZip(s)
+	if err == nil && !zip {
+		err = checkTorch(c, s)
+	} else if err == nil {
+		err = checkTorchZips(c, s)
+	}
+	if _, named, lookErr := c.lookup(path.Join(path.Dir(c.path), ".metadata")); lookErr != nil {
+		return lookErr
+	} else if named && isFlaw(err) {
+		c.minor("not named by .metadata: %v", err)
+		return nil
+	}
+	return err
+}
