@@ -139,7 +139,7 @@ func (c *checker) judge(err error) error {
 // isFlaw: something is wrong with the file, not with reading it.
 func isFlaw(err error) bool {
 	var f flaw
-	return errors.As(err, &f) || err == errUnknown
+	return errors.As(err, &f)
 }
 
 // onlyReading drops what is wrong with a file that is looked at in its own turn.

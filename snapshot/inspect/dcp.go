@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"path"
 	"slices"
+	"strings"
 )
 
 // torch's distributed checkpoint (DCP): .metadata is a pickle whose
@@ -18,11 +19,14 @@ type piece struct {
 	offset, length int64
 }
 
-// dcp is what .metadata says.
+// dcp is what .metadata says, and what was found of it.
 type dcp struct {
 	files  []string
 	index  map[string]int
 	pieces []piece
+
+	zips, others int    // pieces that are archives, and that are not
+	zeros        string // a file where a piece begins with zeros
 }
 
 func checkDCP(c *checker, s span) error {
@@ -33,16 +37,22 @@ func checkDCP(c *checker, s span) error {
 	slices.SortFunc(m.pieces, func(a, b piece) int {
 		return cmp.Or(cmp.Compare(m.files[a.file], m.files[b.file]), cmp.Compare(a.offset, b.offset), cmp.Compare(a.length, b.length))
 	})
+	// Where DCP writes safetensors, all tensors of a file have one entry.
 	m.pieces = slices.Compact(m.pieces)
 	for rest := m.pieces; len(rest) > 0; {
 		n := 1
 		for n < len(rest) && rest[n].file == rest[0].file {
 			n++
 		}
-		if err := c.checkPieces(m.files[rest[0].file], rest[:n]); err != nil {
+		if err := c.checkPieces(m, rest[:n]); err != nil {
 			return err
 		}
 		rest = rest[n:]
+	}
+	// Planners and extensions may write what they like. But where others are
+	// archives, or nothing is anything, what begins with zeros was not written.
+	if m.zeros != "" && (m.zips > 0 || m.others == 0) {
+		c.problem(m.zeros, "a piece begins with nothing but zeros")
 	}
 	return nil
 }
@@ -97,8 +107,10 @@ func (m *dcp) add(o *object, state any) error {
 }
 
 // checkPieces: the file is there, all pieces lie inside, apart from each
-// other, and those that torch.save wrote are whole. The pieces are in order.
-func (c *checker) checkPieces(name string, pieces []piece) error {
+// other, and those that torch.save wrote are whole. The pieces are of one file
+// and in order.
+func (c *checker) checkPieces(m *dcp, pieces []piece) error {
+	name := m.files[pieces[0].file]
 	file, ok := c.beside(name)
 	if !ok {
 		return flawf("DCP: %.60q is no name of a file beside .metadata", name)
@@ -120,13 +132,14 @@ func (c *checker) checkPieces(name string, pieces []piece) error {
 	}
 	defer closing()
 	defer c.within(file)()
-	c.claimed[file] = true
-	return c.judge(c.checkRanges(s, pieces))
+	if strings.HasSuffix(file, ".distcp") {
+		c.claimed[file] = true
+	}
+	return c.judge(m.check(c, s, pieces))
 }
 
-func (c *checker) checkRanges(s span, pieces []piece) error {
+func (m *dcp) check(c *checker, s span, pieces []piece) error {
 	var end int64
-	zips, zeros := 0, 0
 	for _, p := range pieces {
 		if !s.has(p.offset, p.length) {
 			return flawf("DCP: .metadata names %d bytes at %d, the file has %d", p.length, p.offset, s.size)
@@ -141,22 +154,22 @@ func (c *checker) checkRanges(s span, pieces []piece) error {
 			return err
 		}
 		if zip {
-			zips++
+			m.zips++
 			if err := checkTorchZip(c, one); err != nil {
 				return err
 			}
 			continue
 		}
-		// Planners and extensions may write what they like; but where others are
-		// archives, what begins with zeros was not written.
-		if head, err := one.head(4); err != nil {
+		head, err := one.head(4)
+		switch {
+		case err != nil:
 			return err
-		} else if len(head) == 4 && le.Uint32(head) == 0 {
-			zeros++
+		case len(head) < 4:
+		case le.Uint32(head) == 0:
+			m.zeros = cmp.Or(m.zeros, c.path)
+		default:
+			m.others++
 		}
-	}
-	if zips > 0 && zeros > 0 {
-		return flawf("DCP: %d pieces begin with nothing but zeros", zeros)
 	}
 	return nil
 }
@@ -164,7 +177,7 @@ func (c *checker) checkRanges(s span, pieces []piece) error {
 // beside is the path of a name in the directory of the file that is checked.
 // False when it would lead out of there.
 func (c *checker) beside(name string) (string, bool) {
-	if name == "" || len(name) > maxKept || path.IsAbs(name) || path.Clean(name) != name || name == ".." || len(name) > 2 && name[:3] == "../" {
+	if name == "" || len(name) > maxKept || path.IsAbs(name) || path.Clean(name) != name || name == ".." || strings.HasPrefix(name, "../") {
 		return "", false
 	}
 	return path.Join(path.Dir(c.path), name), true

@@ -1,7 +1,7 @@
 package inspect
 
 import (
-	"errors"
+	"bytes"
 	"path"
 	"slices"
 	"strings"
@@ -26,7 +26,8 @@ var formats = []format{
 	{names: suffix(".pt", ".pth", ".pth.tar"), check: checkTorch},
 	{names: isTorchBin, check: checkTorch},
 	// These are torch's only at times.
-	{names: suffix(".bin", ".ckpt", ".pkl", ".pickle"), check: checkTorchOrOther},
+	{names: suffix(".ckpt", ".pkl", ".pickle"), check: checkTorchOrOther},
+	{names: suffix(".bin"), check: checkBin},
 }
 
 // weights are what frameworks that are not looked into call theirs: of size 0
@@ -46,8 +47,9 @@ func exactly(names ...string) func(string) bool {
 // isTorchBin: pytorch_model-00001-of-00002.bin, optimizer.bin and so on, which
 // are torch's. A .bin of another name may be anything.
 func isTorchBin(name string) bool {
-	return strings.HasSuffix(name, ".bin") && (strings.Contains(name, "model") ||
-		slices.ContainsFunc([]string{"optimizer", "scheduler", "training_args", "adapter_"}, func(start string) bool { return strings.HasPrefix(name, start) }))
+	return strings.HasSuffix(name, ".bin") && slices.ContainsFunc(
+		[]string{"pytorch_model", "adapter_model", "optimizer", "scheduler", "training_args"},
+		func(part string) bool { return strings.Contains(name, part) })
 }
 
 // isEmptyWeights: a file of size 0 that should have had something in it.
@@ -68,8 +70,11 @@ func formatOf(name string) *format {
 	return nil
 }
 
-// errUnknown: the content is of no format that is known.
-var errUnknown = errors.New("neither a zip nor a pickle")
+// What a file that should be torch's may be instead.
+const (
+	errUnknown = flaw("neither a zip nor a pickle")
+	errZeros   = flaw("begins with nothing but zeros")
+)
 
 func jsonOnly(_ *checker, s span) error { return checkJSON(s) }
 
@@ -79,6 +84,20 @@ func checkTorchOrOther(c *checker, s span) error {
 		return err
 	}
 	return nil
+}
+
+// checkBin: raw data may begin like a pickle by chance, but not with all of
+// torch's magic number.
+func checkBin(c *checker, s span) error {
+	head, err := s.head(24)
+	if err != nil {
+		return err
+	}
+	zip, err := looksZip(s)
+	if err != nil || !zip && !bytes.Contains(head, []byte(legacyMagic)) {
+		return err
+	}
+	return checkTorch(c, s)
 }
 
 // checkDistcp: one that no .metadata speaks for. Where there is a .metadata,

@@ -265,9 +265,10 @@ func (p *pickle) persist(id any) error {
 	return p.push(nil)
 }
 
-// isPickle: what a pickle of protocol 2 and later begins with.
+// isPickle: what a pickle of protocol 2 and later begins with, as far as it is
+// there.
 func isPickle(head []byte) bool {
-	return len(head) >= 2 && head[0] == 0x80 && head[1] >= 2 && head[1] <= 5
+	return len(head) > 0 && head[0] == 0x80 && (len(head) == 1 || head[1] >= 2 && head[1] <= 5)
 }
 
 // is: a class of that name, wherever it has moved to.

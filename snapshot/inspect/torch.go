@@ -63,7 +63,7 @@ func checkTorch(c *checker, s span) error {
 	if zip {
 		return checkTorchZip(c, s)
 	}
-	head, err := s.head(4096)
+	head, err := s.head(64)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func checkTorch(c *checker, s span) error {
 	case isPickle(head):
 		return checkPickles(c, s)
 	case len(bytes.Trim(head, "\x00")) == 0:
-		return flaw("begins with nothing but zeros")
+		return errZeros
 	}
 	return errUnknown
 }

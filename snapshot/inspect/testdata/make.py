@@ -1,7 +1,7 @@
 # Makes files of each kind, as torch itself writes them, in the directory that
 # is its argument. There is no safetensors package here: those are written by
 # hand, as its format page says.
-import collections, dataclasses, json, os, pickle, struct, sys, zipfile
+import collections, dataclasses, json, os, pickle, shutil, struct, sys, types, zipfile
 
 # torch 1.13's DCP has mutable defaults, which Python 3.11 no longer allows
 # without a __hash__.
@@ -61,6 +61,28 @@ for name, single in ('dcp', True), ('dcp_many', False):
     # A sharded step has a tensor a file or all in one.
     dcp.save_state_dict({'w': torch.randn(4, 4), 'v': torch.ones(3), 'opt': {'lr': 1e-3, 'betas': (0.9, 0.99)}, 'step': 7},
                         dcp.FileSystemWriter(name, single_file_per_rank=single), no_dist=True)
+
+# Newer versions of torch have the classes elsewhere, and a field more that is
+# left out of the state when it is not set.
+new = types.ModuleType('torch.distributed.checkpoint.filesystem')
+class _StorageInfo:
+    def __init__(self, relative_path, offset, length):
+        self.relative_path, self.offset, self.length, self.transform_descriptors = relative_path, offset, length, None
+    def __getstate__(self):
+        return {k: v for k, v in self.__dict__.items() if v is not None}
+class Metadata:
+    pass
+for c in _StorageInfo, Metadata:
+    c.__module__, c.__qualname__ = new.__name__, c.__name__
+    setattr(new, c.__name__, c)
+sys.modules['torch.distributed.checkpoint'] = types.ModuleType('torch.distributed.checkpoint')
+sys.modules[new.__name__] = new
+old = pickle.load(open('dcp/.metadata', 'rb'))
+moved = Metadata()
+moved.state_dict_metadata = {'w': torch.Size((4, 4))}
+moved.storage_data = {k.fqn: _StorageInfo(v.relative_path, v.offset, v.length) for k, v in old.storage_data.items()}
+shutil.copytree('dcp', 'dcp_new')
+pickle.dump(moved, open('dcp_new/.metadata', 'wb'))
 
 def safetensors(path, tensors, metadata=None, pad=0):
     header, data = {}, b''
