@@ -40,10 +40,11 @@ const (
 // that, too, but keeps a string whole however long it is, and refuses the NaN
 // that Python's json.dump writes for a loss that has diverged.
 type jsonReader struct {
-	in    *stream
-	keep  bool   // the text of strings and numbers is wanted
-	stack []byte // of { and [
-	after byte   // what came last: 0 nothing, { [ , : or v for a value
+	in      *stream
+	keep    bool   // the text of strings and numbers is wanted
+	stack   []byte // of { and [
+	scratch []byte
+	after   byte // what came last: 0 nothing, { [ , : or v for a value
 }
 
 // next gives the next token; jsonEnd once the value is complete and nothing
@@ -156,36 +157,41 @@ func (j *jsonReader) value(c byte) (jsonToken, error) {
 	if err != nil {
 		return jsonToken{}, err
 	}
-	switch word {
+	switch string(word) {
 	case "true", "false", "null", "NaN", "Infinity", "-Infinity":
 		return jsonToken{kind: jsonWord}, nil
 	}
 	// encoding/json knows what a number is; a word has no brackets or quotes.
-	if !json.Valid([]byte(word)) {
+	if !json.Valid(word) {
 		return jsonToken{}, flawf("JSON: %.20q at %d is no value", word, j.in.at()-int64(len(word)))
 	}
-	return jsonToken{jsonNumber, word}, nil
+	t := jsonToken{kind: jsonNumber}
+	if j.keep {
+		t.text = string(word)
+	}
+	return t, nil
 }
 
-// word reads a number or a literal, up to what can't belong to one.
-func (j *jsonReader) word(c byte) (string, error) {
-	word := []byte{c}
+// word reads a number or a literal, up to what can't belong to one. It is good
+// until the next one.
+func (j *jsonReader) word(c byte) ([]byte, error) {
+	j.scratch = append(j.scratch[:0], c)
 	for {
 		if ok, err := j.in.fill(); err != nil {
-			return "", err
+			return nil, err
 		} else if !ok {
-			return string(word), nil
+			return j.scratch, nil
 		}
 		c := j.in.buf[j.in.i]
 		switch {
 		case c >= '0' && c <= '9', c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c == '.', c == '+', c == '-':
 		default:
-			return string(word), nil
+			return j.scratch, nil
 		}
-		if len(word) == maxText {
-			return "", flawf("JSON: a word of more than %d bytes at %d", maxText, j.in.at())
+		if len(j.scratch) == maxText {
+			return nil, flawf("JSON: a word of more than %d bytes at %d", maxText, j.in.at())
 		}
-		word = append(word, c)
+		j.scratch = append(j.scratch, c)
 		j.in.i++
 	}
 }
@@ -193,7 +199,8 @@ func (j *jsonReader) word(c byte) (string, error) {
 // text reads a string behind its opening quote. What is kept of one that is
 // longer than maxText is not the whole.
 func (j *jsonReader) text() (string, error) {
-	var raw []byte
+	raw := j.scratch[:0]
+	defer func() { j.scratch = raw }()
 	escapes := false
 	for {
 		if ok, err := j.in.fill(); err != nil {

@@ -134,6 +134,17 @@ func (p *pickle) popMark() ([]any, error) {
 	return items, nil
 }
 
+// popN gives the last n values; valid until the next push.
+func (p *pickle) popN(n int) ([]any, error) {
+	from := len(p.stack) - n
+	if from < p.bottom() {
+		return nil, p.underflow()
+	}
+	items := p.stack[from:]
+	p.stack = p.stack[:from]
+	return items, nil
+}
+
 // store puts the top into the memo. Picklers number their memo one by one;
 // others are taken, too.
 func (p *pickle) store(i uint64) error {
@@ -181,6 +192,15 @@ func (p *pickle) text(n uint64) error {
 	}
 	p.keep(16 + len(b))
 	return p.push(string(b))
+}
+
+// tupleOf makes one of the last n values.
+func (p *pickle) tupleOf(n int) error {
+	items, err := p.popN(n)
+	if err != nil {
+		return err
+	}
+	return p.tuple(items)
 }
 
 // tuple pushes one of the given items, which are copied.

@@ -43,20 +43,16 @@ var ops = [256]func(p *pickle) error{
 	// Containers.
 	']':  func(p *pickle) error { p.keep(32); return p.push(&list{}) },
 	'l':  func(p *pickle) error { return p.listFrom() },
-	'a':  func(p *pickle) error { return p.with1(func(v any) error { return p.add([]any{v}) }) },
+	'a':  func(p *pickle) error { return p.withN(1, p.add) },
 	'e':  func(p *pickle) error { return p.withMark(p.add) },
 	')':  func(p *pickle) error { return p.push(tuple(nil)) },
 	't':  func(p *pickle) error { return p.withMark(p.tuple) },
-	0x85: func(p *pickle) error { return p.with1(func(v any) error { return p.tuple([]any{v}) }) },
-	0x86: func(p *pickle) error { return p.with2(func(a, b any) error { return p.tuple([]any{a, b}) }) },
-	0x87: func(p *pickle) error {
-		return p.with1(func(c any) error {
-			return p.with2(func(a, b any) error { return p.tuple([]any{a, b, c}) })
-		})
-	},
+	0x85: func(p *pickle) error { return p.tupleOf(1) },
+	0x86: func(p *pickle) error { return p.tupleOf(2) },
+	0x87: func(p *pickle) error { return p.tupleOf(3) },
 	'}':  func(p *pickle) error { p.keep(64); return p.push(&dict{}) },
 	'd':  func(p *pickle) error { return p.dictFrom() },
-	's':  func(p *pickle) error { return p.with2(func(k, v any) error { return p.set([]any{k, v}) }) },
+	's':  func(p *pickle) error { return p.withN(2, p.set) },
 	'u':  func(p *pickle) error { return p.withMark(p.set) },
 	0x8f: func(p *pickle) error { return p.push(nil) },
 	0x90: func(p *pickle) error { return p.withMark(p.add) },
@@ -84,13 +80,13 @@ var ops = [256]func(p *pickle) error{
 	'R':  func(p *pickle) error { return p.with2(p.call) },
 	0x81: func(p *pickle) error { return p.with2(p.call) },
 	0x92: func(p *pickle) error {
-		return p.with1(func(any) error { return p.with2(p.call) })
+		return p.withN(1, func([]any) error { return p.with2(p.call) })
 	},
 	'b': func(p *pickle) error { return p.build() },
 	'i': func(p *pickle) error { return p.inst() },
 	'o': func(p *pickle) error { return p.withMark(p.obj) },
 	'P': func(p *pickle) error { return p.persistLine() },
-	'Q': func(p *pickle) error { return p.with1(p.persist) },
+	'Q': func(p *pickle) error { return p.withN(1, func(id []any) error { return p.persist(id[0]) }) },
 
 	// The pickle itself.
 	0x80: func(p *pickle) error { return p.protocol() },
@@ -98,25 +94,21 @@ var ops = [256]func(p *pickle) error{
 	'.':  func(p *pickle) error { return p.stop() },
 }
 
-// with1, with2 and withMark pop arguments for f.
-func (p *pickle) with1(f func(any) error) error {
-	v, err := p.pop()
+// with2, withN and withMark pop arguments for f.
+func (p *pickle) with2(f func(a, b any) error) error {
+	v, err := p.popN(2)
 	if err != nil {
 		return err
 	}
-	return f(v)
+	return f(v[0], v[1])
 }
 
-func (p *pickle) with2(f func(a, b any) error) error {
-	b, err := p.pop()
+func (p *pickle) withN(n int, f func([]any) error) error {
+	items, err := p.popN(n)
 	if err != nil {
 		return err
 	}
-	a, err := p.pop()
-	if err != nil {
-		return err
-	}
-	return f(a, b)
+	return f(items)
 }
 
 func (p *pickle) withMark(f func([]any) error) error {

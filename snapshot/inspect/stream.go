@@ -60,14 +60,22 @@ func (s *stream) take(n int) ([]byte, error) {
 		return nil, flawf("ends too early: %d bytes at %d of %d", n, s.at(), s.size)
 	}
 	b := make([]byte, n)
-	for done := 0; done < n; {
-		if _, err := s.fill(); err != nil {
-			return nil, err
-		}
-		k := copy(b[done:], s.buf[s.i:])
-		s.i, done = s.i+k, done+k
+	return b, s.fillIn(b)
+}
+
+// fillIn reads the next bytes into all of b.
+func (s *stream) fillIn(b []byte) error {
+	if int64(len(b)) > s.left() {
+		return flawf("ends too early: %d bytes at %d of %d", len(b), s.at(), s.size)
 	}
-	return b, nil
+	for len(b) > 0 {
+		if _, err := s.fill(); err != nil {
+			return err
+		}
+		n := copy(b, s.buf[s.i:])
+		s.i, b = s.i+n, b[n:]
+	}
+	return nil
 }
 
 // uint reads a little-endian number of n bytes, at most 8.

@@ -181,7 +181,8 @@ func (a *archive) readDirectory(d directory) error {
 	}
 	from := d.behind - int64(d.size)
 	in := newStream(a.sub(from, int64(d.size)))
-	a.byName = map[string]*record{}
+	// No more than the directory has room for: readEnd has seen to that.
+	a.records, a.byName = make([]record, 0, d.entries), make(map[string]*record, d.entries)
 	names := 0
 	for range d.entries {
 		r, err := readEntry(in)
@@ -208,8 +209,8 @@ func (a *archive) readDirectory(d directory) error {
 }
 
 func readEntry(in *stream) (record, error) {
-	b, err := in.take(sizeEntry)
-	if err != nil {
+	var b [sizeEntry]byte
+	if err := in.fillIn(b[:]); err != nil {
 		return record{}, err
 	}
 	if string(b[:4]) != sigEntry {
