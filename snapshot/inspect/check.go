@@ -18,7 +18,8 @@ type checker struct {
 	report *Report
 
 	path    string          // of the file that is looked at
-	claimed map[string]bool // files that .metadata spoke for: they are done
+	spoken  map[string]bool // directories whose .metadata was read
+	claimed map[string]bool // files that one named: they are done
 	block   []byte          // what data is read into
 	counts  [2]int          // problems, minor ones
 
@@ -31,7 +32,7 @@ func newChecker(ctx context.Context, t Tree, o Options) *checker {
 	if o.MaxProblems <= 0 {
 		o.MaxProblems = 100
 	}
-	return &checker{ctx: ctx, tree: t, opts: o, report: &Report{}, claimed: map[string]bool{}}
+	return &checker{ctx: ctx, tree: t, opts: o, report: &Report{}, spoken: map[string]bool{}, claimed: map[string]bool{}}
 }
 
 // Check looks at every file below the root of t. An error means that t could

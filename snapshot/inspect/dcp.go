@@ -34,6 +34,7 @@ func checkDCP(c *checker, s span) error {
 	if err != nil {
 		return err
 	}
+	c.spoken[path.Dir(c.path)] = true
 	slices.SortFunc(m.pieces, func(a, b piece) int {
 		return cmp.Or(cmp.Compare(m.files[a.file], m.files[b.file]), cmp.Compare(a.offset, b.offset), cmp.Compare(a.length, b.length))
 	})

@@ -100,8 +100,9 @@ func checkBin(c *checker, s span) error {
 	return checkTorch(c, s)
 }
 
-// checkDistcp: one that no .metadata speaks for. Where there is a .metadata,
-// it was left behind by an earlier save and what is wrong with it is minor.
+// checkDistcp: one that no .metadata speaks for. Where there is one that says
+// what belongs to the step, this was left behind by an earlier save, and what
+// is wrong with it is minor.
 func checkDistcp(c *checker, s span) error {
 	zip, err := looksZip(s)
 	if err == nil && !zip {
@@ -109,9 +110,7 @@ func checkDistcp(c *checker, s span) error {
 	} else if err == nil {
 		err = checkTorchZips(c, s)
 	}
-	if _, named, lookErr := c.lookup(path.Join(path.Dir(c.path), ".metadata")); lookErr != nil {
-		return lookErr
-	} else if named && isFlaw(err) {
+	if c.spoken[path.Dir(c.path)] && isFlaw(err) {
 		c.minor("not named by .metadata: %v", err)
 		return nil
 	}

@@ -165,6 +165,8 @@ func TestHostileRecords(t *testing.T) {
 		"-1 elements":         makeZip(object, storage("0", "-1"), record{name: "a/data/0"}, none, version, three),
 		"trailing":            makeZip(object, []byte("\x80\x02N.x"), version, three),
 		"all the same place":  overlapping(10_000),
+		"one in another":      longer(makeZip(object, []byte("\x80\x02N."), version, three)),
+		"an entry too many":   fewer(makeZip(object, []byte("\x80\x02N."), version, three, version, three)),
 		"inflates to 1 GB":    bomb(1 << 30),
 		"inflates too far":    bomb(1 << 20),
 	} {
@@ -179,6 +181,22 @@ func TestHostileRecords(t *testing.T) {
 }
 
 var none = []byte{}
+
+// longer makes the first record run into the second.
+func longer(b []byte) []byte {
+	for _, at := range []int{18, bytes.Index(b, []byte(sigEntry)) + 20} {
+		b[at] += 5
+		b[at+4] += 5
+	}
+	return b
+}
+
+// fewer says one record less than the directory has.
+func fewer(b []byte) []byte {
+	b[len(b)-14]--
+	b[len(b)-12]--
+	return b
+}
 
 // overlapping is an archive whose n entries are all one record.
 func overlapping(n int) []byte {

@@ -12,7 +12,7 @@ def dataclass(cls=None, **kw):
     return plain(cls, **kw)
 dataclasses.dataclass = dataclass
 
-import torch
+import torch, torch.package
 import torch.distributed._shard.checkpoint as dcp
 
 os.chdir(sys.argv[1])
@@ -49,6 +49,9 @@ json.dump({}, open('hf/config.json', 'w'))
 
 torch.save([torch.tensor([i], dtype=torch.int32) for i in range(70000)], 'many.pt')
 torch.jit.save(torch.jit.script(model), 'script.pt')
+
+with torch.package.PackageExporter('package.pt') as package:
+    package.save_pickle('model', 'state.pkl', {'a': torch.ones(3)})
 
 with zipfile.ZipFile('repacked.pt', 'w', zipfile.ZIP_DEFLATED) as z, zipfile.ZipFile('state.pt') as old:
     for name in old.namelist():
