@@ -4,48 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
-
-// dirTree is a Tree of real files.
-type dirTree string
-
-type dirFile struct {
-	*os.File
-	size int64
-}
-
-func (f dirFile) Size() int64 { return f.size }
-
-func (d dirTree) Open(name string) (File, error) {
-	f, err := os.Open(filepath.Join(string(d), name))
-	if err != nil {
-		return nil, err
-	}
-	info, err := f.Stat()
-	return dirFile{f, info.Size()}, err
-}
-
-func (d dirTree) List(dir string) (entries []Entry, err error) {
-	found, err := os.ReadDir(filepath.Join(string(d), dir))
-	for _, e := range found {
-		kind := KindOther
-		switch e.Type() {
-		case 0:
-			kind = KindFile
-		case fs.ModeDir:
-			kind = KindDir
-		case fs.ModeSymlink:
-			kind = KindSymlink
-		}
-		entries = append(entries, Entry{Name: e.Name(), Kind: kind})
-	}
-	return entries, err
-}
 
 // BenchmarkCheck: file size per second, by what is checked.
 func BenchmarkCheck(b *testing.B) {

@@ -164,13 +164,13 @@ func (c *checker) add(p Problem, kind int) {
 	}
 }
 
-// open opens a file for reading that counts.
+// open opens a file, whole. The caller calls what comes with it when it is done.
 func (c *checker) open(name string) (span, func(), error) {
 	f, err := c.tree.Open(name)
 	if err != nil {
 		return span{}, nil, fmt.Errorf("open %q: %w", name, err)
 	}
-	s := span{ctx: c.ctx, r: f, count: &c.report.Bytes, size: f.Size()}
+	s := span{ctx: c.ctx, r: &source{r: f, count: &c.report.Bytes}, size: f.Size()}
 	return s, func() { f.Close() }, nil
 }
 

@@ -3,7 +3,7 @@
 // formats tell. It reads no more than it must and executes nothing.
 //
 // Read formats.go first (which files are checked how) and check.go (the walk),
-// then span.go and stream.go (all reading), and the formats: json.go,
+// then source.go, span.go and stream.go (all reading), and the formats: json.go,
 // safetensors.go, index.go, zip.go with ziplocal.go, pickle.go with
 // pickleops.go, torch.go, legacy.go, dcp.go. scan.go reads the data itself,
 // where the options ask for it.

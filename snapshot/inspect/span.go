@@ -19,18 +19,17 @@ func flawf(format string, args ...any) error { return flaw(fmt.Sprintf(format, a
 var errTooLarge = errors.New("too large to be looked into")
 
 // A span is a range of bytes of a file: what every check reads. All reading
-// goes through it, so that it is counted, stays inside, and ends with ctx.
+// goes through it, so that it stays inside and ends with ctx.
 type span struct {
-	ctx   context.Context
-	r     io.ReaderAt
-	count *int64
-	off   int64
-	size  int64
+	ctx  context.Context
+	r    io.ReaderAt
+	off  int64
+	size int64
 }
 
 // memory is a span of bytes that were read already.
 func (s span) memory(b []byte) span {
-	return span{ctx: s.ctx, r: bytes.NewReader(b), count: new(int64), size: int64(len(b))}
+	return span{ctx: s.ctx, r: bytes.NewReader(b), size: int64(len(b))}
 }
 
 // sub is a range of s. The caller knows that it lies inside.
@@ -53,7 +52,6 @@ func (s span) read(b []byte, off int64) error {
 		return err
 	}
 	n, err := s.r.ReadAt(b, s.off+off)
-	*s.count += int64(n)
 	switch {
 	case n == len(b):
 		return nil

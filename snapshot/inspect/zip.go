@@ -61,7 +61,8 @@ type archive struct {
 	byName  map[string]*record
 	// start: where in the span the archive begins; what lies before it is not
 	// its own.
-	start int64
+	start   int64
+	scratch []byte
 }
 
 // directory is what the end of an archive says.

@@ -11,28 +11,27 @@ const sizeDescriptor = 24
 // to a record ends before the next one, the last before end. It sets where the
 // data of each record begins.
 func (a *archive) checkLocal(end int64) error {
-	w := window{span: a.sub(0, end)}
 	order := a.byOffset()
 	for i, r := range order {
 		limit := end
 		if i+1 < len(order) {
 			limit = order[i+1].offset
 		}
-		if err := a.checkHeader(&w, r); err != nil {
+		if err := a.checkHeader(r); err != nil {
 			return err
 		}
 		if limit < r.data || r.packed > limit-r.data {
 			return flawf("zip: %.60q runs into what follows it", r.name)
 		}
-		if err := a.checkDescriptor(&w, r, limit); err != nil {
+		if err := a.checkDescriptor(r, limit); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (a *archive) checkHeader(w *window, r *record) error {
-	h, err := w.at(r.offset, sizeLocal)
+func (a *archive) checkHeader(r *record) error {
+	h, err := a.piece(r.offset, sizeLocal)
 	if err != nil {
 		return err
 	}
@@ -42,13 +41,13 @@ func (a *archive) checkHeader(w *window, r *record) error {
 	flags, method, crc := le.Uint16(h[6:]), le.Uint16(h[8:]), le.Uint32(h[14:])
 	packed, size := uint64(le.Uint32(h[18:])), uint64(le.Uint32(h[22:]))
 	nameLen, extraLen := int64(le.Uint16(h[26:])), int64(le.Uint16(h[28:]))
-	text, err := w.at(r.offset+sizeLocal, nameLen+extraLen)
+	text, err := a.piece(r.offset+sizeLocal, nameLen+extraLen)
 	if err != nil {
 		return err
 	}
-	later := r.flags&8 != 0 // crc and sizes stand behind the data and may be 0 here
-	long := extra64(text[nameLen:], &size, &packed)
-	same := func(here, there uint64) bool { return here == there || (later && (here == 0 || !long)) }
+	later := r.flags&8 != 0 // crc and sizes stand behind the data, and may be 0 here
+	extra64(text[nameLen:], &size, &packed)
+	same := func(here, there uint64) bool { return here == there || later && here == 0 }
 	if flags != r.flags || method != r.method || string(text[:nameLen]) != r.name ||
 		!same(uint64(crc), uint64(r.crc)) || !same(packed, uint64(r.packed)) || !same(size, uint64(r.size)) {
 		return flawf("zip: header and directory disagree about %.60q", r.name)
@@ -59,12 +58,12 @@ func (a *archive) checkHeader(w *window, r *record) error {
 
 // checkDescriptor: with or without a signature, with sizes of four or of eight
 // bytes.
-func (a *archive) checkDescriptor(w *window, r *record, limit int64) error {
+func (a *archive) checkDescriptor(r *record, limit int64) error {
 	if r.flags&8 == 0 {
 		return nil
 	}
 	at := r.data + r.packed
-	b, err := w.at(at, min(sizeDescriptor, limit-at))
+	b, err := a.piece(at, min(sizeDescriptor, limit-at))
 	if err != nil {
 		return err
 	}
@@ -80,35 +79,11 @@ func (a *archive) checkDescriptor(w *window, r *record, limit int64) error {
 	return nil
 }
 
-// A window reads small pieces in ascending order, and ahead where they are
-// close together.
-type window struct {
-	span
-	buf []byte
-	off int64
-}
-
-// at gives n bytes at off, until the next call.
-func (w *window) at(off, n int64) ([]byte, error) {
-	if !w.has(off, n) {
-		return nil, flawf("ends too early: %d bytes at %d of %d", n, off, w.size)
+// piece reads a small piece; it is good until the next one.
+func (a *archive) piece(off, n int64) ([]byte, error) {
+	if int64(cap(a.scratch)) < n {
+		a.scratch = make([]byte, n)
 	}
-	end := w.off + int64(len(w.buf))
-	if off >= w.off && n <= end-off {
-		return w.buf[off-w.off:][:n], nil
-	}
-	ahead := int64(256)
-	if off >= w.off && off-end < streamBlock {
-		ahead = streamBlock
-	}
-	n0 := min(max(n, ahead), w.size-off)
-	if int64(cap(w.buf)) < n0 {
-		w.buf = make([]byte, n0)
-	}
-	w.buf, w.off = w.buf[:n0], off
-	if err := w.read(w.buf, off); err != nil {
-		w.buf = w.buf[:0]
-		return nil, err
-	}
-	return w.buf[:n], nil
+	b := a.scratch[:n]
+	return b, a.read(b, off)
 }
