@@ -166,6 +166,7 @@ func TestHostileRecords(t *testing.T) {
 		"trailing":            makeZip(object, []byte("\x80\x02N.x"), version, three),
 		"all the same place":  overlapping(10_000),
 		"one in another":      longer(makeZip(object, []byte("\x80\x02N."), version, three)),
+		"more than it packs":  larger(makeZip(object, []byte("\x80\x02N."), version, three)),
 		"an entry too many":   fewer(makeZip(object, []byte("\x80\x02N."), version, three, version, three)),
 		"inflates to 1 GB":    bomb(1 << 30),
 		"inflates too far":    bomb(1 << 20),
@@ -180,6 +181,22 @@ func TestHostileRecords(t *testing.T) {
 	}
 }
 
+// An archive that would begin before its file does.
+func TestHostileStart(t *testing.T) {
+	b := makeZip(record{name: "a/data.pkl"}, []byte("\x80\x02N."), record{name: "a/version"}, []byte("3\n"))
+	hostile(t, "whole", memTree{"__0_0.distcp": b}, true, 2<<20)
+	for at := 0; ; at += 4 {
+		i := bytes.Index(b[at:], []byte(sigEntry))
+		if i < 0 {
+			break
+		}
+		at += i
+		b[at+42] += 10
+	}
+	b[len(b)-6] += 10
+	hostile(t, "zip: shifted", memTree{"__0_0.distcp": b}, false, 1<<20)
+}
+
 var none = []byte{}
 
 // longer makes the first record run into the second.
@@ -188,6 +205,13 @@ func longer(b []byte) []byte {
 		b[at] += 5
 		b[at+4] += 5
 	}
+	return b
+}
+
+// larger makes the first record, which is not packed, larger than its bytes.
+func larger(b []byte) []byte {
+	b[22]++
+	b[bytes.Index(b, []byte(sigEntry))+24]++
 	return b
 }
 

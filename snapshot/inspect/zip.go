@@ -190,11 +190,7 @@ func (a *archive) readDirectory(d directory) error {
 		if err != nil {
 			return err
 		}
-		// Offsets count from the archive's start, and all is before the directory.
-		if r.offset > int64(d.offset)-sizeLocal || r.packed > int64(d.offset) {
-			return flawf("zip: %.60q lies outside of the archive", r.name)
-		}
-		r.offset += a.start
+		r.offset += a.start // checkLocal sees whether it lies inside
 		if names += len(r.name); names > maxNames {
 			return errTooLarge
 		}
