@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"encoding/binary"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -293,6 +294,14 @@ func TestLegacyNumbers(t *testing.T) {
 		if check(t, one.with("legacy.pt", c), Options{}).Sound() {
 			t.Errorf("byte %d of a storage's size", i)
 		}
+	}
+	seed, err := os.ReadFile("testdata/seed/legacy.pt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed[len(seed)-12-8]++ // three floats
+	if check(t, memTree{"a.pt": append(seed, 0, 0, 0, 0)}, Options{}).Sound() {
+		t.Error("an element more than the object says")
 	}
 }
 
