@@ -72,9 +72,9 @@ var ops = [256]func(p *pickle) error{
 	0x94: func(p *pickle) error { return p.store(uint64(len(p.memo) + len(p.sparse))) },
 
 	// What would import, call and build.
-	0x82: func(p *pickle) error { return p.opaque0(1) },
-	0x83: func(p *pickle) error { return p.opaque0(2) },
-	0x84: func(p *pickle) error { return p.opaque0(4) },
+	0x82: func(p *pickle) error { return p.opaque(1) },
+	0x83: func(p *pickle) error { return p.opaque(2) },
+	0x84: func(p *pickle) error { return p.opaque(4) },
 	'c':  func(p *pickle) error { return p.globalLines() },
 	0x93: func(p *pickle) error { return p.with2(p.global) },
 	'R':  func(p *pickle) error { return p.with2(p.call) },
@@ -179,8 +179,6 @@ func (p *pickle) opaque(n uint64) error {
 	}
 	return p.push(nil)
 }
-
-func (p *pickle) opaque0(n int) error { return p.opaque(uint64(n)) }
 
 func (p *pickle) opaqueLine() error {
 	if _, err := p.in.line(0); err != nil {
