@@ -53,9 +53,9 @@ func Check(ctx context.Context, t Tree, o Options) (*Report, error) {
 
 // CheckFile looks at one file: for a step that is a file. Others are looked at
 // only as far as this one names them.
-func CheckFile(ctx context.Context, t Tree, path string, o Options) (*Report, error) {
+func CheckFile(ctx context.Context, t Tree, name string, o Options) (*Report, error) {
 	c := newChecker(ctx, t, o)
-	if err := c.file(path); err != nil {
+	if err := c.file(name); err != nil {
 		return nil, err
 	}
 	return c.report, nil
@@ -126,15 +126,24 @@ func (c *checker) within(name string) (restore func()) {
 // judge makes a problem of what is wrong with the current file, and gives back
 // an error of reading.
 func (c *checker) judge(err error) error {
-	switch {
-	case err == errTooLarge:
-		c.minor("%v", err)
-	case isFlaw(err):
+	err = c.pass(err)
+	if isFlaw(err) {
 		c.problem(c.path, err.Error())
-	case err != nil:
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("check %q: %w", c.path, err)
 	}
 	return nil
+}
+
+// pass makes a remark of what is too large: what follows it is looked at.
+func (c *checker) pass(err error) error {
+	if err == errTooLarge {
+		c.minor("%v", err)
+		return nil
+	}
+	return err
 }
 
 // isFlaw: something is wrong with the file, not with reading it.

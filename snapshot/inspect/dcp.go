@@ -156,7 +156,7 @@ func (m *dcp) check(c *checker, s span, pieces []piece) error {
 		}
 		if zip {
 			m.zips++
-			if err := checkTorchZip(c, one); err != nil {
+			if err := c.pass(checkTorchZip(c, one)); err != nil {
 				return err
 			}
 			continue

@@ -98,7 +98,7 @@ func (c *checker) scanRecords(a *archive, dtypes map[*record]string) error {
 		if err == nil {
 			err = c.scan(data, &r.crc, dtypes[r], r.name)
 		}
-		if err != nil {
+		if err := c.pass(err); err != nil {
 			return err
 		}
 	}
