@@ -124,7 +124,10 @@ func TestTooLarge(t *testing.T) {
 	for i := range maxTensors + 1 {
 		fmt.Fprintf(&tensors, `,"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}`, i)
 	}
-	hostile(t, "safetensors: a million tensors", memTree{"a.safetensors": []byte(header("{"+tensors.String()[1:]+"}", 0))}, true, 1<<30)
+	r := hostile(t, "safetensors: a million tensors", memTree{"a.safetensors": []byte(header("{"+tensors.String()[1:]+"}", 0))}, true, 1<<30)
+	if len(r.Problems) != 1 || r.Problems[0].Why != errTooLarge.Error() {
+		t.Errorf("a million tensors: %+v", r.Problems)
+	}
 
 	// A value that is used again and again is one value.
 	laughs := "\x80\x04)" + strings.Repeat("\x942\x86", 10_000) + "."
@@ -132,7 +135,7 @@ func TestTooLarge(t *testing.T) {
 		t.Errorf("a memo bomb: %+v", r.Problems)
 	}
 	hostile(t, "JSON: a long string", memTree{"a.json": []byte(`"` + strings.Repeat("x", 100*million) + `"`)}, true, 1<<20)
-	hostile(t, "JSON: a long key", memTree{"a.index.json": []byte(`{"` + strings.Repeat("x", 10*million) + `":1}`)}, true, 1<<20)
+	hostile(t, "JSON: a long key", memTree{"model.bin.index.json": []byte(`{"` + strings.Repeat("x", 10*million) + `":1}`)}, false, 1<<20)
 	hostile(t, "index: one shard a million times",
 		memTree{"model.bin.index.json": []byte(`{"weight_map":{` + strings.Repeat(`"a":"b",`, million) + `"a":"b"}}`)}, false, 200<<20)
 }

@@ -113,8 +113,8 @@ func TestWrongShard(t *testing.T) {
 func TestNamesLeadNowhere(t *testing.T) {
 	for _, name := range []string{"../x.safetensors", "/etc/passwd", "", "a/../../b", "a//b", ".."} {
 		tree := memTree{"model.safetensors.index.json": []byte(`{"weight_map":{"w":"` + name + `"}}`)}
-		if check(t, tree, Options{}).Sound() {
-			t.Errorf("a shard called %q is sound", name)
+		if r := check(t, tree, Options{}); r.Sound() || !strings.Contains(r.Problems[0].Why, "is no name") {
+			t.Errorf("a shard called %q: %+v", name, r.Problems)
 		}
 	}
 }
@@ -264,6 +264,16 @@ func TestEveryPieceOfDCP(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A file that is shorter than .metadata says is found so by that alone.
+func TestShortOfDCP(t *testing.T) {
+	dir := made(t).below("dcp")
+	b := dir["__0_0.distcp"]
+	r := check(t, dir.with("__0_0.distcp", b[:len(b)-1]), Options{})
+	if r.Sound() || !strings.Contains(r.Problems[0].Why, "the file has") {
+		t.Errorf("%+v", r.Problems)
 	}
 }
 
