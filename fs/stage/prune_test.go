@@ -1,7 +1,6 @@
 package stage
 
 import (
-	"errors"
 	"fmt"
 	"testing"
 
@@ -200,44 +199,4 @@ func TestNothingIsLeaked(t *testing.T) {
 	if n := disk.bytes(); n > 0 {
 		t.Errorf("staging files of %d bytes are left", n)
 	}
-}
-
-// unnamed lists generations that neither a stripe nor a content names, though
-// the reaper has nothing to do.
-func unnamed(t *Tree) (out []string) {
-	named := map[uint64]bool{}
-	each := func(p byte, fn func(k, v []byte) error) {
-		it, err := t.db.NewIter([]byte{p}, []byte{p + 1})
-		for ok := err == nil && it.First(); ok && err == nil; ok = it.Next() {
-			err = fn(it.Key(), it.Value())
-		}
-		if err = errors.Join(err, it.Close()); err != nil {
-			out = append(out, err.Error())
-		}
-	}
-	each(schema.PrefixStripe, func(_, v []byte) error {
-		fs, err := schema.DecodeStripe(v)
-		for _, f := range fs {
-			named[f.Gen] = true
-		}
-		return err
-	})
-	each(schema.PrefixInode, func(_, v []byte) error {
-		rec, err := schema.DecodeInode(v)
-		if err == nil {
-			for _, gen := range gensOf(rec) {
-				named[gen] = true
-			}
-		}
-		return err
-	})
-	each(schema.PrefixGen, func(k, v []byte) error {
-		gen, err := schema.ParseNumbered(k)
-		if err == nil && !named[gen] {
-			g, _ := schema.DecodeGeneration(v)
-			out = append(out, fmt.Sprintf("generation %d %+v", gen, g))
-		}
-		return err
-	})
-	return out
 }
