@@ -399,8 +399,8 @@ func (c *checker) strangers(ctx context.Context) error {
 		if !ok || c.isNamed(name) {
 			continue
 		}
-		if _, err := c.fs.Stat(c.fs.PathJoin(c.dir, n)); oserror.IsNotExist(err) {
-			continue // it went meanwhile
+		if _, err := c.fs.Stat(c.fs.PathJoin(c.dir, n)); oserror.IsNotExist(err) || c.isNamed(name) {
+			continue // it went, or came back, meanwhile
 		}
 		if _, err := c.readFooter(name); errors.Is(err, pack.ErrFormat) {
 			c.r.Damage("pack-unreadable", n, "no record names it, and its chunks can't be indexed: %v", err)

@@ -27,8 +27,8 @@ func newCounter(w *os.File, what string) *progress {
 	if !isTerminal(w) {
 		return &progress{}
 	}
-	const template = `{{string . "what"}} {{counters . }} {{bar . }} {{percent . }}`
-	return &progress{bar: pb.New64(0).SetTemplate(template).SetWriter(w).Set("what", what).Start()}
+	const template = `{{string . "what"}} {{counters . }} {{bar . }} {{percent . }} {{string . "note"}}`
+	return &progress{bar: pb.New64(0).SetTemplate(template).SetWriter(w).Set("what", what).Set("note", "").Start()}
 }
 
 func (p *progress) total(n int64) {

@@ -3,6 +3,7 @@ package stage
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -36,6 +37,25 @@ type holding struct {
 	rec   schema.Generation
 	found bool
 	held  bool // the inode has a hold on it
+	// unread: there is a record, and it can't be read.
+	unread bool
+}
+
+// corrupt reports a record of the inode that can't be read: what it needs is
+// then not fully known.
+func (n *inodeCheck) corrupt(err error) error {
+	if errors.Is(err, schema.ErrCorrupt) {
+		n.unsure[n.ino] = true
+	}
+	return n.r.Corrupt(n.name, err)
+}
+
+// unlessCorrupt drops an error that says that a record can't be read.
+func unlessCorrupt(err error) error {
+	if errors.Is(err, schema.ErrCorrupt) {
+		return nil
+	}
+	return err
 }
 
 // inodeHolds checks all that is kept by inode, and yields the generations that
@@ -85,16 +105,14 @@ func (n *inodeCheck) marks(g *check.Group) error {
 			u, err = schema.DecodeUnsettled(v)
 		}
 		if err != nil {
-			return n.r.Corrupt(n.name, err)
+			return n.corrupt(err)
 		}
 		n.needs.marks = append(n.needs.marks, mark{gen, u})
-		if rec, found, err := n.record(gen); err != nil || !found || rec.Ino != n.ino || !rec.File {
-			if err == nil {
-				n.r.Leak("unsettled-mark", n.name, "generation %d is marked as not synced, and is not a staging file of this inode", gen)
-			}
-			return n.r.Corrupt(genName(gen), err)
+		rec, found, err := n.record(gen)
+		if err == nil && (!found || rec.Ino != n.ino || !rec.File) {
+			n.r.Leak("unsettled-mark", n.name, "generation %d is marked as not synced, and is not a staging file of this inode", gen)
 		}
-		return nil
+		return unlessCorrupt(err)
 	})
 }
 
@@ -108,7 +126,8 @@ func (n *inodeCheck) versions(g *check.Group) error {
 		}
 		rec, err := schema.DecodeInode(v)
 		if err != nil {
-			return n.r.Corrupt(n.name, err)
+			n.needs.versions++
+			return n.corrupt(err)
 		}
 		if n.newest == nil {
 			n.newest = rec
@@ -128,7 +147,7 @@ func (n *inodeCheck) versions(g *check.Group) error {
 	if err != nil || n.newest == nil || n.newest.Deleted || n.newest.Live.Gen == 0 {
 		return err
 	}
-	if h := n.gens[n.newest.Live.Gen]; h != nil && !h.found {
+	if h := n.gens[n.newest.Live.Gen]; h != nil && !h.found && !h.unread {
 		n.r.Damage("generation-missing", n.name, "its content goes on in generation %d, of which there is no record", n.newest.Live.Gen)
 	}
 	return nil
@@ -144,8 +163,8 @@ func (n *inodeCheck) gen(gen uint64) (*holding, error) {
 	n.gens[gen] = h
 	var err error
 	if h.rec, h.found, err = n.record(gen); err != nil {
-		h.found = true // that it can't be read is said elsewhere
-		return h, n.r.Corrupt(genName(gen), err)
+		h.unread = true // which is said by generation
+		return h, unlessCorrupt(err)
 	}
 	if h.held = h.found && h.rec.Ino == n.ino; h.found && !h.held {
 		h.held, err = n.r.Has(schema.GenRefKey(gen, n.ino))
@@ -174,7 +193,7 @@ func (n *inodeCheck) stripes(g *check.Group) error {
 	return g.Each(schema.PrefixStripe, func(k, v []byte) error {
 		s, ver, err := schema.ParseStripeKey(k)
 		if err != nil {
-			return n.r.Corrupt(n.name, err)
+			return n.corrupt(err)
 		}
 		if int64(s) != last {
 			last, next = int64(s), math.MaxUint64
@@ -183,7 +202,7 @@ func (n *inodeCheck) stripes(g *check.Group) error {
 		next = ver
 		fs, err := schema.DecodeStripe(v)
 		if err != nil {
-			return n.r.Corrupt(n.name, err)
+			return n.corrupt(err)
 		}
 		for _, f := range fs {
 			h, err := n.gen(f.Gen)
@@ -224,6 +243,7 @@ func (n *inodeCheck) fragment(s uint32, f schema.Fragment, h *holding, limit int
 	switch {
 	case h == nil:
 		missing("which is none")
+	case h.unread:
 	case !h.found:
 		missing("of which there is no record")
 	case !h.held:
@@ -310,7 +330,7 @@ func (n *inodeCheck) entries(g *check.Group) error {
 			d, err = schema.DecodeDentry(v)
 		}
 		if err != nil {
-			return n.r.Corrupt(n.name, err)
+			return n.corrupt(err)
 		}
 		if versions > 0 && name == last {
 			versions++
@@ -329,7 +349,7 @@ func (n *inodeCheck) entry(name string, d schema.Dentry, live bool) error {
 	if d.Ino == 0 {
 		return nil
 	}
-	if live && (n.newest == nil || n.newest.Deleted) {
+	if live && (n.needs.versions == 0 || n.newest != nil && n.newest.Deleted) {
 		n.r.Damage("entry-unreachable", n.name, "the entry %q is in a directory that is not there", name)
 	}
 	prefix := schema.InodePrefix(d.Ino)
@@ -354,7 +374,7 @@ func (n *inodeCheck) entry(name string, d schema.Dentry, live bool) error {
 func (n *inodeCheck) rest(g *check.Group) error {
 	gone := n.needs.versions == 0 && !n.queued
 	switch {
-	case g.Has(schema.PrefixOrphan) && (n.newest == nil || n.newest.Deleted):
+	case g.Has(schema.PrefixOrphan) && (n.needs.versions == 0 || n.newest != nil && n.newest.Deleted):
 		n.r.Leak("orphan", n.name, "it is listed as unlinked and open, and is not there")
 	case n.needs.versions == 1 && n.newest != nil && n.newest.Deleted && !n.queued:
 		n.r.Leak("tombstone", n.name, "it is deleted, and nothing older of it is left to hide")
@@ -371,6 +391,6 @@ func (n *inodeCheck) rest(g *check.Group) error {
 		if err == nil {
 			_, err = schema.DecodeXattr(v)
 		}
-		return n.r.Corrupt(n.name, err)
+		return n.corrupt(err)
 	})
 }
