@@ -34,20 +34,21 @@ type checker struct {
 
 func snapName(seq uint64) string { return fmt.Sprintf("snapshot %d", seq) }
 
-// snapshot reads a record; nil: there is none that can be read.
-func (c *checker) snapshot(seq uint64) (*schema.Snapshot, error) {
+// snapshot reads a record; nil: there is none. unread: there is one that can't
+// be read, which is said by snapshots.
+func (c *checker) snapshot(seq uint64) (s *schema.Snapshot, unread bool, err error) {
 	v, err := c.r.View.Get(schema.Numbered(schema.PrefixSnapshot, seq))
 	if errors.Is(err, state.ErrNotFound) {
-		return nil, nil
+		return nil, false, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	s, err := schema.DecodeSnapshot(v)
+	s, err = schema.DecodeSnapshot(v)
 	if errors.Is(err, schema.ErrCorrupt) {
-		return nil, nil // said by snapshots
+		return nil, true, nil
 	}
-	return s, err
+	return s, false, err
 }
 
 // number reads a value that is a number; ok: there is one.
@@ -124,9 +125,9 @@ func (c *checker) names() error {
 			return c.r.Corrupt(fmt.Sprintf("key %x", k), err)
 		}
 		object := fmt.Sprintf("name %q in scope %q", name, scope)
-		s, err := c.snapshot(seq)
+		s, unread, err := c.snapshot(seq)
 		switch {
-		case err != nil:
+		case err != nil || unread:
 			return err
 		case s == nil:
 			c.r.Damage("name-dangling", object, "it leads to snapshot %d, which is not there", seq)
@@ -211,8 +212,8 @@ func (c *checker) trees() error {
 			return err
 		}
 		seq := holder &^ (1 << 63)
-		s, err := c.snapshot(seq)
-		if err == nil && (s == nil || s.Tree == [32]byte{}) {
+		s, unread, err := c.snapshot(seq)
+		if err == nil && !unread && (s == nil || s.Tree == [32]byte{}) {
 			c.r.Leak("tree-unused", snapName(seq), "objects of its tree are held, and it has none")
 		}
 		return err

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"stepfs/internal/check"
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -200,6 +202,27 @@ func TestCheckFindsInTree(t *testing.T) {
 				t.Errorf("found %v, want %v", got, tc.want)
 			}
 		})
+	}
+}
+
+// TestHollowContentIsNotHot: a content that is nothing but a hole has no copy of
+// its own, so storing it leaves no mark of one.
+func TestHollowContentIsNotHot(t *testing.T) {
+	w, _ := memWorld(t)
+	chunks := newMemChunks()
+	w.tree.cfg.Chunks = chunks
+	ino, fh := w.create("f")
+	w.mustWrite(ino, fh, 'x', 100, 0)
+	if err := w.tree.Fallocate(ino, fh, 0, 100, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE); err != nil {
+		t.Fatal(err)
+	}
+	w.shut(ino, fh)
+	if w.count(schema.PrefixPending) == 0 {
+		t.Fatal("nothing waits to be stored: nothing proved")
+	}
+	w.store(chunks)
+	if fs := treeFindings(w.tree); len(fs) > 0 || w.count(schema.PrefixHot) > 0 {
+		t.Errorf("%d hot marks, %+v", w.count(schema.PrefixHot), fs)
 	}
 }
 

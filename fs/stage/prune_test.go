@@ -200,3 +200,39 @@ func TestNothingIsLeaked(t *testing.T) {
 		t.Errorf("staging files of %d bytes are left", n)
 	}
 }
+
+// TestPruneTakesTombstonesOfTombstones: where the last version that a name had
+// goes, all tombstones above it go, though several are in a row.
+func TestPruneTakesTombstonesOfTombstones(t *testing.T) {
+	w, _ := memWorld(t)
+	make := func() {
+		ino, fh := w.create("b")
+		w.mustWrite(ino, fh, 'x', 10, 0)
+		w.shut(ino, fh)
+	}
+	unlink := func() {
+		if err := w.tree.Unlink(RootIno, "b"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	make()
+	first, _ := w.barrier()
+	unlink()
+	w.barrier()
+	make()
+	unlink() // in one go: a second tombstone, over the first
+	w.barrier()
+	w.barrier()
+	if n := w.count(schema.PrefixDentry); n != 3 {
+		t.Fatalf("%d versions of the name, want one and two tombstones", n)
+	}
+	if err := expire(w.eng, first); err != nil {
+		t.Fatal(err)
+	}
+	if err := prune(t, w.tree); err != nil {
+		t.Fatal(err)
+	}
+	if n := w.count(schema.PrefixDentry); n != 0 {
+		t.Errorf("%d versions of the name are left", n)
+	}
+}

@@ -278,7 +278,7 @@ func (f *Frozen) Store(ctx context.Context, es []schema.ChunkExtent, key string)
 			}
 			rec.Stored = f.p.Content.Len
 			tx.Put(schema.Numbered(schema.PrefixGen, f.gen), rec.Encode())
-			if rec.File || rec.Inline { // else nothing in it was named, and it was given up before
+			if rec.File || rec.Inline { // else there is no copy: it is a hole, or was given up before
 				tx.Put(schema.Numbered(schema.PrefixHot, f.gen), schema.Counter(uint64(f.p.Content.Alloc)))
 			}
 			tx.then(func() { g.rec = rec })
