@@ -71,6 +71,17 @@ func checkedStore(t *testing.T) (f *fixture, a, b []Ref) {
 	return f, a, b
 }
 
+// wholePack gives a pack, but not that one, of which nothing is dead.
+func wholePack(f *fixture, not uint64) uint64 {
+	for n, rec := range readIndex(f).packs {
+		if n != not && rec.DeadChunks == 0 {
+			return n
+		}
+	}
+	f.t.Fatal("there is no such pack")
+	return 0
+}
+
 // TestCheckFinds: each kind of damage and leak, made on purpose, is found, and
 // nothing else is.
 func TestCheckFinds(t *testing.T) {
@@ -153,7 +164,7 @@ func TestCheckFinds(t *testing.T) {
 			[]string{"damage chunk-location"}},
 		"a chunk's pack": {func(f *fixture, a, _ []Ref) { relocate(f, a[0].ID, func(l *schema.ChunkLoc) { l.Pack = 77 }) },
 			[]string{"damage pack-record-missing", "leak pack-dead-count"}},
-		"a chunk in a pack that has it not": {func(f *fixture, a, _ []Ref) { relocate(f, a[0].ID, func(l *schema.ChunkLoc) { l.Pack = 2 }) },
+		"a chunk in a pack that has it not": {func(f *fixture, a, _ []Ref) { relocate(f, a[0].ID, func(l *schema.ChunkLoc) { l.Pack = wholePack(f, l.Pack) }) },
 			[]string{"damage pack-contents", "leak pack-dead-count"}},
 		"a dead key of another place": {put(func(_, b []Ref) []byte { return schema.ChunkDeadKey(0, last(b)) }, schema.DeadChunk{Pack: 1, Stored: 7}.Encode()),
 			[]string{"damage dead-key"}},
