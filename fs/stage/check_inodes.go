@@ -249,12 +249,16 @@ func (n *inodeCheck) fragment(s uint32, f schema.Fragment, h *holding, limit int
 	case !h.held:
 		n.r.Damage("hold-missing", n.name, "bytes %d to %d are in generation %d, on which it has no hold: it may be freed", off, end, f.Gen)
 	case h.rec.File: // the file is looked for by generation
+		return n.storedWell(f.Gen, off, min(end, h.rec.Stored))
 	case h.rec.Inline:
 		whole, err := n.inBlocks(f.Gen, off, end)
-		if err != nil || whole {
+		if err == nil && !whole {
+			missing("whose blocks in the index are not all there")
+		}
+		if err != nil {
 			return err
 		}
-		missing("whose blocks in the index are not all there")
+		return n.storedWell(f.Gen, off, min(end, h.rec.Stored))
 	case end > h.rec.Stored:
 		missing(fmt.Sprintf("which is neither staged nor stored so far (%d bytes are)", h.rec.Stored))
 	default:
@@ -265,6 +269,16 @@ func (n *inodeCheck) fragment(s uint32, f schema.Fragment, h *holding, limit int
 		missing("whose chunk map has a gap there")
 	}
 	return nil
+}
+
+// storedWell checks that what is said to be stored is, though there is still a
+// copy to read it from.
+func (n *inodeCheck) storedWell(gen uint64, off, end int64) error {
+	whole, err := n.inChunks(gen, off, end)
+	if err == nil && !whole {
+		n.r.Damage("stored-short", n.name, "bytes %d to %d are said to be stored by generation %d, whose chunk map has a gap there: they go with its copy", off, end, gen)
+	}
+	return err
 }
 
 // inBlocks says whether the blocks of an inline generation hold a range.
