@@ -58,7 +58,7 @@ func checkCommand(g *global) *cobra.Command {
 		Long: `Look whether everything in a store is as it should be: the index against the
 packs, references to chunks against what holds them, the content of every file
 in every snapshot against where it lies, and staging files against their
-records. It changes nothing. The store may be in use: what is under way is no
+records. It repairs nothing. The store may be in use: what is under way is no
 finding, and nobody waits for the check.
 
 A finding is "damage" if something that is needed is missing or wrong, or may be
@@ -71,8 +71,8 @@ comes by all of them in time.
 
 With --json each finding is a line, and the last line sums up.
 
-Exit codes: 0 nothing was found, 1 something was found, or the check could not
-be done. Which of the two it was, the last line tells.`,
+Exit codes: 0 nothing was found, 1 damage or a leak was found, or the check
+could not be done: then there is no summary, and an error says why.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			store, _, err := g.storeAnd(args, usage, 0, 0)
 			if err != nil {
