@@ -164,7 +164,9 @@ func TestCheckFinds(t *testing.T) {
 			[]string{"damage chunk-location"}},
 		"a chunk's pack": {func(f *fixture, a, _ []Ref) { relocate(f, a[0].ID, func(l *schema.ChunkLoc) { l.Pack = 77 }) },
 			[]string{"damage pack-record-missing", "leak pack-dead-count"}},
-		"a chunk in a pack that has it not": {func(f *fixture, a, _ []Ref) { relocate(f, a[0].ID, func(l *schema.ChunkLoc) { l.Pack = wholePack(f, l.Pack) }) },
+		"a chunk in a pack that has it not": {func(f *fixture, a, _ []Ref) {
+			relocate(f, a[0].ID, func(l *schema.ChunkLoc) { l.Pack = wholePack(f, l.Pack) })
+		},
 			[]string{"damage pack-contents", "leak pack-dead-count"}},
 		"a dead key of another place": {put(func(_, b []Ref) []byte { return schema.ChunkDeadKey(0, last(b)) }, schema.DeadChunk{Pack: 1, Stored: 7}.Encode()),
 			[]string{"damage dead-key"}},

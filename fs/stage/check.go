@@ -13,7 +13,7 @@ import (
 )
 
 // A check of the tree walks over the index twice, once by generation
-// (check_gens.go) and once by inode (check_inodes.go), and holds what the two
+// (check_gens.go) and once by inode (check_inodes.go, check_content.go), and holds what the two
 // walks say of each other against each other: which inode has a hold on which
 // generation. Then the versions that are superseded against the lists of
 // deaths (check_deaths.go), and the staging files against the records. All of
