@@ -19,6 +19,7 @@ import (
 
 	"stepfs/chunkstore"
 	"stepfs/fs/stage"
+	"stepfs/internal/check"
 	"stepfs/internal/livetree"
 	"stepfs/internal/state"
 	"stepfs/snapshot"
@@ -35,6 +36,7 @@ type world struct {
 	conf func(*snapshot.Config) // applied at each open
 	room func(*stage.Config)    // likewise
 	boot string
+	hurt bool // damage was done on purpose
 
 	slowSync atomic.Int64           // ns that each sync of metadata takes longer
 	failSync atomic.Pointer[error]  // what each sync of metadata answers
@@ -170,6 +172,22 @@ func (w *world) noFaults() {
 	}
 }
 
+// findings is what the checks of all layers have to say.
+func (w *world) findings() (out []check.Finding) {
+	w.t.Helper()
+	v := w.eng.View()
+	defer v.Close()
+	r := &check.Run{View: v, Report: func(f check.Finding) { out = append(out, f) }}
+	ctx := context.Background()
+	_, err := w.chunks.Check(ctx, r, chunkstore.CheckOptions{Holders: w.tree})
+	w.ok(err)
+	_, err = w.tree.Check(ctx, r)
+	w.ok(err)
+	_, err = snapshot.Check(ctx, r)
+	w.ok(err)
+	return out
+}
+
 func (w *world) stop(clean bool) error {
 	return errors.Join(w.m.Close(), w.tree.Close(), w.chunks.Close(), w.eng.Close(clean))
 }
@@ -179,6 +197,11 @@ func (w *world) close() {
 		return
 	}
 	w.disk.openGate()
+	if w.eng.Err() == nil && !w.hurt {
+		if fs := w.findings(); len(fs) > 0 {
+			w.t.Errorf("the check finds %d things: %+v", len(fs), fs[:min(len(fs), 4)])
+		}
+	}
 	if err := w.stop(true); err != nil && w.eng.Err() == nil {
 		w.t.Error("close:", err)
 	}

@@ -107,6 +107,11 @@ func TestArguments(t *testing.T) {
 		{"status STORE", exitNoStore, ""},
 		{"stats STORE", exitNoStore, ""},
 		{"drain STORE", exitNoStore, ""},
+		{"check", exitError, "usage"},
+		{"check STORE", exitNoStore, ""},
+		{"check --read-data=0% STORE", exitError, "not a share"},
+		{"check --read-data=10 STORE", exitError, "not a share"},
+		{"check --read-data=101% STORE", exitError, "not a share"},
 		{"rollback STORE", exitError, "usage"},
 		{"rollback STORE 7", exitNoStore, ""},
 		{"forget STORE", exitError, "usage"},
@@ -147,7 +152,7 @@ func TestArguments(t *testing.T) {
 
 // A usage that is not golden is one that changed without anybody looking.
 func TestHelp(t *testing.T) {
-	for _, args := range []string{"", "mount", "umount", "snapshots", "snapshot", "restore", "rollback", "hold", "release", "forget", "unforget", "prune", "policy", "status", "stats", "drain", "version"} {
+	for _, args := range []string{"", "mount", "umount", "snapshots", "snapshot", "restore", "rollback", "hold", "release", "forget", "unforget", "prune", "policy", "status", "stats", "drain", "check", "version"} {
 		t.Run("stepfs "+args, func(t *testing.T) {
 			got := stepfs(t, append(strings.Fields(args), "--help")...)
 			if got.code != exitDone || got.stderr != "" {

@@ -27,6 +27,9 @@ type service interface {
 	Release(ctx context.Context, r HoldRequest) (SnapshotInfo, error)
 	// Prune removes what is forgotten; fn hears how far it is.
 	Prune(ctx context.Context, r PruneRequest, fn func(PruneProgress) error) error
+	// Check looks whether everything is as it should be; fn hears what is found,
+	// how far it is, and last the summary.
+	Check(ctx context.Context, r CheckRequest, fn func(CheckEvent) error) error
 	// Policy changes what is kept, if the request says so, and gives it.
 	Policy(ctx context.Context, r PolicyRequest) (PolicyInfo, error)
 	// Source reads the tree of a snapshot.

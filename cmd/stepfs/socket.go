@@ -146,6 +146,10 @@ func newAPI(s service, leave chan<- leaveCall) http.Handler {
 		st := newStream(w)
 		st.end(s.Prune(ctx, q, func(p PruneProgress) error { return st.send(streamLine{Prune: &p}) }))
 	})
+	handle(mux, "/v1/check", func(ctx context.Context, w http.ResponseWriter, q CheckRequest) {
+		st := newStream(w)
+		st.end(s.Check(ctx, q, func(e CheckEvent) error { return st.send(streamLine{Check: &e}) }))
+	})
 	handle(mux, "/v1/umount", func(ctx context.Context, w http.ResponseWriter, q UmountRequest) {
 		call := leaveCall{lazy: q.Lazy, done: make(chan error, 1)}
 		select {
@@ -198,6 +202,7 @@ type streamLine struct {
 	Snapshot *SnapshotInfo  `json:"snapshot,omitempty"`
 	Drain    *DrainProgress `json:"drain,omitempty"`
 	Prune    *PruneProgress `json:"prune,omitempty"`
+	Check    *CheckEvent    `json:"check,omitempty"`
 	End      bool           `json:"end,omitempty"`
 	Error    *apiError      `json:"error,omitempty"`
 }
@@ -217,7 +222,7 @@ func (s *stream) send(l streamLine) error {
 	if err := s.enc.Encode(l); err != nil {
 		return err
 	}
-	if l.Drain != nil || l.Prune != nil { // somebody is watching
+	if l.Drain != nil || l.Prune != nil || l.Check != nil { // somebody is watching
 		return s.flush()
 	}
 	return nil

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"stepfs/internal/check"
 )
 
 // scripted is a service that answers what a test wants.
@@ -62,6 +64,10 @@ func (s scripted) Prune(_ context.Context, r PruneRequest, fn func(PruneProgress
 }
 func (s scripted) Policy(_ context.Context, r PolicyRequest) (PolicyInfo, error) {
 	return PolicyInfo{Rules: map[string]string{"set": fmt.Sprint(r.Set), "unset": fmt.Sprint(r.Unset)}}, s.fail
+}
+func (s scripted) Check(_ context.Context, r CheckRequest, fn func(CheckEvent) error) error {
+	return errors.Join(fn(CheckEvent{Progress: &CheckProgress{Part: "packs", Done: r.ReadData}}),
+		fn(CheckEvent{Finding: &check.Finding{Kind: check.Leak, What: "w"}}), fn(CheckEvent{Summary: &CheckSummary{Leaks: 1}}), s.fail)
 }
 func (s scripted) Source(context.Context, SnapshotInfo) (source, error) { return nil, s.fail }
 func (s scripted) Close() error                                         { return nil }
@@ -131,6 +137,11 @@ func TestClient(t *testing.T) {
 	must(t, c.Prune(ctx, PruneRequest{Wait: true}, func(p PruneProgress) error { pruned = p; return nil }))
 	if !pruned.Done || pruned.Pruned != 1 {
 		t.Errorf("prune %+v", pruned)
+	}
+	var events []CheckEvent
+	must(t, c.Check(ctx, CheckRequest{ReadData: 0.5}, func(e CheckEvent) error { events = append(events, e); return nil }))
+	if len(events) != 3 || events[0].Progress.Done != 0.5 || events[1].Finding.Kind != check.Leak || events[2].Summary.Leaks != 1 {
+		t.Errorf("check %+v", events)
 	}
 	go func() { (<-leave).done <- fmt.Errorf("unmount: %w", unix.EBUSY) }()
 	var told *apiError

@@ -128,6 +128,9 @@ func (m *model) check(rt *rapid.T) {
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		rt.Fatalf("live names %v, want %v", got, want)
 	}
+	if fs := treeFindings(m.tree); len(fs) > 0 {
+		rt.Fatalf("the check finds %+v", fs)
+	}
 	for seq, files := range m.snaps {
 		v := m.tree.At(seq)
 		es, err := v.ReadDir(RootIno, "", 1000)

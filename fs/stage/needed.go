@@ -21,43 +21,64 @@ func (t *Tree) needed(f *findings) (need []schema.Content, waits map[uint64]bool
 	defer it.Close()
 	// Asked for after the iterator was made: a mark that is taken off since was
 	// no lie before.
-	marks := t.marks(f.ino)
-	waits = map[uint64]bool{}
-	add := func(c *schema.Content) {
-		if k := len(need) - 1; c != nil && (k < 0 || need[k].Gen != c.Gen || need[k].Base != c.Base) {
-			need = append(need, *c)
-		}
-	}
-	versions := 0
+	n := needs{marks: t.marks(f.ino), waits: map[uint64]bool{}}
 	for ok := it.First(); ok; ok = it.Next() {
 		rec, err := schema.DecodeInode(it.Value())
 		if err != nil {
 			return nil, nil, wrapDisk(fmt.Errorf("inode %d: %w", f.ino, err))
 		}
-		if versions++; versions == 1 {
+		if n.versions == 0 {
 			f.newest = seqOf(it.Key())
 		}
 		if rec.Deleted {
 			f.mark = append([]byte(nil), it.Key()...)
-			continue
 		}
-		if versions == 1 {
-			add(&rec.Live)
-		}
-		add(rec.Committed)
-		if rec.Committed != nil {
-			waits[rec.Committed.Gen] = true
-		}
-		// A content that is durable never gives way to the one before it.
-		if rec.Settled != nil && (rec.Committed == nil || !settledBy(marks, rec.Committed)) {
-			add(rec.Settled)
-			waits[rec.Settled.Gen] = true
+		n.add(rec)
+	}
+	f.end = n.versions == 0 || n.versions == 1 && f.mark != nil
+	return n.contents(), n.waits, wrapDisk(it.Error())
+}
+
+// needs gathers what the versions of one inode need, newest first.
+type needs struct {
+	marks    []mark
+	waits    map[uint64]bool
+	versions int
+	all      []schema.Content
+}
+
+func (n *needs) add(rec *schema.Inode) {
+	if n.versions++; rec.Deleted {
+		return
+	}
+	add := func(c *schema.Content) {
+		switch k := len(n.all) - 1; {
+		case c == nil:
+		case k >= 0 && n.all[k].Gen == c.Gen && n.all[k].Base == c.Base:
+			n.all[k].Len = max(n.all[k].Len, c.Len)
+		default:
+			n.all = append(n.all, *c)
 		}
 	}
-	f.end = versions == 0 || versions == 1 && f.mark != nil
-	slices.SortFunc(need, func(a, b schema.Content) int {
-		return cmp.Or(cmp.Compare(a.Gen, b.Gen), cmp.Compare(a.Base, b.Base))
+	if n.versions == 1 {
+		add(&rec.Live)
+	}
+	add(rec.Committed)
+	if rec.Committed != nil {
+		n.waits[rec.Committed.Gen] = true
+	}
+	// A content that is durable never gives way to the one before it.
+	if rec.Settled != nil && (rec.Committed == nil || !settledBy(n.marks, rec.Committed)) {
+		add(rec.Settled)
+		n.waits[rec.Settled.Gen] = true
+	}
+}
+
+// contents gives those of one generation once, with the greatest length, in
+// the order of generations.
+func (n *needs) contents() []schema.Content {
+	slices.SortFunc(n.all, func(a, b schema.Content) int {
+		return cmp.Or(cmp.Compare(a.Gen, b.Gen), cmp.Compare(a.Base, b.Base), cmp.Compare(b.Len, a.Len))
 	})
-	need = slices.CompactFunc(need, func(a, b schema.Content) bool { return a.Gen == b.Gen && a.Base == b.Base })
-	return need, waits, wrapDisk(it.Error())
+	return slices.CompactFunc(n.all, func(a, b schema.Content) bool { return a.Gen == b.Gen && a.Base == b.Base })
 }

@@ -149,8 +149,8 @@ func (m *machine) crash() {
 // checkLeaks: what nobody names is gone, or the reaper knows of it.
 func (m *machine) checkLeaks() {
 	m.must(m.tree.reapAll())
-	if l := unnamed(m.tree); len(l) > 0 {
-		m.fail("named by nobody: %q", l)
+	if l := treeFindings(m.tree); len(l) > 0 {
+		m.fail("the check finds %+v", l)
 	}
 }
 

@@ -232,7 +232,8 @@ func (t *Tree) buryInode(tx *txn, key []byte) error {
 }
 
 // buryTombstone: where the last version that a tombstone hides goes, it goes,
-// too. gone are the keys that this transaction takes away.
+// too, and so do those that hid nothing but it. gone are the keys that this
+// transaction takes away.
 func (t *Tree) buryTombstone(tx *txn, key []byte, gone map[string]bool) error {
 	prefix := key[:len(key)-8]
 	it, err := tx.NewIter(prefix, schema.After(prefix))
@@ -245,16 +246,16 @@ func (t *Tree) buryTombstone(tx *txn, key []byte, gone map[string]bool) error {
 			return nil // hidden, too
 		}
 	}
-	// Of those above, the oldest that stays.
+	// Of those above, up to the oldest that shows something.
 	for ok := it.SeekLT(key); ok; ok = it.Prev() {
 		if gone[string(it.Key())] {
 			continue
 		}
 		stone, err := isTombstone(it.Key(), it.Value())
-		if err == nil && stone {
-			tx.Delete(append([]byte(nil), it.Key()...))
+		if err != nil || !stone {
+			return wrapDisk(err)
 		}
-		return wrapDisk(err)
+		tx.Delete(append([]byte(nil), it.Key()...))
 	}
 	return wrapDisk(it.Error())
 }

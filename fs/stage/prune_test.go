@@ -1,7 +1,6 @@
 package stage
 
 import (
-	"errors"
 	"fmt"
 	"testing"
 
@@ -202,42 +201,38 @@ func TestNothingIsLeaked(t *testing.T) {
 	}
 }
 
-// unnamed lists generations that neither a stripe nor a content names, though
-// the reaper has nothing to do.
-func unnamed(t *Tree) (out []string) {
-	named := map[uint64]bool{}
-	each := func(p byte, fn func(k, v []byte) error) {
-		it, err := t.db.NewIter([]byte{p}, []byte{p + 1})
-		for ok := err == nil && it.First(); ok && err == nil; ok = it.Next() {
-			err = fn(it.Key(), it.Value())
-		}
-		if err = errors.Join(err, it.Close()); err != nil {
-			out = append(out, err.Error())
+// TestPruneTakesTombstonesOfTombstones: where the last version that a name had
+// goes, all tombstones above it go, though several are in a row.
+func TestPruneTakesTombstonesOfTombstones(t *testing.T) {
+	w, _ := memWorld(t)
+	make := func() {
+		ino, fh := w.create("b")
+		w.mustWrite(ino, fh, 'x', 10, 0)
+		w.shut(ino, fh)
+	}
+	unlink := func() {
+		if err := w.tree.Unlink(RootIno, "b"); err != nil {
+			t.Fatal(err)
 		}
 	}
-	each(schema.PrefixStripe, func(_, v []byte) error {
-		fs, err := schema.DecodeStripe(v)
-		for _, f := range fs {
-			named[f.Gen] = true
-		}
-		return err
-	})
-	each(schema.PrefixInode, func(_, v []byte) error {
-		rec, err := schema.DecodeInode(v)
-		if err == nil {
-			for _, gen := range gensOf(rec) {
-				named[gen] = true
-			}
-		}
-		return err
-	})
-	each(schema.PrefixGen, func(k, v []byte) error {
-		gen, err := schema.ParseNumbered(k)
-		if err == nil && !named[gen] {
-			g, _ := schema.DecodeGeneration(v)
-			out = append(out, fmt.Sprintf("generation %d %+v", gen, g))
-		}
-		return err
-	})
-	return out
+	make()
+	first, _ := w.barrier()
+	unlink()
+	w.barrier()
+	make()
+	unlink() // in one go: a second tombstone, over the first
+	w.barrier()
+	w.barrier()
+	if n := w.count(schema.PrefixDentry); n != 3 {
+		t.Fatalf("%d versions of the name, want one and two tombstones", n)
+	}
+	if err := expire(w.eng, first); err != nil {
+		t.Fatal(err)
+	}
+	if err := prune(t, w.tree); err != nil {
+		t.Fatal(err)
+	}
+	if n := w.count(schema.PrefixDentry); n != 0 {
+		t.Errorf("%d versions of the name are left", n)
+	}
 }

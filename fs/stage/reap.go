@@ -45,7 +45,8 @@ func (t *Tree) reap(ino uint64) (shells []uint64, err error) {
 	if err != nil {
 		return nil, err
 	}
-	// Should this end in the middle, the generations must not be forgotten.
+	// Should this end in the middle, the generations must not be forgotten, and
+	// nothing must be stored that has lost some of its stripes.
 	if len(f.stripes) > freeBatch {
 		_, err := t.update(schema.KindReap, func(tx *txn) error {
 			for _, gen := range f.gens {
@@ -54,7 +55,7 @@ func (t *Tree) reap(ino uint64) (shells []uint64, err error) {
 			for _, gen := range f.shells {
 				tx.Put(schema.ReapKey(ino, gen), nil)
 			}
-			return nil
+			return t.dropPending(tx, f)
 		})
 		if err != nil {
 			return nil, err
@@ -83,14 +84,8 @@ func deleteAll(tx *txn, keys [][]byte) {
 // free is the last transaction of reaping an inode.
 func (t *Tree) free(tx *txn, f *findings) error {
 	deleteAll(tx, f.stripes)
-	since, err := t.numberedSince(tx, f.ino, f.newest)
-	if err != nil {
+	if err := t.dropPending(tx, f); err != nil {
 		return err
-	}
-	for _, gen := range f.pending {
-		if !since[gen] {
-			tx.Delete(schema.Numbered(schema.PrefixPending, gen))
-		}
 	}
 	for _, gen := range f.gens {
 		if err := t.dropGen(tx, f.ino, gen); err != nil {
@@ -112,22 +107,54 @@ func (t *Tree) free(tx *txn, f *findings) error {
 	return nil
 }
 
+// dropPending takes what is nobody's off what waits for ingest. That goes with
+// the first of its stripes, or before: were it stored after, it would be taken
+// for a hole, or for what older versions of those stripes show.
+func (t *Tree) dropPending(tx *txn, f *findings) error {
+	since, err := t.numberedSince(tx, f.ino, f.newest)
+	if err != nil {
+		return err
+	}
+	for _, gen := range f.pending {
+		if !since[gen] {
+			tx.Delete(schema.Numbered(schema.PrefixPending, gen))
+		}
+	}
+	for _, gen := range f.gens {
+		g, err := t.generation(gen)
+		switch {
+		case errors.Is(err, state.ErrNotFound):
+		case err != nil:
+			return wrapDisk(err)
+		case g.Ino == f.ino:
+			tx.Delete(schema.Numbered(schema.PrefixPending, gen))
+		}
+	}
+	return nil
+}
+
 // numberedSince gives the numbers of the contents that versions from seq on
-// have: what was committed since an inode was looked at waits for ingest now.
+// need: what was committed since an inode was looked at waits for ingest now.
+// What such a version would have fallen back to is not needed any more once it
+// is durable, and then it must not be taken for new.
 func (t *Tree) numberedSince(tx *txn, ino, seq uint64) (map[uint64]bool, error) {
 	it, err := tx.NewIter(schema.InodePrefix(ino), schema.After(schema.InodeKey(ino, seq)))
 	if err != nil {
 		return nil, wrapDisk(err)
 	}
 	defer it.Close()
-	out := map[uint64]bool{}
+	out, marks := map[uint64]bool{}, t.marks(ino)
 	for ok := it.First(); ok; ok = it.Next() {
 		rec, err := schema.DecodeInode(it.Value())
 		if err != nil {
 			return nil, wrapDisk(fmt.Errorf("inode %d: %w", ino, err))
 		}
-		for _, gen := range gensOf(rec) {
-			out[gen] = true
+		out[rec.Live.Gen] = true
+		if rec.Committed != nil {
+			out[rec.Committed.Gen] = true
+		}
+		if rec.Settled != nil && (rec.Committed == nil || !settledBy(marks, rec.Committed)) {
+			out[rec.Settled.Gen] = true
 		}
 	}
 	return out, wrapDisk(it.Error())

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"slices"
 
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -169,11 +170,15 @@ func (t *Tree) mend(ino uint64, marks []mark) error {
 	if err := t.revert(n, marks, false); err != nil {
 		return err
 	}
-	switch {
-	case n.rec == nil:
-		return t.dropMarks(ino, marks)
-	case len(torn) == 0:
-		return nil // the live content is all there, and settles like any other
+	if n.rec == nil {
+		return t.dropMarks(ino, marks, maps)
+	}
+	// Of a file nothing of which is named any more not even the name need be left.
+	empty := slices.DeleteFunc(slices.Clone(marks), func(m mark) bool {
+		return len(maps[m.gen]) > 0 || slices.Contains(torn, m)
+	})
+	if err := t.dropMarks(ino, empty, maps); err != nil || len(torn) == 0 {
+		return err // what else there is of the live content settles like any other
 	}
 	return t.mendLive(n, torn, maps)
 }
@@ -213,14 +218,37 @@ func (t *Tree) tornMarks(ino uint64, marks []mark, maps map[uint64]dataMap) (tor
 	return torn, wrapDisk(it.Error())
 }
 
-func (t *Tree) dropMarks(ino uint64, marks []mark) error {
-	_, err := t.update(schema.KindReverted, func(tx *txn) error {
-		for _, m := range marks {
-			t.dropMark(tx, ino, m.gen)
-		}
-		return nil
-	})
+// dropMarks takes marks off that a power cut has left nothing to sync of.
+func (t *Tree) dropMarks(ino uint64, marks []mark, maps map[uint64]dataMap) error {
+	_, err := t.update(schema.KindReverted, func(tx *txn) error { return t.dropMarksIn(tx, ino, marks, maps) })
 	return err
+}
+
+// dropMarksIn also notes which staging files hold nothing: perhaps not even
+// their names are left.
+func (t *Tree) dropMarksIn(tx *txn, ino uint64, marks []mark, maps map[uint64]dataMap) error {
+	for _, m := range marks {
+		t.dropMark(tx, ino, m.gen)
+		tx.Put(schema.ReapKey(ino, m.gen), nil) // perhaps nothing names it any more
+		if len(maps[m.gen]) > 0 {
+			continue
+		}
+		g, err := t.generation(m.gen)
+		if errors.Is(err, state.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return wrapDisk(err)
+		}
+		g.File = false // nothing can go on in it
+		tx.Put(schema.Numbered(schema.PrefixGen, m.gen), g.Encode())
+		tx.Delete(schema.Numbered(schema.PrefixHot, m.gen))
+		tx.Put(schema.Numbered(schema.PrefixDoomed, m.gen), nil)
+	}
+	if len(marks) > 0 {
+		t.reaper.add(tx, ino)
+	}
+	return nil
 }
 
 // mendLive takes the ranges that are gone out of the live content. Where an
@@ -252,15 +280,9 @@ func (t *Tree) mendLive(n *inode, torn []mark, maps map[uint64]dataMap) error {
 		if last, err := t.stripeEnd(n); err != nil || last >= n.rec.Live.Len {
 			rec.Live.Len = min(rec.Live.Len, max(end, durableEnd(n.rec)))
 		}
-		for _, m := range torn {
-			t.dropMark(tx, n.ino, m.gen)
-			tx.Put(schema.ReapKey(n.ino, m.gen), nil) // perhaps nothing names it any more
-			if len(maps[m.gen]) == 0 {                // perhaps not even its name is left: nothing can go on in it
-				tx.Put(schema.Numbered(schema.PrefixGen, m.gen), schema.Generation{Ino: n.ino}.Encode())
-				tx.Put(schema.Numbered(schema.PrefixDoomed, m.gen), nil)
-			}
+		if err := t.dropMarksIn(tx, n.ino, torn, maps); err != nil {
+			return err
 		}
-		t.reaper.add(tx, n.ino)
 		t.putInode(tx, n, &rec)
 		return nil
 	})

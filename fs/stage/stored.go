@@ -293,7 +293,9 @@ func (f *Frozen) Store(ctx context.Context, es []schema.ChunkExtent, key string)
 			}
 			rec.Stored = f.p.Content.Len
 			tx.Put(schema.Numbered(schema.PrefixGen, f.gen), rec.Encode())
-			tx.Put(schema.Numbered(schema.PrefixHot, f.gen), schema.Counter(uint64(f.p.Content.Alloc)))
+			if rec.File || rec.Inline { // else there is no copy: it is a hole, or was given up before
+				tx.Put(schema.Numbered(schema.PrefixHot, f.gen), schema.Counter(uint64(f.p.Content.Alloc)))
+			}
 			tx.then(func() { g.rec = rec })
 		} else {
 			if err := t.putChunkMap(tx, target, es); err != nil {

@@ -1,0 +1,232 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"math/rand/v2"
+
+	"github.com/cockroachdb/errors/oserror"
+
+	"stepfs/chunkstore/pack"
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
+)
+
+// records looks at each pack's record and file.
+func (c *checker) records(ctx context.Context) error {
+	next := max(c.firstNew, 1)
+	if v, err := c.r.View.Get(schema.PackCounterKey()); err == nil {
+		if n, err := schema.ParseCounter(v); err == nil {
+			next = max(next, n)
+		}
+	}
+	lower, upper := schema.PackBounds()
+	it, err := c.r.View.NewIter(lower, upper)
+	if err != nil {
+		return err
+	}
+	for ok := it.First(); ok && err == nil; ok = it.Next() {
+		if err = ctx.Err(); err == nil {
+			err = c.record(ctx, it.Key(), it.Value(), next)
+		}
+	}
+	if err = errors.Join(err, it.Error(), it.Close()); err != nil {
+		return err
+	}
+	for number, p := range c.packs {
+		if p.chunks > 0 && !p.record {
+			c.r.Damage("pack-record-missing", packName(number), "%d chunks are in it, and it has no record", p.chunks)
+		}
+	}
+	return nil
+}
+
+func packName(number uint64) string { return fmt.Sprintf("pack %d", number) }
+
+func (c *checker) record(ctx context.Context, k, v []byte, next uint64) error {
+	number, err := schema.ParsePackKey(k)
+	if err != nil {
+		return c.r.Corrupt(fmt.Sprintf("key %x", k), err)
+	}
+	c.stats.Packs++
+	c.r.Done(0.5 + 0.5*min(1, float64(number)/float64(next)))
+	p := c.pack(number)
+	p.record = true
+	rec, err := schema.DecodePackRecord(v)
+	if err != nil {
+		return c.r.Corrupt(packName(number), err)
+	}
+	if number >= next {
+		c.r.Damage("pack-number", packName(number), "numbers from %d on are about to be given out again", next)
+	}
+	c.dead(number, rec, p)
+	foot, err := c.file(number, rec)
+	if err != nil || foot == nil {
+		return err
+	}
+	return c.contents(ctx, number, rec, foot, p)
+}
+
+// dead checks a record's counts of what is not needed. Packs from before
+// references have had copies that nobody counted.
+func (c *checker) dead(number uint64, rec schema.PackRecord, p *packCount) {
+	want := rec
+	want.DeadChunks, want.Dead = rec.Chunks-min(p.alive, rec.Chunks), rec.Stored-min(p.stored, rec.Stored)
+	short := rec.DeadChunks < want.DeadChunks && c.collectable(number) || rec.Dead < want.Dead && c.collectable(number)
+	switch {
+	case rec.DeadChunks > want.DeadChunks || rec.Dead > want.Dead:
+		c.r.Damage("pack-dead-count", packName(number), "its record counts %d dead chunks of %d bytes, there are %d of %d", rec.DeadChunks, rec.Dead, want.DeadChunks, want.Dead)
+	case short:
+		c.r.Leak("pack-dead-count", packName(number), "its record counts %d dead chunks of %d bytes, there are %d of %d", rec.DeadChunks, rec.Dead, want.DeadChunks, want.Dead)
+	}
+}
+
+// file checks that a pack's file is there and what its record says, and gives
+// its footer; nil: it is of no use, which was said, or is gone by now.
+func (c *checker) file(number uint64, rec schema.PackRecord) (*pack.Footer, error) {
+	name := pack.Name(rec.Name).FileName()
+	st, err := c.fs.Stat(c.fs.PathJoin(c.dir, name))
+	if err == nil && uint64(st.Size()) != rec.Size {
+		c.r.Damage("pack-size", packName(number), "%s has %d bytes, its record says %d", name, st.Size(), rec.Size)
+		return nil, nil
+	}
+	var foot pack.Footer
+	if err == nil {
+		foot, err = c.readFooter(rec.Name)
+	}
+	switch {
+	case err == nil:
+		return &foot, nil
+	case oserror.IsNotExist(err):
+		// Collect unlinks a pack whose record is durably gone.
+		if _, err := getPack(c.db, number); errors.Is(err, state.ErrNotFound) {
+			return nil, nil
+		}
+		c.r.Damage("pack-missing", packName(number), "%s is not there; %d chunks are read from it", name, c.packs[number].chunks)
+		return nil, nil
+	case errors.Is(err, pack.ErrFormat):
+		c.r.Damage("pack-unreadable", packName(number), "%v; %d chunks are read from it", err, c.packs[number].chunks)
+		return nil, nil
+	}
+	return nil, err
+}
+
+// contents holds a footer against the record and the index.
+func (c *checker) contents(ctx context.Context, number uint64, rec schema.PackRecord, foot *pack.Footer, p *packCount) error {
+	want := c.newRecord(rec.Name, foot.Body, foot.Entries)
+	if rec.Domain != want.Domain || rec.Size != want.Size || rec.Chunks != want.Chunks || rec.Raw != want.Raw || rec.Stored != want.Stored {
+		c.r.Damage("pack-record", packName(number), "its record says %d chunks of %d bytes, %d stored, in a file of %d; its footer %d of %d, %d, in %d",
+			rec.Chunks, rec.Raw, rec.Stored, rec.Size, want.Chunks, want.Raw, want.Stored, want.Size)
+	}
+	// When the fingerprints agree, the index has exactly what the footer lists.
+	// Otherwise, for copies and what is swept too, each chunk is looked up.
+	sum := uint64(0)
+	for _, e := range foot.Entries {
+		sum += c.fingerprint(e.ID[:], chunkLoc(number, e).Encode())
+	}
+	same := sum == p.sum && uint64(len(foot.Entries)) == p.chunks
+	if same && c.opts.ReadData == 0 {
+		return nil
+	}
+	listed := uint64(0)
+	for _, e := range foot.Entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if !same {
+			here, err := c.entry(number, e)
+			if err != nil {
+				return err
+			}
+			if !here {
+				continue
+			}
+		}
+		listed++
+		if c.opts.ReadData > 0 && rand.Float64() < c.opts.ReadData {
+			if err := c.read(number, e, rec); err != nil {
+				return err
+			}
+		}
+	}
+	if listed != p.chunks {
+		c.r.Damage("pack-contents", packName(number), "the index has %d chunks in it, its footer lists %d of them", p.chunks, listed)
+	}
+	return nil
+}
+
+// fingerprint is a number for a chunk at a place, as its record says it.
+func (c *checker) fingerprint(id, value []byte) uint64 {
+	c.buf = append(append(c.buf[:0], id...), value...)
+	return maphash.Bytes(c.seed, c.buf)
+}
+
+// entry says whether the index has a chunk where this entry of a pack is.
+func (c *checker) entry(number uint64, e pack.Entry) (here bool, err error) {
+	v, err := c.r.View.Get(schema.ChunkKey(c.cfg.Domain, e.ID))
+	if errors.Is(err, state.ErrNotFound) {
+		return false, nil // swept; if somebody needs it, it was missed above
+	}
+	if err != nil {
+		return false, err
+	}
+	loc, err := schema.DecodeChunkLoc(v)
+	if err != nil || loc.Pack != number {
+		return false, nil // said before, or a copy
+	}
+	want := chunkLoc(number, e)
+	if loc.Offset != want.Offset || loc.Stored != want.Stored || loc.Raw != want.Raw || loc.Type != want.Type || loc.Enc != want.Enc || string(loc.Ext) != string(want.Ext) {
+		c.r.Damage("chunk-location", chunkName(e.ID[:]), "the index says %+v, the footer %+v", loc, want)
+	}
+	return true, nil
+}
+
+// read reads a chunk and holds it against its name.
+func (c *checker) read(number uint64, e pack.Entry, rec schema.PackRecord) error {
+	c.stats.Read++
+	c.stats.ReadBytes += uint64(e.Stored)
+	b := c.buffers.get(int(e.Raw))
+	defer c.buffers.put(b)
+	err := c.fetch(e.ID, chunkLoc(number, e), rec, b.bytes)
+	switch {
+	case errors.Is(err, ErrCorrupt):
+		c.r.Damage("chunk-data", chunkName(e.ID[:]), "%v", err)
+		return nil
+	case errors.Is(err, errGone):
+		return nil // collected since its footer was read
+	}
+	return err
+}
+
+// strangers looks for pack files that no record names.
+func (c *checker) strangers(ctx context.Context) error {
+	files, err := c.fs.List(c.dir)
+	if err != nil {
+		return err
+	}
+	for _, n := range files {
+		// Packs on their way in and out have their names, too.
+		name, ok := pack.ParseFileName(n)
+		if !ok || c.isNamed(name) {
+			continue
+		}
+		if _, err := c.fs.Stat(c.fs.PathJoin(c.dir, n)); oserror.IsNotExist(err) || c.isNamed(name) {
+			continue // it went, or came back, meanwhile
+		}
+		if _, err := c.readFooter(name); errors.Is(err, pack.ErrFormat) {
+			c.r.Damage("pack-unreadable", n, "no record names it, and its chunks can't be indexed: %v", err)
+			continue
+		}
+		c.r.Leak("pack-unknown", n, "no record names it; the next start finds out what is in it")
+	}
+	return ctx.Err()
+}
+
+func (c *checker) isNamed(name pack.Name) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.mu.names[name]
+	return ok
+}

@@ -1,0 +1,201 @@
+// Package check is what the checks of all layers share: findings, walks over
+// one view of the index, and the comparison of two sets that need not fit into
+// memory. It knows no kind of record; each layer checks what it owns.
+//
+// A check reads one view (state.View), in which every transaction is there as
+// a whole or not at all. So whatever contradicts itself in the view does so in
+// the store. Files are not in the view: what a file seems to contradict is
+// looked at a second time, against the index as it is by then.
+package check
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
+)
+
+// Kind says how bad a finding is.
+type Kind string
+
+const (
+	// Damage: something that is needed is missing or wrong, or may be taken
+	// away while it is needed.
+	Damage Kind = "damage"
+	// Leak: something takes space, that nobody needs and nothing will free.
+	Leak Kind = "leak"
+)
+
+// Finding is one thing that is not as it should be.
+type Finding struct {
+	Kind   Kind   `json:"kind"`
+	What   string `json:"what"`   // the class, a word for programs: "pack-missing"
+	Object string `json:"object"` // where: "pack 12", "inode 7"
+	Detail string `json:"detail"` // a sentence for people
+}
+
+// Run is one check of one layer.
+type Run struct {
+	View   *state.View
+	Report func(Finding)
+	// Progress hears how much of the layer's work is done, from 0 to 1; nil:
+	// nobody asks.
+	Progress func(done float64)
+}
+
+// Damage reports a finding.
+func (r *Run) Damage(what, object, format string, args ...any) {
+	r.Report(Finding{Damage, what, object, fmt.Sprintf(format, args...)})
+}
+
+// Leak reports a finding.
+func (r *Run) Leak(what, object, format string, args ...any) {
+	r.Report(Finding{Leak, what, object, fmt.Sprintf(format, args...)})
+}
+
+// Corrupt reports an error that says that a record can't be read, and gives
+// back any other one.
+func (r *Run) Corrupt(object string, err error) error {
+	if errors.Is(err, schema.ErrCorrupt) {
+		r.Damage("record", object, "%v", err)
+		return nil
+	}
+	return err
+}
+
+// Done reports progress.
+func (r *Run) Done(share float64) {
+	if r.Progress != nil {
+		r.Progress(share)
+	}
+}
+
+// Has says whether a key exists in the view.
+func (r *Run) Has(key []byte) (bool, error) {
+	_, err := r.View.Get(key)
+	if errors.Is(err, state.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Each calls fn for every key that starts with prefix. fn may not keep k and v.
+func (r *Run) Each(ctx context.Context, prefix []byte, fn func(k, v []byte) error) (err error) {
+	it, err := r.View.NewIter(prefix, schema.After(prefix))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok, n := it.First(), 0; ok; ok, n = it.Next(), n+1 {
+		if n%1024 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := fn(it.Key(), it.Value()); err != nil {
+			return err
+		}
+	}
+	return it.Error()
+}
+
+// Group is the rows of several kinds that belong to one thing: their keys have
+// the same bytes behind the kind's prefix.
+type Group struct {
+	ID   []byte
+	rows []*rows
+}
+
+// rows walks over one kind.
+type rows struct {
+	kind byte
+	it   *pebble.Iterator
+	ok   bool
+}
+
+func (w *rows) in(id []byte) bool { return w.ok && bytes.HasPrefix(w.it.Key()[1:], id) }
+
+// Each calls fn for the rows of a kind. It can do so once: a row that was
+// passed is gone. fn may not keep k and v.
+func (g *Group) Each(kind byte, fn func(k, v []byte) error) error {
+	for _, w := range g.rows {
+		if w.kind != kind {
+			continue
+		}
+		for ; w.in(g.ID); w.ok = w.it.Next() {
+			if err := fn(w.it.Key(), w.it.Value()); err != nil {
+				return err
+			}
+		}
+		return w.it.Error()
+	}
+	return nil
+}
+
+// Has says whether there are rows of a kind that were not passed yet.
+func (g *Group) Has(kind byte) bool {
+	for _, w := range g.rows {
+		if w.kind == kind {
+			return w.in(g.ID)
+		}
+	}
+	return false
+}
+
+// Join walks over several kinds of keys side by side, in the order of the width
+// bytes behind the prefix, and calls fn for each group. Keys that are too short
+// for that are reported. Nothing but one row of each kind is in memory.
+func (r *Run) Join(ctx context.Context, kinds string, width int, fn func(g *Group) error) (err error) {
+	g := &Group{}
+	defer func() {
+		for _, w := range g.rows {
+			err = errors.Join(err, w.it.Close())
+		}
+	}()
+	for _, kind := range []byte(kinds) {
+		it, err := r.View.NewIter([]byte{kind}, []byte{kind + 1})
+		if err != nil {
+			return err
+		}
+		g.rows = append(g.rows, &rows{kind, it, it.First()})
+	}
+	for n := 0; ; n++ {
+		if n%256 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		found, err := r.next(g, width)
+		if err != nil || !found {
+			return err
+		}
+		if err := fn(g); err != nil {
+			return err
+		}
+		for _, w := range g.rows {
+			if w.in(g.ID) { // what fn did not ask for
+				w.ok = w.it.SeekGE(schema.After(append([]byte{w.kind}, g.ID...)))
+			}
+		}
+	}
+}
+
+// next finds the smallest group that is left.
+func (r *Run) next(g *Group, width int) (found bool, err error) {
+	for _, w := range g.rows {
+		for ; w.ok && len(w.it.Key()) < 1+width; w.ok = w.it.Next() {
+			r.Damage("record", fmt.Sprintf("key %x", w.it.Key()), "a key of kind %q is cut short", w.kind)
+		}
+		if err := w.it.Error(); err != nil {
+			return false, err
+		}
+		if !w.ok {
+			continue
+		}
+		if id := w.it.Key()[1 : 1+width]; !found || bytes.Compare(id, g.ID) < 0 {
+			g.ID, found = append(g.ID[:0], id...), true
+		}
+	}
+	return found, nil
+}
