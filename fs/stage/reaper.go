@@ -1,10 +1,12 @@
 package stage
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"time"
 
+	"stepfs/internal/pace"
 	"stepfs/internal/schema"
 )
 
@@ -111,8 +113,14 @@ func (r *reaper) run(t *Tree) {
 		if batch == nil {
 			return
 		}
+		p := pace.New(context.Background(), true)
 		for _, ino := range batch {
 			t.fault("free dead content", r.one(t, ino))
+			if t.space.awaited() {
+				p.Skip()
+			} else {
+				_ = p.Rest() // it has no other end than that of the batch
+			}
 		}
 		t.fault("unlink dead staging files", t.unlinkDoomed())
 		r.mu.Lock()

@@ -7,8 +7,9 @@ import (
 )
 
 const (
-	slice = time.Millisecond // worked between two rests, at least
-	share = 2                // rests last so many times as long as the work
+	slice = time.Millisecond       // worked between two rests, at least
+	share = 2                      // rests last so many times as long as the work
+	most  = 100 * time.Millisecond // a rest lasts: somebody may begin to wait for what the work is for
 )
 
 // Pace has work rest after each bit of it, for twice as long as that took: it
@@ -33,7 +34,7 @@ func (p *Pace) Rest() error {
 	if !p.on || worked < slice {
 		return p.ctx.Err()
 	}
-	timer := time.NewTimer(share * worked)
+	timer := time.NewTimer(min(share*worked, most))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
