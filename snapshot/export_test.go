@@ -18,3 +18,13 @@ func (m *Manager) Hurry() {
 
 // Keep is one pass of the keeper.
 func (m *Manager) Keep(ctx context.Context) (int, error) { return m.keeper.once(ctx, false, nil) }
+
+// Sealing says whether a step is about to be sealed.
+func (m *Manager) Sealing() bool { return len(m.sealer.slots) > 0 && m.sealer.atReady.Load() > 0 }
+
+// Events is how many events wait to be looked at.
+func (m *Manager) Events() int {
+	m.sealer.mu.Lock()
+	defer m.sealer.mu.Unlock()
+	return len(m.sealer.events)
+}

@@ -97,12 +97,17 @@ func (w *world) open() {
 	w.chunks, err = chunkstore.Open(w.eng, fs, "s/packs", chunkConf)
 	must("chunks")
 	var m *snapshot.Manager
+	var opened atomic.Pointer[snapshot.Manager]
 	var ready sync.WaitGroup
 	ready.Add(1)
 	live := stage.Config{Engine: w.eng, Disk: w.disk, Chunks: chunkReader{w.chunks}, Reserve: 1, Events: stage.Events{
-		Changed: func(dir uint64, name string, ino uint64) { ready.Wait(); m.Changed(dir, name, ino) },
-		Tight:   func() { ready.Wait(); m.Tight() },
-		Fault:   w.fault,
+		Happened: func(e stage.Event) {
+			if m := opened.Load(); m != nil { // not what recovery does
+				m.Happened(livetree.Event(e))
+			}
+		},
+		Tight: func() { ready.Wait(); m.Tight() },
+		Fault: w.fault,
 	}}
 	live.MakeRoom = func(ctx context.Context, free uint64) bool { ready.Wait(); return m.Relieve(ctx, free) }
 	if w.room != nil {
@@ -123,6 +128,7 @@ func (w *world) open() {
 	m, err = snapshot.Open(cfg)
 	must("snapshots")
 	w.m = m
+	opened.Store(m)
 	ready.Done()
 }
 

@@ -109,9 +109,9 @@ func logExpired(i snapshot.Info, reason string) {
 // before it. What happens until then (recovery's own work) it finds by itself.
 func (p *parts) treeEvents(faults *faultLog) stage.Events {
 	return stage.Events{
-		Changed: func(dir uint64, name string, ino uint64) {
+		Happened: func(e stage.Event) {
 			if m := p.ready.Load(); m != nil {
-				m.Changed(dir, name, ino)
+				m.Happened(livetree.Event(e))
 			}
 		},
 		Tight: func() {
