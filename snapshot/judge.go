@@ -101,20 +101,28 @@ func (j *judgement) lacking(reason, why string) {
 
 func (j *judgement) seen(k int) bool { return j.a.seen[commitPoint{j.rule, k}] }
 
-// findRule gives the first rule that the step is known to follow: by a sign,
-// by a commit that no other rule has, or since the step before did.
+// findRule gives the rule that the step is known to follow: the first of which
+// it has a sign, or a commit that no other rule has; else that of the step
+// before; else the first that takes every step of that name.
 func (j *judgement) findRule() {
 	names := namesOf(j.files)
+	for _, r := range j.a.rules {
+		j.rule, j.committed = r, j.isCommitted(r)
+		if j.committed && r.Tells() || r.Signed(names, base(j.a.path), j.beside) {
+			return
+		}
+	}
 	last := ""
 	if before, err := j.s.m.lastStep(j.a.scope); err == nil && before != nil {
 		last = before.Rule
 	}
-	for _, r := range j.a.rules {
-		j.rule = r
-		if j.committed = j.isCommitted(r); j.committed && r.Tells() || r.Claims() {
-			return
-		}
-		if r.Signed(names, base(j.a.path), j.beside) || len(r.Signs) > 0 && r.Name == last {
+	for _, is := range []func(*rules.Rule) bool{
+		func(r *rules.Rule) bool { return len(r.Signs) > 0 && r.Name == last },
+		(*rules.Rule).Claims,
+	} {
+		if i := slices.IndexFunc(j.a.rules, is); i >= 0 {
+			j.rule = j.a.rules[i]
+			j.committed = j.isCommitted(j.rule)
 			return
 		}
 	}

@@ -63,6 +63,9 @@ func (s scripted) Prune(_ context.Context, r PruneRequest, fn func(PruneProgress
 func (s scripted) Policy(_ context.Context, r PolicyRequest) (PolicyInfo, error) {
 	return PolicyInfo{Rules: map[string]string{"set": fmt.Sprint(r.Set), "unset": fmt.Sprint(r.Unset)}}, s.fail
 }
+func (s scripted) Explain(_ context.Context, r ExplainRequest) (ExplainInfo, error) {
+	return ExplainInfo{Path: r.Path, Lines: []string{"why"}}, s.fail
+}
 func (s scripted) Source(context.Context, SnapshotInfo) (source, error) { return nil, s.fail }
 func (s scripted) Close() error                                         { return nil }
 
