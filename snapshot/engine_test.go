@@ -1,9 +1,11 @@
 package snapshot_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 
 	"stepfs/fs/stage"
 	"stepfs/snapshot"
+	"stepfs/snapshot/inspect"
 )
 
 // eagerly seals what is committed at once, and what is quiet soon.
@@ -426,17 +429,54 @@ func TestCommitSurvives(t *testing.T) {
 }
 
 // A check that takes too long holds nothing up: the verdict comes later, also
-// after a restart.
-func TestVerdictComesLater(t *testing.T) {
+// after a restart. What is not sound is partial, what is but odd is reported.
+func TestVerdicts(t *testing.T) {
+	var slow atomic.Bool
+	slow.Store(true)
 	w := newWorld(t, func(c *snapshot.Config) {
-		c.SealQuiet, c.SealGrace, c.CheckTime = never, time.Millisecond, time.Nanosecond
+		eagerly(never)(c)
+		c.CheckTime = 20 * time.Millisecond
+		c.Inspect(func(ctx context.Context, scope string) ([]inspect.Problem, error) {
+			if slow.Load() {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			switch scope {
+			case "torn":
+				return []inspect.Problem{{Path: "f", Why: "is cut off"}}, nil
+			case "odd":
+				return []inspect.Problem{{Path: "f", Why: "has no checksum", Minor: true}}, nil
+			}
+			return nil, nil
+		})
 	})
-	w.put("model_step_1.pt", "x")
-	until(t, "it is complete", func() bool {
-		i, err := w.m.Resolve("", "1")
-		return err == nil && i.Verdict == snapshot.VerdictComplete && !i.Pending && i.Revision == 1
-	})
-	w.wantLatestOf("", "1")
+	check := func(step string, pending bool, verdicts ...string) {
+		t.Helper()
+		for k, scope := range []string{"torn", "odd", "good"} {
+			var i snapshot.Info
+			until(t, "the verdict on "+scope, func() (ok bool) {
+				i = w.sealedAs(scope, step, 1)
+				return i.Pending == pending
+			})
+			if i.Verdict != verdicts[k] || !pending && (len(i.Findings) > 0) != (scope != "good") {
+				t.Errorf("%s: %s, %q", scope, i.Verdict, i.Findings)
+			}
+			if _, ok := w.m.Latest(scope); ok != (verdicts[k] != snapshot.VerdictPartial) {
+				t.Errorf("%s is the latest: %v", scope, ok)
+			}
+		}
+	}
+	for _, scope := range []string{"torn", "odd", "good"} {
+		w.put(scope+"/model_step_1.pt", "x")
+	}
+	check("1", true, snapshot.VerdictUnverified, snapshot.VerdictUnverified, snapshot.VerdictUnverified)
+	slow.Store(false)
+	w.restart()
+	check("1", false, snapshot.VerdictPartial, snapshot.VerdictComplete, snapshot.VerdictComplete)
+	for _, scope := range []string{"torn", "odd", "good"} {
+		w.put(scope+"/model_step_2.pt", "x")
+	}
+	check("2", false, snapshot.VerdictPartial, snapshot.VerdictComplete, snapshot.VerdictComplete)
 	w.noFaults()
 }
 

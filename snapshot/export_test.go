@@ -1,6 +1,10 @@
 package snapshot
 
-import "context"
+import (
+	"context"
+
+	"stepfs/snapshot/inspect"
+)
 
 // Notice resolves the changes noted so far, as the sealer does once in a while.
 func (m *Manager) Notice() { m.sealer.resolve() }
@@ -27,4 +31,11 @@ func (m *Manager) Events() int {
 	m.sealer.mu.Lock()
 	defer m.sealer.mu.Unlock()
 	return len(m.sealer.events)
+}
+
+// Inspect has fn check the files of steps.
+func (c *Config) Inspect(fn func(ctx context.Context, scope string) ([]inspect.Problem, error)) {
+	c.inspect = func(ctx context.Context, _ View, scope string, _ []string) ([]inspect.Problem, error) {
+		return fn(ctx, scope)
+	}
 }

@@ -59,6 +59,8 @@ type Config struct {
 	// KeepSteps: no step is given up to make room (--on-full=stop).
 	KeepSteps bool
 
+	inspect inspector // how the files of a step are checked; default inspectStep
+
 	Now   func() time.Time     // the wall clock; default time.Now
 	Ticks func() time.Duration // the monotonic clock; default that of the process
 }
@@ -83,6 +85,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.SealQuiet == 0 {
 		c.SealQuiet = 30 * time.Second
+	}
+	if c.CheckTime == 0 {
+		c.CheckTime = 400 * time.Millisecond
+	}
+	if c.inspect == nil {
+		c.inspect = inspectStep
 	}
 	if c.SealGrace == 0 {
 		c.SealGrace = 300 * time.Millisecond

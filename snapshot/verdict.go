@@ -6,23 +6,22 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
-	"time"
 
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
 	"stepfs/snapshot/inspect"
 )
 
-// checkTime is how long the check of a step's structure may hold up its
-// sealing. What takes longer is sealed as unverified, and judged afterwards.
-const checkTime = 400 * time.Millisecond
+// inspector checks the structure of pieces of a scope, and says what is wrong.
+type inspector func(ctx context.Context, v View, scope string, pieces []string) ([]inspect.Problem, error)
 
 // inspect checks the structure of the step's files. A step that is not sound
-// is partial; if that could not be told in time it is not, and not sound.
+// is partial. What takes longer than Config.CheckTime is neither: the step is
+// sealed as unverified, and judged afterwards.
 func (j *judgement) inspect(ctx context.Context) (sound bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, j.s.m.checkTime())
+	ctx, cancel := context.WithTimeout(ctx, j.s.m.cfg.CheckTime)
 	defer cancel()
-	problems, err := inspectStep(ctx, j.v, j.a.scope, j.pieces)
+	problems, err := j.s.m.cfg.inspect(ctx, j.v, j.a.scope, j.pieces)
 	if errors.Is(err, context.DeadlineExceeded) {
 		return false, nil
 	}
@@ -36,13 +35,6 @@ func (j *judgement) inspect(ctx context.Context) (sound bool, err error) {
 	return sound, nil
 }
 
-func (m *Manager) checkTime() time.Duration {
-	if m.cfg.CheckTime != 0 {
-		return m.cfg.CheckTime
-	}
-	return checkTime
-}
-
 // words says what is wrong, and whether it makes a step partial.
 func words(problems []inspect.Problem) (why []string, sound bool) {
 	sound = true
@@ -53,7 +45,7 @@ func words(problems []inspect.Problem) (why []string, sound bool) {
 	return why, sound
 }
 
-// inspectStep checks the structure of pieces of a scope.
+// inspectStep is the inspector of package inspect.
 func inspectStep(ctx context.Context, v View, scope string, pieces []string) (all []inspect.Problem, err error) {
 	for _, piece := range pieces {
 		path := join(scope, piece)
@@ -152,7 +144,7 @@ func (m *Manager) judgeOne(ctx context.Context, seq uint64) error {
 	if err != nil {
 		return err
 	}
-	problems, err := inspectStep(ctx, m.tree.At(seq), i.Scope, i.Pieces)
+	problems, err := m.cfg.inspect(ctx, m.tree.At(seq), i.Scope, i.Pieces)
 	if err != nil {
 		return fmt.Errorf("check %s: %w", i.ID(), err)
 	}
