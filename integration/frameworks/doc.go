@@ -3,5 +3,6 @@
 // with the built binary on a real mount, real PyTorch, and, for frameworks that
 // are not to be had here, the system calls that they make.
 //
-// Read table.go first (what each framework does), then frameworks_test.go.
+// Read table.go first (what each framework does), then frameworks_test.go;
+// rules_test.go is about the rules of a store's own.
 package frameworks
