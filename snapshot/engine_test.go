@@ -428,6 +428,26 @@ func TestCommitSurvives(t *testing.T) {
 	}
 }
 
+// Where nobody saw what happened, the tree has to tell: whether the commit
+// point is there, and the last that was changed.
+func TestUnseenCommits(t *testing.T) {
+	w := newWorld(t, eagerly(100*time.Millisecond))
+	w.m.Unseen(func() {
+		w.play("step-1/__0_0.distcp=~x step-1/.m=~m step-1/.m>step-1/.metadata")
+		w.play("global_step2/mp_rank_00_model_states.pt=~x latest=~global_step2")
+		w.play("step-3/.m=~m step-3/.m>step-3/.metadata step-3/__0_0.distcp=~x step-3/other=~x")
+		w.play("step-4/__0_0.distcp=~x")
+		w.play("checkpoint-5.pt=~x")
+	})
+	w.wantStep(w.sealedAs("", "1", 1), "torchtitan", "rename", snapshot.VerdictComplete)
+	w.wantStep(w.sealedAs("", "2", 1), "deepspeed", "tracker", snapshot.VerdictComplete)
+	w.wantStep(w.sealedAs("", "3", 1), "torchtitan", "quiet", snapshot.VerdictUnverified)
+	w.wantStep(w.sealedAs("", "4", 1), "torchtitan", "quiet", snapshot.VerdictPartial)
+	w.sealedAs("", "5", 1)
+	w.settledSteps()
+	w.noFaults()
+}
+
 // A check that takes too long holds nothing up: the verdict comes later, also
 // after a restart. What is not sound is partial, what is but odd is reported.
 func TestVerdicts(t *testing.T) {

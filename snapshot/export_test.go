@@ -39,3 +39,15 @@ func (c *Config) Inspect(fn func(ctx context.Context, scope string) ([]inspect.P
 		return fn(ctx, scope)
 	}
 }
+
+// Unseen has nobody see what fn does, as after a crash, or too much at once.
+func (m *Manager) Unseen(fn func()) {
+	s := m.sealer
+	s.resolving.Lock()
+	fn()
+	s.mu.Lock()
+	s.events, s.missed = nil, true
+	s.mu.Unlock()
+	s.resolving.Unlock()
+	s.wake()
+}
