@@ -8,8 +8,8 @@
 // (how a sealed tree is written into packs).
 //
 // Steps: package rules (how they are written), event.go, watch.go and
-// candidate.go (what happens to them), sealer.go (when they are sealed),
-// judge.go, members.go and verdict.go (as what), rescan.go (after a crash) and
+// candidate.go (what happens to them), sealer.go and attempt.go (when they are
+// sealed), judge.go, members.go and verdict.go (as what), rescan.go (after a crash) and
 // explain.go.
 //
 // Retention: policy.go (what is kept), keeper.go and barriers.go (the goroutine

@@ -34,12 +34,13 @@ func (m *Manager) Explain(path string) (*Explanation, error) {
 	match, ok := s.rules.Match(parts, dir)
 	if !ok {
 		x.say("no rule takes it, or a directory above it, for a step")
-		return x, s.explainRefused(x, path)
+		s.explainRefused(x, path)
+		return x, nil
 	}
 	own := match.Scope + match.Parts
 	if x.Path = strings.Join(parts[:own], "/"); own < len(parts) {
 		x.say("it belongs to %s, which is the outermost step", x.Path)
-		if ino, dir, err = m.tree.Find(x.Path); err != nil {
+		if ino, _, err = m.tree.Find(x.Path); err != nil {
 			return nil, err
 		}
 	}
@@ -47,7 +48,8 @@ func (m *Manager) Explain(path string) (*Explanation, error) {
 	if err := s.explainStep(x, &match, ino); err != nil {
 		return nil, err
 	}
-	return x, s.explainRefused(x, x.Scope)
+	s.explainRefused(x, x.Scope)
+	return x, nil
 }
 
 func (x *Explanation) say(format string, args ...any) {
@@ -131,7 +133,7 @@ func ruleWords(r *rules.Rule) string {
 }
 
 // explainRefused tells of trackers beside the step that named none.
-func (s *sealer) explainRefused(x *Explanation, scope string) error {
+func (s *sealer) explainRefused(x *Explanation, scope string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for path, why := range s.refused {
@@ -139,5 +141,4 @@ func (s *sealer) explainRefused(x *Explanation, scope string) error {
 			x.say("%s committed no step: %s", path, why)
 		}
 	}
-	return nil
 }

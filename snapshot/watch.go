@@ -15,7 +15,6 @@ type watcher struct {
 	s    *sealer
 	now  time.Time
 	dirs map[uint64]dirPlace // many events share a directory
-	ok   bool                // all that had to be recorded was
 }
 
 // dirPlace is where a directory is.
