@@ -249,6 +249,9 @@ func (f *FileSystem) readlinkName(n nodeID) (string, error) {
 	if !ok {
 		return "", stage.ErrNotExist
 	}
+	if newest, err := f.registry.Resolve(of.scope, info.Name); err == nil && newest.Seq != info.Seq {
+		return info.ID(), nil // the step has a newer revision, which is not complete
+	}
 	return info.Name, nil
 }
 

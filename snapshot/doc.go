@@ -4,9 +4,13 @@
 //
 // Read tree.go first (what it needs of the live tree), then barrier.go (cut,
 // sync, commit, group commit) and seal.go (strict snapshots), registry.go
-// (names), sealer.go, quiet.go and rules.go (when a directory is a step),
-// store.go, ingest.go and drain.go (background ingest) and merkle.go (how a
-// sealed tree is written into packs).
+// (names), store.go, ingest.go and drain.go (background ingest) and merkle.go
+// (how a sealed tree is written into packs).
+//
+// Steps: package rules (how they are written), event.go, watch.go and
+// candidate.go (what happens to them), sealer.go and attempt.go (when they are
+// sealed), judge.go, members.go and verdict.go (as what), rescan.go (after a crash) and
+// explain.go.
 //
 // Retention: policy.go (what is kept), keeper.go and barriers.go (the goroutine
 // that acts on it), hold.go and forget.go (what people do), expire.go (how a

@@ -23,6 +23,7 @@ import (
 	"stepfs/internal/livetree"
 	"stepfs/internal/state"
 	"stepfs/snapshot"
+	"stepfs/snapshot/inspect"
 )
 
 // The tests of this package drive the real layers, wired as the command wires
@@ -99,12 +100,17 @@ func (w *world) open() {
 	w.chunks, err = chunkstore.Open(w.eng, fs, "s/packs", chunkConf)
 	must("chunks")
 	var m *snapshot.Manager
+	var opened atomic.Pointer[snapshot.Manager]
 	var ready sync.WaitGroup
 	ready.Add(1)
 	live := stage.Config{Engine: w.eng, Disk: w.disk, Chunks: chunkReader{w.chunks}, Reserve: 1, Events: stage.Events{
-		Changed: func(dir uint64, name string, ino uint64) { ready.Wait(); m.Changed(dir, name, ino) },
-		Tight:   func() { ready.Wait(); m.Tight() },
-		Fault:   w.fault,
+		Happened: func(e stage.Event) {
+			if m := opened.Load(); m != nil { // not what recovery does
+				m.Happened(livetree.Event(e))
+			}
+		},
+		Tight: func() { ready.Wait(); m.Tight() },
+		Fault: w.fault,
 	}}
 	live.Wanted = func(first, until uint64) bool { ready.Wait(); return m.Wanted(first, until) }
 	live.MakeRoom = func(ctx context.Context, free uint64) bool { ready.Wait(); return m.Relieve(ctx, free) }
@@ -120,12 +126,15 @@ func (w *world) open() {
 			defer w.mu.Unlock()
 			w.sealed = append(w.sealed, i)
 		}}}
+	// What the tests write is no checkpoint inside.
+	cfg.Inspect(func(context.Context, string) ([]inspect.Problem, error) { return nil, nil })
 	if w.conf != nil {
 		w.conf(&cfg)
 	}
 	m, err = snapshot.Open(cfg)
 	must("snapshots")
 	w.m = m
+	opened.Store(m)
 	ready.Done()
 }
 

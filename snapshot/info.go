@@ -30,7 +30,12 @@ type Info struct {
 	Time     time.Time
 	Reason   string // why it was taken: fsync, mkdir, command, xattr, quiet, rollback, …
 	Verdict  string
-	Explicit bool // made under a name by a person
+	Explicit bool     // made under a name by a person
+	Judged   bool     // as a step: what follows is known of it
+	Rule     string   // that it was sealed by
+	Findings []string // why the verdict is what it is
+	Pieces   []string // its directories or files, below the scope
+	Pending  bool     // the verdict may still change: its files are being checked
 	UID      uint32
 	Marks    []string // what it could not show as it was: "path: why"
 	Tags     []string
@@ -66,7 +71,8 @@ type Forgotten struct {
 	Time   time.Time
 }
 
-// Complete says whether a step counts as a whole checkpoint.
+// Complete says whether a step counts as a whole checkpoint when it is decided
+// what is kept: one that is not verified may well be.
 func (i *Info) Complete() bool { return i.Name != "" && i.Verdict != VerdictPartial }
 
 // Path is the ID below snapshots/, with the scope.
@@ -81,6 +87,7 @@ func infoOf(seq uint64, s *schema.Snapshot) Info {
 		Reason: s.Reason, Verdict: s.Verdict, Explicit: s.Explicit, UID: s.UID, Marks: s.Marks, Tags: s.Tags,
 		Logical: s.Logical, Brought: s.Brought, Stored: s.Stored, State: StateStaged, Tree: s.Tree,
 		Clock: time.Duration(s.Clock), Spared: s.Spared,
+		Judged: s.Judged, Rule: s.Rule, Findings: s.Why, Pieces: s.Pieces, Pending: s.Pending != "",
 	}
 	for _, h := range s.Holds {
 		i.Holds = append(i.Holds, Hold{h.Name, h.UID, h.By, h.Reason, time.Unix(0, h.Time)})

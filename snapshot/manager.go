@@ -10,6 +10,7 @@ import (
 
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
+	"stepfs/snapshot/rules"
 )
 
 // Events tells the owner of a manager what happened. Each func may be nil;
@@ -33,7 +34,10 @@ type Config struct {
 	Chunks Chunks
 	Events Events
 
-	SealQuiet time.Duration // a step-like directory is sealed after this time without a change; default 30 s
+	Rules     []*rules.Rule // of the store's owner; they go before those that are built in
+	SealGrace time.Duration // how long stragglers may come after a step's commit point; default 300 ms
+	SealQuiet time.Duration // a step that is not committed is sealed after this time without a change; default 30 s
+	CheckTime time.Duration // how long the check of a step's files may hold up its sealing; default 400 ms
 	Workers   int           // contents ingested at a time; default a quarter of the cores, at least 1
 	// BarrierAge is how long the content of a barrier that is no step waits
 	// for ingest: most is dropped before. Default 1 h.
@@ -54,6 +58,8 @@ type Config struct {
 	Collector Collector
 	// KeepSteps: no step is given up to make room (--on-full=stop).
 	KeepSteps bool
+
+	inspect inspector // how the files of a step are checked; default inspectStep
 
 	Now   func() time.Time     // the wall clock; default time.Now
 	Ticks func() time.Duration // the monotonic clock; default that of the process
@@ -79,6 +85,15 @@ func (c Config) withDefaults() Config {
 	}
 	if c.SealQuiet == 0 {
 		c.SealQuiet = 30 * time.Second
+	}
+	if c.CheckTime == 0 {
+		c.CheckTime = 400 * time.Millisecond
+	}
+	if c.inspect == nil {
+		c.inspect = inspectStep
+	}
+	if c.SealGrace == 0 {
+		c.SealGrace = 300 * time.Millisecond
 	}
 	if c.BarrierAge == 0 {
 		c.BarrierAge = time.Hour
@@ -107,12 +122,12 @@ type Manager struct {
 	keeper  *keeper
 
 	outlooks outlooks
-
-	sealer *sealer
-	store  *storer
-	evict  *evictor
-	cancel context.CancelFunc
-	wg     sync.WaitGroup // background work, and barriers that nobody may wait for any more
+	sealer   *sealer
+	unjudged unjudged
+	store    *storer
+	evict    *evictor
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup // background work, and barriers that nobody may wait for any more
 }
 
 // Open opens the registry and starts sealing and ingest.
@@ -127,6 +142,7 @@ func Open(cfg Config) (*Manager, error) {
 		return nil, fmt.Errorf("open the store's clock: %w", err)
 	}
 	m := &Manager{Registry: reg, cfg: cfg, db: cfg.DB, tree: cfg.Tree, clock: clock}
+	m.unjudged = unjudged{reg.pending, make(chan struct{}, 1)}
 	m.keeper = newKeeper(m)
 	m.sealer = newSealer(m)
 	m.store = newStorer(m)
@@ -146,7 +162,8 @@ func Open(cfg Config) (*Manager, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
-	m.wg.Add(4)
+	m.wg.Add(5)
+	go func() { defer m.wg.Done(); m.judge(ctx) }()
 	go func() { defer m.wg.Done(); m.sealer.run(ctx) }()
 	go func() { defer m.wg.Done(); m.store.run(ctx) }()
 	go func() { defer m.wg.Done(); m.evict.run(ctx) }()

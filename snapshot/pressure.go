@@ -193,6 +193,9 @@ func (m *Manager) newestSteps(all []Info) (spare, old map[uint64]bool) {
 // stepIsLive says whether the live tree still has the files of a step. What
 // was not sealed for its name counts as live as long as its scope is there.
 func (m *Manager) stepIsLive(i Info) (live bool, err error) {
+	if len(i.Pieces) > 0 {
+		return m.piecesAreLive(i)
+	}
 	found := false
 	err = each(m.tree.At(i.Seq), i.ScopeIno, func(e Entry) error {
 		step, ok := stepOf(e.Name, e.Type != modeDir)
@@ -210,4 +213,18 @@ func (m *Manager) stepIsLive(i Info) (live bool, err error) {
 		return nil
 	})
 	return live || !found, err
+}
+
+// piecesAreLive says whether one of the step's directories or files is still
+// where it was.
+func (m *Manager) piecesAreLive(i Info) (bool, error) {
+	v := m.tree.At(i.Seq)
+	for _, piece := range i.Pieces {
+		path := join(i.Scope, piece)
+		was, ok := find(v, path)
+		if now, _, err := m.tree.Find(path); ok && err == nil && now == was {
+			return true, nil
+		}
+	}
+	return false, nil
 }

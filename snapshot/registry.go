@@ -19,37 +19,42 @@ type Registry struct {
 	mu     sync.Mutex
 	hidden map[uint64]bool     // recorded and not yet durable, or about to be pruned: nobody may see them
 	latest map[string]standing // scope -> what latest is
+	recent map[string]uint64   // scope -> the step sealed last that is not partial
 	scopes map[string]int      // scope -> names in it, forgotten ones too
 	uses   uses
+
+	pending []uint64 // steps that were sealed before their check had ended, as of load
 }
 
 // standing is a snapshot's claim to be the latest of its scope: a complete
-// step goes before every name that a person gave; among equals the newer cut.
+// step goes before one that is not verified, and that before every name that a
+// person gave; among equals the one that was sealed last.
 type standing struct {
 	rank int // 0: none
 	seq  uint64
+	at   uint64 // cut at which it was sealed, for the last time
 }
 
 func standingOf(flags []byte, seq uint64) standing {
-	f := byte(0)
-	if len(flags) > 0 {
-		f = flags[0]
-	}
+	f, again := schema.ParseNameFlags(flags)
+	at := max(seq, again)
 	switch {
 	case f&(schema.NameForgotten|schema.NamePartial) != 0:
 		return standing{}
 	case f&schema.NameExplicit != 0:
-		return standing{1, seq}
+		return standing{1, seq, at}
+	case f&schema.NameUnverified != 0:
+		return standing{2, seq, at}
 	}
-	return standing{2, seq}
+	return standing{3, seq, at}
 }
 
 func (s standing) over(t standing) bool {
-	return s.rank > t.rank || s.rank == t.rank && s.rank > 0 && s.seq > t.seq
+	return s.rank > t.rank || s.rank == t.rank && s.rank > 0 && s.at > t.at
 }
 
 func openRegistry(cfg *Config) (*Registry, error) {
-	r := &Registry{db: cfg.DB, hidden: map[uint64]bool{}, latest: map[string]standing{}, scopes: map[string]int{}}
+	r := &Registry{db: cfg.DB, hidden: map[uint64]bool{}, latest: map[string]standing{}, recent: map[string]uint64{}, scopes: map[string]int{}}
 	r.uses = uses{of: map[uint64]use{}, grace: cfg.UseGrace, ticks: cfg.Ticks}
 	return r, r.load()
 }
@@ -62,8 +67,15 @@ func (r *Registry) load() error {
 			last = full
 			r.scopes[scope]++
 		}
-		if s := standingOf(flags, seq); s.over(r.latest[scope]) {
+		s := standingOf(flags, seq)
+		if s.over(r.latest[scope]) {
 			r.latest[scope] = s
+		}
+		if s.rank > 1 {
+			r.recent[scope] = max(r.recent[scope], seq)
+		}
+		if f, _ := schema.ParseNameFlags(flags); f&schema.NamePending != 0 {
+			r.pending = append(r.pending, seq)
 		}
 		return nil
 	})
@@ -178,7 +190,10 @@ func (r *Registry) revisions(scope, name string, max int, want func(seq uint64, 
 	return out, err
 }
 
-func isForgotten(flags []byte) bool { return len(flags) > 0 && flags[0]&schema.NameForgotten != 0 }
+func isForgotten(flags []byte) bool {
+	f, _ := schema.ParseNameFlags(flags)
+	return f&schema.NameForgotten != 0
+}
 
 // Forgotten gives the snapshots of a scope that were forgotten and not pruned,
 // by name.
@@ -351,9 +366,52 @@ func (r *Registry) publish(seq uint64, s *schema.Snapshot) {
 	if s.Revision == 1 {
 		r.scopes[s.Scope]++
 	}
-	if st := standingOf(s.NameFlags(), seq); st.over(r.latest[s.Scope]) {
+	st := standingOf(s.NameFlags(), seq)
+	if st.over(r.latest[s.Scope]) {
 		r.latest[s.Scope] = st
 	}
+	if st.rank > 1 {
+		r.recent[s.Scope] = max(r.recent[s.Scope], seq)
+	}
+}
+
+// lastStep gives the step of a scope that was sealed last, forgotten or not,
+// of those that are not partial.
+func (r *Registry) lastStep(scope string) (*Info, error) {
+	r.mu.Lock()
+	seq := r.recent[scope]
+	r.mu.Unlock()
+	if seq == 0 {
+		return nil, nil
+	}
+	i, err := r.Get(seq)
+	if errors.Is(err, ErrNotExist) || err == nil && i.Name == "" {
+		return nil, nil
+	}
+	return &i, err
+}
+
+// stepBefore likewise, of those of another name.
+func (r *Registry) stepBefore(scope, name string) (*Info, error) {
+	last, err := r.lastStep(scope)
+	if err != nil || last != nil && last.Name != name {
+		return last, err
+	}
+	newest := uint64(0)
+	err = r.names(schema.NameScope(scope), func(_, other string, seq uint64, flags []byte) error {
+		if other != name && standingOf(flags, seq).rank > 1 {
+			newest = max(newest, seq)
+		}
+		return nil
+	})
+	if err != nil || newest == 0 {
+		return nil, err
+	}
+	i, err := r.Get(newest)
+	if errors.Is(err, ErrNotExist) {
+		return nil, nil
+	}
+	return &i, err
 }
 
 // renamed brings latest up to date after names of a scope were forgotten,

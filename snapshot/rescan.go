@@ -3,9 +3,13 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
+	"time"
 
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
+	"stepfs/snapshot/rules"
 )
 
 // A change is noted in memory, and its step recorded a moment later. After a
@@ -25,7 +29,8 @@ func (s *sealer) rescan(ctx context.Context) error {
 		return err
 	}
 	r := &rescanner{s: s, ctx: ctx, now: s.m.tree.At(seq), resolved: int64(resolved)}
-	return r.dir(rootIno, "")
+	r.w = &watcher{s: s, now: time.Now(), dirs: map[uint64]dirPlace{}}
+	return r.dir(rootIno, nil)
 }
 
 // metaResolved is the counter that says up to when (ns) changes were resolved,
@@ -44,25 +49,41 @@ type rescanner struct {
 	ctx      context.Context
 	now      View
 	resolved int64
+	w        *watcher
 }
 
-// dir looks through a directory that is no step.
-func (r *rescanner) dir(ino uint64, path string) error {
+// dir looks through a directory that is no step, or gives way to others in it.
+func (r *rescanner) dir(ino uint64, parts []string) error {
 	return each(r.now, ino, func(e Entry) error {
 		if err := r.ctx.Err(); err != nil {
 			return err
 		}
-		step, ok := stepOf(e.Name, e.Type != modeDir)
-		if !ok {
-			if e.Type == modeDir {
-				return r.dir(e.Ino, join(path, e.Name))
+		path := append(slices.Clone(parts), e.Name)
+		m, ok := r.s.rules.Match(path, e.Type == modeDir)
+		own := ok && rel(&m, path) == "."
+		if own {
+			sealed, err := r.sealed(e, strings.Join(path[:m.Scope], "/"), m.Step)
+			if err != nil {
+				return err
 			}
-			return nil
+			if !sealed {
+				r.lost(&m, path, e.Ino)
+			}
 		}
-		if sealed, err := r.sealed(e, path, step); err != nil || sealed {
-			return err
+		weak := !slices.ContainsFunc(m.Rules, func(r *rules.Rule) bool { return !r.Weak })
+		if e.Type == modeDir && (!own || weak) {
+			return r.dir(e.Ino, path)
 		}
-		return r.s.note(&candidate{ino: e.Ino, step: step})
+		return nil
+	})
+}
+
+// lost notes a step of which nobody knows what happened to it.
+func (r *rescanner) lost(m *rules.Match, path []string, ino uint64) {
+	r.w.note(m, path, ino, true, func(c *candidate) {
+		c.version++
+		c.last = r.w.now
+		c.lost = c.lost || len(c.seen) == 0
 	})
 }
 

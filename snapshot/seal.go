@@ -15,8 +15,11 @@ import (
 // sealing is what goes with a snapshot that is to be sealed.
 type sealing struct {
 	schema.Snapshot
-	// check may refuse the cut: it sees what the snapshot would show. Nil: none.
-	check func(v View) error
+	// check may refuse the cut, or change the record: it sees what the snapshot
+	// would show. Nil: none.
+	check func(seq uint64, v View, s *schema.Snapshot) error
+	// ready is called last, and may refuse too. Nil: none.
+	ready func(ctx context.Context) error
 	// more adds to the record. Nil: nothing.
 	more func(tx *state.Tx)
 }
@@ -34,7 +37,7 @@ func (m *Manager) seal(ctx context.Context, s sealing) (Info, error) {
 	if err != nil {
 		return Info{}, fmt.Errorf("cut: %w", err)
 	}
-	if err := m.checkCut(ctx, cut, s); err != nil {
+	if err := m.checkCut(ctx, cut, &s); err != nil {
 		cut.Done()
 		return Info{}, err
 	}
@@ -44,6 +47,9 @@ func (m *Manager) seal(ctx context.Context, s sealing) (Info, error) {
 	}
 	i := infoOf(cut.Seq(), &s.Snapshot)
 	m.store.sealed(i.Seq)
+	if i.Pending {
+		m.later(i.Seq)
+	}
 	if m.cfg.Events.Sealed != nil {
 		m.cfg.Events.Sealed(i)
 	}
@@ -51,18 +57,21 @@ func (m *Manager) seal(ctx context.Context, s sealing) (Info, error) {
 }
 
 // checkCut says whether the cut may become the snapshot s, and makes it durable.
-func (m *Manager) checkCut(ctx context.Context, cut Cut, s sealing) error {
+func (m *Manager) checkCut(ctx context.Context, cut Cut, s *sealing) error {
 	v := m.tree.At(cut.Seq())
 	if ino, ok := find(v, s.Scope); !ok || ino != s.ScopeIno {
 		return fmt.Errorf("%w: scope %q has just been renamed or removed", ErrNotExist, s.Scope)
 	}
 	if s.check != nil {
-		if err := s.check(v); err != nil {
+		if err := s.check(cut.Seq(), v, &s.Snapshot); err != nil {
 			return err
 		}
 	}
 	if err := cut.SyncAll(ctx); err != nil {
 		return fmt.Errorf("make the snapshot's files durable: %w", err)
+	}
+	if s.ready != nil {
+		return s.ready(ctx)
 	}
 	return nil
 }

@@ -23,12 +23,12 @@ type Tree interface {
 	Parent(ino uint64) (uint64, error)
 	// Find resolves a path below the root.
 	Find(path string) (ino uint64, dir bool, err error)
-	// HasFile says whether anything but directories is below a directory.
-	HasFile(dir uint64) (bool, error)
 	// OpenForWriting calls fn for each file that has a writable handle.
 	OpenForWriting(fn func(ino, parent uint64))
 	// At gives the view of a snapshot.
 	At(seq uint64) View
+	// Now is what a snapshot taken now would show; it changes while it is read.
+	Now() View
 
 	// Pending calls fn for frozen contents that wait for ingest, oldest first.
 	Pending(fn func(f Frozen) (more bool)) error
@@ -107,6 +107,11 @@ type View interface {
 	// ReadDir gives up to max entries after a name, in byte order.
 	ReadDir(dir uint64, after string, max int) ([]Entry, error)
 	Readlink(ino uint64) (string, error)
+	// Read fills dst with what a file holds from off on: less at its end.
+	Read(ino uint64, dst []byte, off int64) (int, error)
+	// Unwritten says whether a change of its size gave a file a range that
+	// nobody has written.
+	Unwritten(ino uint64) (bool, error)
 	ListXattr(ino uint64) ([]string, error)
 	GetXattr(ino uint64, name string) ([]byte, error)
 	// Chunks gives the chunks of a file, in order; ok is false while some of

@@ -197,6 +197,11 @@ func (c *client) Prune(ctx context.Context, r PruneRequest, fn func(PruneProgres
 	})
 }
 
+// Explain explains a path.
+func (c *client) Explain(ctx context.Context, r ExplainRequest) (ExplainInfo, error) {
+	return fetch[ExplainInfo](ctx, c, http.MethodPost, "explain", r)
+}
+
 // Umount asks the daemon to unmount and end.
 func (c *client) Umount(ctx context.Context, r UmountRequest) error {
 	_, err := fetch[struct{}](ctx, c, http.MethodPost, "umount", r)

@@ -238,6 +238,19 @@ func (l *local) Source(_ context.Context, s SnapshotInfo) (source, error) {
 	return &viewSource{l.parts.tree.At(i.Seq), root}, nil
 }
 
+// Explain says why a path of the live tree was sealed, or not.
+func (l *local) Explain(_ context.Context, r ExplainRequest) (ExplainInfo, error) {
+	x, err := l.parts.manager.Explain(r.Path)
+	if err != nil {
+		return ExplainInfo{}, err
+	}
+	out := ExplainInfo{Path: x.Path, Step: x.Step, Scope: x.Scope, Waits: x.Waits, Lines: x.Lines}
+	if x.Sealed != nil {
+		out.Sealed = new(describeSnapshot(*x.Sealed))
+	}
+	return out, nil
+}
+
 // unstored is how much waits for ingest.
 func (l *local) unstored() (n int64, err error) {
 	err = l.parts.tree.Pending(func(f *stage.Frozen) bool {
@@ -330,7 +343,8 @@ func (l *local) acted(ctx context.Context, i snapshot.Info) SnapshotInfo {
 func describeSnapshot(i snapshot.Info) SnapshotInfo {
 	s := SnapshotInfo{
 		ID: i.ID(), Step: i.Name, Scope: i.Scope, Revision: i.Revision, Sequence: i.Seq,
-		Time: i.Time.UTC(), Reason: i.Reason, Verdict: i.Verdict, Marks: i.Marks, Tags: i.Tags,
+		Time: i.Time.UTC(), Reason: i.Reason, Verdict: i.Verdict,
+		Rule: i.Rule, Findings: i.Findings, Checking: i.Pending, Marks: i.Marks, Tags: i.Tags,
 		Logical: i.Logical, Stored: i.Stored, State: i.State,
 	}
 	for _, h := range i.Holds {

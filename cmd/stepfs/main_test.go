@@ -133,6 +133,12 @@ func TestArguments(t *testing.T) {
 		{"restore --workers=1000 STORE 7 DIR/out", exitError, "--workers"},
 		{"snapshot STORE a b", exitError, "usage"},
 		{"version x", exitError, ""},
+		{"rules forget", exitError, "there is no command"},
+		{"rules list STORE x", exitError, "accepts at most 1"},
+		{"rules check", exitError, "usage"},
+		{"rules check STORE", exitError, "no such file"},
+		{"rules explain", exitError, "accepts 1"},
+		{"rules explain DIR", exitError, "is not on a stepfs mount"},
 	} {
 		t.Run(tc.args, func(t *testing.T) {
 			args := strings.Fields(strings.NewReplacer("STORE", store, "DIR", dir, "MNT", dir+"/mnt").Replace(tc.args))
@@ -152,7 +158,7 @@ func TestArguments(t *testing.T) {
 
 // A usage that is not golden is one that changed without anybody looking.
 func TestHelp(t *testing.T) {
-	for _, args := range []string{"", "mount", "umount", "snapshots", "snapshot", "restore", "rollback", "hold", "release", "forget", "unforget", "prune", "policy", "status", "stats", "drain", "check", "version"} {
+	for _, args := range []string{"", "mount", "umount", "snapshots", "snapshot", "restore", "rollback", "hold", "release", "forget", "unforget", "prune", "policy", "rules", "rules list", "rules check", "rules explain", "status", "stats", "drain", "check", "version"} {
 		t.Run("stepfs "+args, func(t *testing.T) {
 			got := stepfs(t, append(strings.Fields(args), "--help")...)
 			if got.code != exitDone || got.stderr != "" {
@@ -180,7 +186,7 @@ func TestCompletionAndVersion(t *testing.T) {
 	if got := stepfs(t, "version"); got.code != 0 || !strings.HasPrefix(got.stdout, "stepfs ") {
 		t.Errorf("version: %+v", got)
 	}
-	if got := stepfs(t, "version", "--json"); !strings.Contains(got.stdout, `"store_format":2`) {
+	if got := stepfs(t, "version", "--json"); !strings.Contains(got.stdout, `"store_format":3`) {
 		t.Errorf("version --json: %+v", got)
 	}
 }

@@ -29,6 +29,7 @@ type mountOptions struct {
 	allowOther    bool
 	workers       int
 	sealQuiet     time.Duration
+	sealGrace     time.Duration
 	grace         time.Duration
 	hotLimit      byteSize
 	storeLimit    storeLimit
@@ -79,7 +80,8 @@ nothing that was acknowledged is lost by that.`,
 	f.BoolVar(&o.readOnly, "read-only", false, "mount read-only")
 	f.BoolVar(&o.allowOther, "allow-other", false, "let other users in")
 	f.IntVar(&o.workers, "ingest-workers", 0, "how many files are ingested at the same time (default a quarter of the cores)")
-	f.DurationVar(&o.sealQuiet, "seal-quiet", 30*time.Second, "how long a step must have been quiet to be sealed")
+	f.DurationVar(&o.sealQuiet, "seal-quiet", 30*time.Second, "how long a step that was not committed must have been quiet to be sealed as it is")
+	f.DurationVar(&o.sealGrace, "seal-grace", 300*time.Millisecond, "how long files of a step may come after its commit point (see stepfs rules)")
 	f.DurationVar(&o.grace, "grace", 25*time.Second, "how long to serve on after SIGTERM while files are open for writing")
 	f.Var(&o.hotLimit, "hot-limit", "evict the whole copies of stored files, oldest first, when they take more than this, like 100G (default as many as there is room for)")
 	f.Var(&o.storeLimit, "store-limit", "how much of the disk the store may take, like 800G or 75% (default the disk less 10%)")
@@ -111,6 +113,8 @@ func (o *mountOptions) validate() error {
 		return fmt.Errorf("--ingest-workers: %d is not between 1 and 1024", o.workers)
 	case o.sealQuiet < 0:
 		return errors.New("--seal-quiet is negative")
+	case o.sealGrace < 0:
+		return errors.New("--seal-grace is negative")
 	case o.grace < 0:
 		return errors.New("--grace is negative")
 	}

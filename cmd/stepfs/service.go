@@ -32,6 +32,8 @@ type service interface {
 	Check(ctx context.Context, r CheckRequest, fn func(CheckEvent) error) error
 	// Policy changes what is kept, if the request says so, and gives it.
 	Policy(ctx context.Context, r PolicyRequest) (PolicyInfo, error)
+	// Explain says why a path of the live tree was sealed, or not.
+	Explain(ctx context.Context, r ExplainRequest) (ExplainInfo, error)
 	// Source reads the tree of a snapshot.
 	Source(ctx context.Context, s SnapshotInfo) (source, error)
 	Close() error
@@ -46,7 +48,10 @@ type SnapshotInfo struct {
 	Sequence uint64    `json:"sequence"`
 	Time     time.Time `json:"time"`
 	Reason   string    `json:"reason"`
-	Verdict  string    `json:"verdict,omitempty"` // complete, partial, unverified
+	Verdict  string    `json:"verdict,omitempty"`  // complete, partial, unverified
+	Rule     string    `json:"rule,omitempty"`     // by which it is a step
+	Findings []string  `json:"findings,omitempty"` // why the verdict is what it is
+	Checking bool      `json:"checking,omitempty"` // the verdict may still change
 	Marks    []string  `json:"marks,omitempty"`
 	Tags     []string  `json:"tags"`
 	Logical  int64     `json:"logical_bytes"`
@@ -132,6 +137,21 @@ type PolicyInfo struct {
 	Rules    map[string]string `json:"rules"`
 	Defaults []string          `json:"defaults,omitempty"` // rules that nobody has set
 	Fault    string            `json:"fault,omitempty"`    // why the settings can't be used: everything is kept
+}
+
+// ExplainRequest names a path of the live tree.
+type ExplainRequest struct {
+	Path string `json:"path"`
+}
+
+// ExplainInfo says why a path was sealed as a step, or not.
+type ExplainInfo struct {
+	Path   string        `json:"path"` // of the step
+	Step   string        `json:"step,omitempty"`
+	Scope  string        `json:"scope,omitempty"`
+	Waits  bool          `json:"waits"`
+	Lines  []string      `json:"lines"`
+	Sealed *SnapshotInfo `json:"sealed,omitempty"`
 }
 
 // SnapshotQuery selects snapshots.

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -84,7 +85,10 @@ func (p *snapshotPrinter) print(s SnapshotInfo) error {
 
 // note says what is special about a snapshot.
 func (s *SnapshotInfo) note() string {
-	var notes []string
+	notes := slices.Clone(s.Findings[:min(len(s.Findings), 1)])
+	if s.Checking {
+		notes = append(notes, "being checked")
+	}
 	for _, h := range s.Holds {
 		notes = append(notes, fmt.Sprintf("held by %s: %s", h.By, h.Reason))
 	}

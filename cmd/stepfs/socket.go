@@ -142,6 +142,9 @@ func newAPI(s service, leave chan<- leaveCall) http.Handler {
 	handle(mux, "/v1/policy", func(ctx context.Context, w http.ResponseWriter, q PolicyRequest) {
 		answer(w)(s.Policy(ctx, q))
 	})
+	handle(mux, "/v1/explain", func(ctx context.Context, w http.ResponseWriter, q ExplainRequest) {
+		answer(w)(s.Explain(ctx, q))
+	})
 	handle(mux, "/v1/prune", func(ctx context.Context, w http.ResponseWriter, q PruneRequest) {
 		st := newStream(w)
 		st.end(s.Prune(ctx, q, func(p PruneProgress) error { return st.send(streamLine{Prune: &p}) }))

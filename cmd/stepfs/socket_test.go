@@ -69,6 +69,9 @@ func (s scripted) Check(_ context.Context, r CheckRequest, fn func(CheckEvent) e
 	return errors.Join(fn(CheckEvent{Progress: &CheckProgress{Part: "packs", Done: r.ReadData}}),
 		fn(CheckEvent{Finding: &check.Finding{Kind: check.Leak, What: "w"}}), fn(CheckEvent{Summary: &CheckSummary{Leaks: 1}}), s.fail)
 }
+func (s scripted) Explain(_ context.Context, r ExplainRequest) (ExplainInfo, error) {
+	return ExplainInfo{Path: r.Path, Lines: []string{"why"}}, s.fail
+}
 func (s scripted) Source(context.Context, SnapshotInfo) (source, error) { return nil, s.fail }
 func (s scripted) Close() error                                         { return nil }
 

@@ -67,16 +67,21 @@ func openParts(dir *storedir.Dir, o *mountOptions) (_ *local, err error) {
 	if err != nil {
 		return nil, err
 	}
+	own, err := ownRules(dir)
+	if err != nil {
+		return nil, err
+	}
 	policy, err := policyOf(cfg.Settings)
 	if err != nil {
 		l.faults.add("the store's policy can't be used, everything is kept (see stepfs policy --help)", err)
 	}
 	p.manager, err = snapshot.Open(snapshot.Config{
 		DB: p.engine, Tree: livetree.New(p.tree), Chunks: p.chunks,
-		SealQuiet: o.sealQuiet, Workers: o.ingestWorkers(), HotLimit: int64(o.hotLimit), ReadOnly: o.passive,
+		Rules: own, SealQuiet: o.sealQuiet, SealGrace: o.sealGrace, Workers: o.ingestWorkers(), HotLimit: int64(o.hotLimit), ReadOnly: o.passive,
 		Policy: &policy, KeepSteps: o.onFull == "stop", Collector: livetree.Collector(p.chunks, collectRate),
 		Events: snapshot.Events{Fault: l.faults.add, Sealed: func(i snapshot.Info) {
-			slog.Info("sealed", "snapshot", i.ID(), "scope", i.Scope, "reason", i.Reason)
+			slog.Info("sealed", "snapshot", i.ID(), "scope", i.Scope, "reason", i.Reason,
+				"verdict", i.Verdict, "rule", i.Rule)
 		}, Forgotten: func(i snapshot.Info) {
 			slog.Info("forgotten", "snapshot", i.ID(), "scope", i.Scope, "by", i.Forgotten.By, "reason", i.Forgotten.Reason)
 		}, Expired: logExpired, RolledBack: func(dir uint64, names []string) {
@@ -109,9 +114,9 @@ func logExpired(i snapshot.Info, reason string) {
 // before it. What happens until then (recovery's own work) it finds by itself.
 func (p *parts) treeEvents(faults *faultLog) stage.Events {
 	return stage.Events{
-		Changed: func(dir uint64, name string, ino uint64) {
+		Happened: func(e stage.Event) {
 			if m := p.ready.Load(); m != nil {
-				m.Changed(dir, name, ino)
+				m.Happened(livetree.Event(e))
 			}
 		},
 		Tight: func() {

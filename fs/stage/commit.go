@@ -80,7 +80,6 @@ func (t *Tree) commitClosed(n *inode) error {
 		return err
 	}
 	t.noteCommitted(n)
-	t.changed(rec.Parent, rec.Name, n.ino)
 	return nil
 }
 

@@ -21,34 +21,6 @@ func (t *Tree) Find(path string) (Attr, error) {
 	return a, err
 }
 
-// HasFile says whether anything but directories is below dir. It costs what
-// it visits before it finds something.
-func (t *Tree) HasFile(dir uint64) (bool, error) {
-	var dirs []uint64
-	for after := ""; ; {
-		es, err := t.ReadDir(dir, after, 256)
-		if err != nil {
-			return false, err
-		}
-		for _, e := range es {
-			if e.Type != ModeDir {
-				return true, nil
-			}
-			dirs = append(dirs, e.Ino)
-			after = e.Name
-		}
-		if len(es) < 256 {
-			break
-		}
-	}
-	for _, d := range dirs {
-		if has, err := t.HasFile(d); err != nil || has {
-			return has, err
-		}
-	}
-	return false, nil
-}
-
 // SettleCommitted makes durable, but for the journal, every content that a
 // snapshot taken now would show. What is being written stays out of it.
 func (t *Tree) SettleCommitted(ctx context.Context) error {

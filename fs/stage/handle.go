@@ -99,7 +99,11 @@ func (t *Tree) Flush(ino, fh uint64, dying bool) error {
 	if !n.closed() {
 		return nil
 	}
-	return t.commitClosed(n)
+	if err := t.commitClosed(n); err != nil {
+		return err
+	}
+	t.clean(OpClose, n)
+	return nil
 }
 
 // closed says whether nobody may still be writing n: every writable handle was
@@ -144,6 +148,10 @@ func (t *Tree) Release(ino, fh uint64) {
 		t.fault("free an unlinked file", t.freeOrphan(n))
 	case h.writable && h.flushed && n.closed():
 		t.fault("commit a file that was mapped", t.commitClosed(n))
+		t.clean(OpClose, n)
+	}
+	if n.writers == 0 {
+		t.clean(OpAbandon, n)
 	}
 	n.mu.Unlock()
 	t.put(n) // the reference that Open took

@@ -28,6 +28,7 @@ type inode struct {
 	tail       stripeCache // the stripe written last
 	appendOnly bool        // all writes since the first open writer were at the end
 	dead       bool        // no link, no opener: gone from the index
+	noted      bool        // somebody was told that it is being written (Events.Happened)
 }
 
 // stripeCache spares sequential writers the look-up of the stripe they are in.

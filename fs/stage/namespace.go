@@ -137,8 +137,13 @@ func (t *Tree) make(parent uint64, name string, s spec) (Attr, error) {
 	if err != nil {
 		return Attr{}, err
 	}
+	n.noted = s.open != nil // to be told of its close
 	t.adopt(n, s.open)
-	t.changed(parent, name, n.ino)
+	op := OpCreate
+	if n.dir {
+		op = OpMkdir
+	}
+	t.happened(Event{Op: op, Dir: parent, Name: name, Ino: n.ino})
 	return n.attr(), nil
 }
 
@@ -235,7 +240,7 @@ func (t *Tree) Link(ino, parent uint64, name string) (Attr, error) {
 	if err != nil {
 		return Attr{}, err
 	}
-	t.changed(parent, name, ino)
+	t.happened(Event{Op: OpCreate, Dir: parent, Name: name, Ino: ino})
 	return n.attr(), nil
 }
 
@@ -289,7 +294,15 @@ func (t *Tree) remove(parent uint64, name string, wantDir bool) error {
 		t.dropLink(tx, n)
 		return nil
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	op := OpUnlink
+	if wantDir {
+		op = OpRmdir
+	}
+	t.happened(Event{Op: op, Dir: parent, Name: name, Ino: n.ino})
+	return nil
 }
 
 // removable checks that n, which is locked, may lose its name: whoever adds an

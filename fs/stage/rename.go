@@ -51,9 +51,13 @@ func (t *Tree) Rename(op uint64, oname string, np uint64, nname string, flags ui
 	if _, err := t.update(schema.KindNamespace, func(tx *txn) error { t.applyMove(tx, m); return nil }); err != nil {
 		return err
 	}
-	t.changed(np, nname, m.src.ino)
+	e := Event{Op: OpRename, Dir: np, Name: nname, Ino: m.src.ino, FromDir: op, FromName: oname}
+	if m.dst != nil {
+		e.Over = m.dst.ino
+	}
+	t.happened(e)
 	if m.exchange {
-		t.changed(op, oname, m.dst.ino)
+		t.happened(Event{Op: OpRename, Dir: op, Name: oname, Ino: m.dst.ino, FromDir: np, FromName: nname, Over: m.src.ino})
 	}
 	return nil
 }

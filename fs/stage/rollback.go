@@ -291,6 +291,7 @@ func (c *copier) content(src uint64, rec *schema.Inode, dst uint64) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	next := *n.rec
+	next.Grown = rec.Grown
 	next.Live = schema.Content{Gen: g.id, Base: g.id, Len: from.Len, Alloc: from.Alloc, Mtime: from.Mtime}
 	_, err = c.t.update(schema.KindRollback, func(tx *txn) error {
 		tx.Put(schema.Numbered(schema.PrefixGen, g.id), g.rec.Encode())

@@ -57,9 +57,9 @@ type Chunks interface {
 // Events tells the owner of a tree what happens in it. Each func may be nil;
 // none may block or call the tree. They run after the change was recorded.
 type Events struct {
-	// Changed: an entry of dir was added, renamed to that name, closed after
-	// writing, or changed in its attributes.
-	Changed func(dir uint64, name string, ino uint64)
+	// Happened: something changed, in the order in which it did for each inode
+	// and for each directory. A write is told of once until the file is closed.
+	Happened func(Event)
 	// Pending: frozen content waits for ingest.
 	Pending func()
 	// Tight: less is free to writers than the low-water mark (Tree.Room).
@@ -245,12 +245,6 @@ func wrapDisk(err error) error {
 		return fmt.Errorf("%w: %w", ErrIO, err)
 	}
 	return err
-}
-
-func (t *Tree) changed(dir uint64, name string, ino uint64) {
-	if t.cfg.Events.Changed != nil {
-		t.cfg.Events.Changed(dir, name, ino)
-	}
 }
 
 func (t *Tree) fault(what string, err error) {

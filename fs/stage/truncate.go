@@ -51,6 +51,7 @@ func (t *Tree) truncate(n *inode, size int64, fh uint64) error {
 	live.Len = size
 	if size == 0 {
 		live.Base, live.Alloc = live.Gen, 0
+		r.rec.Grown = false
 	}
 	return t.recordResize(r, func(tx *txn) error {
 		if size == 0 {
@@ -64,6 +65,7 @@ func (t *Tree) truncate(n *inode, size int64, fh uint64) error {
 // length is a change of times alone.
 func (t *Tree) extend(n *inode, size int64, fh uint64) error {
 	r := &resize{n: n, rec: *n.rec, fh: fh}
+	r.rec.Grown = r.rec.Grown || size > r.rec.Live.Len
 	r.rec.Live.Len = size
 	return t.recordResize(r, func(*txn) error { return nil })
 }
@@ -129,6 +131,10 @@ func (t *Tree) recordResize(r *resize, stripes func(tx *txn) error) error {
 	n.tail = stripeCache{}
 	n.appendOnly = false
 	t.noteCommitted(n)
+	t.dirty(OpTruncate, n)
+	if n.closed() {
+		t.clean(OpClose, n)
+	}
 	return nil
 }
 
@@ -174,7 +180,7 @@ func (t *Tree) SetAttr(ino uint64, s SetAttr) (Attr, error) {
 	if err != nil {
 		return Attr{}, err
 	}
-	t.changed(rec.Parent, rec.Name, ino)
+	t.happened(Event{Op: OpAttr, Dir: rec.Parent, Name: rec.Name, Ino: ino})
 	return n.attr(), nil
 }
 

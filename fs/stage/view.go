@@ -52,6 +52,9 @@ type View struct {
 // At gives the view of a snapshot.
 func (t *Tree) At(seq uint64) *View { return &View{t, seq} }
 
+// Now is what a snapshot taken now would show. It changes while it is read.
+func (t *Tree) Now() *View { return &View{t, newest} }
+
 // Seq is the snapshot's number.
 func (v *View) Seq() uint64 { return v.seq }
 
@@ -61,6 +64,9 @@ func (v *View) inode(ino uint64) (*schema.Inode, error) {
 	old, age := v.t.views.get(viewKey{v.seq, ino})
 	if old != nil {
 		return old, nil
+	}
+	if v.seq == newest {
+		age = -1 // nothing to keep
 	}
 	rec, _, err := v.t.readInode(ino, v.seq)
 	if err != nil {
@@ -119,6 +125,19 @@ func (v *View) Marks(ino uint64) (string, error) {
 		return "open", nil
 	}
 	return "", nil
+}
+
+// Unwritten says whether a range of the file that a change of its size added
+// was never written. A hole that was left by writing behind the end, or
+// punched, is one on purpose.
+func (v *View) Unwritten(ino uint64) (bool, error) {
+	rec, err := v.inode(ino)
+	if err != nil || !isReg(rec) || !rec.Grown || shown(rec).Len == 0 {
+		return false, err
+	}
+	c := shown(rec)
+	segs, err := v.t.segments(ino, c, 0, 1)
+	return err == nil && (len(segs) == 0 || segs[0] != Segment{0, c.Len}), err
 }
 
 // Parent gives the directory that holds dir in this view.

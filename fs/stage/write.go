@@ -56,6 +56,7 @@ func (t *Tree) Write(ino, fh uint64, data []byte, off int64) (int, error) {
 		return 0, err
 	}
 	n.unflush(fh)
+	t.dirty(OpWrite, n)
 	return len(w.data), nil
 }
 

@@ -13,12 +13,13 @@ const module = "stepfs/"
 // import. A layer is a package with all that lies below it, unless something
 // below is a layer of its own. Tests are free: they may wire layers together.
 var mayImport = map[string][]string{
-	"cmd": {"fs", "fs/stage", "snapshot", "snapshot/inspect", "chunkstore", "chunkstore/pack", "chunkstore/remote",
+	"cmd": {"fs", "fs/stage", "snapshot", "snapshot/inspect", "snapshot/rules", "chunkstore", "chunkstore/pack", "chunkstore/remote",
 		"internal/check", "internal/journal", "internal/livetree", "internal/schema", "internal/state", "internal/storedir"},
 	"fs":               {"fs/stage", "snapshot"},
 	"fs/stage":         {"internal/check", "internal/journal", "internal/pace", "internal/schema", "internal/state"},
-	"snapshot":         {"snapshot/inspect", "chunkstore", "internal/check", "internal/journal", "internal/schema", "internal/state"},
+	"snapshot":         {"snapshot/inspect", "snapshot/rules", "chunkstore", "internal/check", "internal/journal", "internal/schema", "internal/state"},
 	"snapshot/inspect": {},
+	"snapshot/rules":   {},
 	"chunkstore": {"chunkstore/pack", "chunkstore/remote", "internal/check", "internal/journal", "internal/pace",
 		"internal/schema", "internal/state"},
 	"chunkstore/pack":   {},

@@ -37,6 +37,21 @@ func (t liveTree) Find(path string) (ino uint64, dir bool, err error) {
 // At gives the view of a snapshot.
 func (t liveTree) At(seq uint64) snapshot.View { return view{t.Tree.At(seq)} }
 
+// Now is what a snapshot taken now would show.
+func (t liveTree) Now() snapshot.View { return view{t.Tree.Now()} }
+
+// Event is what happened in the tree, in snapshot's terms.
+func Event(e stage.Event) snapshot.Event {
+	return snapshot.Event{Op: ops[e.Op], Dir: e.Dir, Name: e.Name, Ino: e.Ino, FromDir: e.FromDir, FromName: e.FromName, Over: e.Over}
+}
+
+var ops = [...]snapshot.Op{
+	stage.OpCreate: snapshot.OpCreate, stage.OpMkdir: snapshot.OpMkdir, stage.OpWrite: snapshot.OpWrite,
+	stage.OpTruncate: snapshot.OpWrite, stage.OpClose: snapshot.OpClose, stage.OpAbandon: snapshot.OpAbandon,
+	stage.OpRename: snapshot.OpRename, stage.OpUnlink: snapshot.OpUnlink, stage.OpRmdir: snapshot.OpRmdir,
+	stage.OpAttr: snapshot.OpAttr,
+}
+
 // Pending gives what waits for ingest.
 func (t liveTree) Pending(fn func(snapshot.Frozen) (more bool)) error {
 	return t.Tree.Pending(func(f *stage.Frozen) bool { return fn(frozen{f}) })

@@ -195,7 +195,7 @@ func (p Pending) Encode() []byte {
 	return binary.AppendUvarint(b, p.Until)
 }
 
-// DecodePending is the inverse of Encode. In stores of format 1 Until is missing.
+// DecodePending is the inverse of Encode. Stores before format 3 have no Until.
 func DecodePending(v []byte) (Pending, error) {
 	r := &reader{b: v}
 	p := Pending{Ino: r.uint(), Content: r.content(), Epoch: r.uint(), Time: r.int()}

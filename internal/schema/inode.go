@@ -32,6 +32,7 @@ type Inode struct {
 	Marked   bool // Committed was taken of an append-only file still open
 	Reverted bool // content had not settled when power failed, or its sync failed
 	Failed   bool // a sync of the live content failed: fsync fails until truncated
+	Grown    bool // a change of size has added a range; it may still be a hole
 }
 
 const (
@@ -42,6 +43,7 @@ const (
 	inodeFailed
 	inodeCommitted
 	inodeSettled
+	inodeGrown
 )
 
 func appendContent(b []byte, c *Content) []byte {
@@ -69,6 +71,7 @@ func (n *Inode) Encode() []byte {
 	set(n.Marked, inodeMarked)
 	set(n.Reverted, inodeReverted)
 	set(n.Failed, inodeFailed)
+	set(n.Grown, inodeGrown)
 	set(n.Committed != nil, inodeCommitted)
 	set(n.Settled != nil, inodeSettled)
 	b := make([]byte, 0, 128)
@@ -97,7 +100,7 @@ func DecodeInode(v []byte) (*Inode, error) {
 	flags := r.uint()
 	n := &Inode{
 		Deleted: flags&inodeDeleted != 0, HasOlder: flags&inodeHasOlder != 0, Marked: flags&inodeMarked != 0,
-		Reverted: flags&inodeReverted != 0, Failed: flags&inodeFailed != 0,
+		Reverted: flags&inodeReverted != 0, Failed: flags&inodeFailed != 0, Grown: flags&inodeGrown != 0,
 	}
 	for _, p := range [...]*uint32{&n.Mode, &n.Nlink, &n.UID, &n.GID, &n.Rdev} {
 		*p = uint32(r.uint())

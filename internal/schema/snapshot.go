@@ -28,6 +28,14 @@ type Snapshot struct {
 	Holds     []Hold     // while there is one it is not removed
 	Forgotten *Forgotten // not nil: not shown any more, and gone once it is pruned
 	Spared    bool       // brought back after it was forgotten: no policy forgets it again
+
+	// What is known of a step; with Judged alone.
+	Judged  bool
+	Rule    string   // by which it was sealed
+	Why     []string // why the verdict is what it is
+	Pieces  []string // its directories or files, as paths below the scope
+	Pending string   // the verdict that it gets if its files check out; "" = it has it
+	Again   uint64   // a later cut that showed the same step, written once more; 0 = none
 }
 
 // Hold keeps a snapshot until it is released.
@@ -53,15 +61,30 @@ const (
 	snapKept // what decides how long it is kept follows the tree
 	snapForgotten
 	snapSpared
+	snapJudged // what is known of a step follows
 )
 
 // Flags in the value of a name's key: what a listing has to know of a
 // snapshot without reading its record.
 const (
-	NameExplicit  = 1 << iota // a person gave the name
-	NameForgotten             // not shown any more
-	NamePartial               // a step that is not complete
+	NameExplicit   = 1 << iota // a person gave the name
+	NameForgotten              // not shown any more
+	NamePartial                // a step that is not complete
+	NameUnverified             // nothing says whether the step is
+	NamePending                // its files are being checked
+	NameAgain                  // the cut follows at which it was sealed again
 )
+
+// ParseNameFlags is the inverse of NameFlags.
+func ParseNameFlags(v []byte) (flags byte, again uint64) {
+	if len(v) == 0 {
+		return 0, 0
+	}
+	if v[0]&NameAgain != 0 && len(v) == 9 {
+		again = binary.BigEndian.Uint64(v[1:])
+	}
+	return v[0], again
+}
 
 // NameFlags gives the value of the snapshot's name key.
 func (s *Snapshot) NameFlags() []byte {
@@ -72,8 +95,17 @@ func (s *Snapshot) NameFlags() []byte {
 	if s.Forgotten != nil {
 		b |= NameForgotten
 	}
-	if s.Verdict == "partial" {
+	switch {
+	case s.Verdict == "partial":
 		b |= NamePartial
+	case s.Verdict == "unverified" && s.Judged: // in a store of version 2 every step was, and counted as complete
+		b |= NameUnverified
+	}
+	if s.Pending != "" {
+		b |= NamePending
+	}
+	if s.Again != 0 {
+		return u64([]byte{b | NameAgain}, s.Again)
 	}
 	return []byte{b}
 }
@@ -97,6 +129,9 @@ func (s *Snapshot) Encode() []byte {
 	if s.Spared {
 		flags |= snapSpared
 	}
+	if s.Judged {
+		flags |= snapJudged
+	}
 	b := binary.AppendUvarint(nil, flags)
 	b = binary.AppendUvarint(b, s.ScopeIno)
 	for _, v := range [...]string{s.Scope, s.Name, s.Reason, s.Verdict} {
@@ -107,17 +142,37 @@ func (s *Snapshot) Encode() []byte {
 	for _, v := range [...]int64{s.Time, s.Logical, s.Brought, s.Stored} {
 		b = binary.AppendVarint(b, v)
 	}
-	for _, l := range [...][]string{s.Tags, s.Marks} {
-		b = binary.AppendUvarint(b, uint64(len(l)))
-		for _, v := range l {
-			b = putBytes(b, []byte(v))
-		}
-	}
+	b = putList(putList(b, s.Tags), s.Marks)
 	b = append(b, s.Tree[:]...)
 	if kept {
 		b = s.encodeKept(b)
 	}
+	if s.Judged {
+		b = putBytes(b, []byte(s.Rule))
+		b = putList(putList(b, s.Why), s.Pieces)
+		b = binary.AppendUvarint(putBytes(b, []byte(s.Pending)), s.Again)
+	}
 	return b
+}
+
+func putList(b []byte, l []string) []byte {
+	b = binary.AppendUvarint(b, uint64(len(l)))
+	for _, v := range l {
+		b = putBytes(b, []byte(v))
+	}
+	return b
+}
+
+func (r *reader) list() (l []string) {
+	n := r.uint()
+	if n > uint64(len(r.b)) {
+		r.fail("list longer than its record")
+		return nil
+	}
+	for ; n > 0; n-- {
+		l = append(l, string(r.bytes()))
+	}
+	return l
 }
 
 func (s *Snapshot) encodeKept(b []byte) []byte {
@@ -149,20 +204,16 @@ func DecodeSnapshot(v []byte) (*Snapshot, error) {
 	for _, p := range [...]*int64{&s.Time, &s.Logical, &s.Brought, &s.Stored} {
 		*p = r.int()
 	}
-	for _, p := range [...]*[]string{&s.Tags, &s.Marks} {
-		n := r.uint()
-		if n > uint64(len(r.b)) {
-			r.fail("list longer than its record")
-			break
-		}
-		for ; n > 0; n-- {
-			*p = append(*p, string(r.bytes()))
-		}
-	}
+	s.Tags, s.Marks = r.list(), r.list()
 	copy(s.Tree[:], r.fixed(32))
 	s.Spared = flags&snapSpared != 0
 	if flags&snapKept != 0 {
 		s.decodeKept(r, flags&snapForgotten != 0)
+	}
+	if s.Judged = flags&snapJudged != 0; s.Judged {
+		s.Rule = string(r.bytes())
+		s.Why, s.Pieces = r.list(), r.list()
+		s.Pending, s.Again = string(r.bytes()), r.uint()
 	}
 	return s, r.done("snapshot")
 }
@@ -191,16 +242,24 @@ func (s *Snapshot) decodeKept(r *reader, forgotten bool) {
 type Candidate struct {
 	Name string // step
 	Time int64  // ns, of the last change seen
+	Rule string // by which it is committed; "" = by none, or not known
 }
 
 // Encode gives the candidate's value.
 func (c Candidate) Encode() []byte {
-	return binary.AppendVarint(putBytes(nil, []byte(c.Name)), c.Time)
+	b := binary.AppendVarint(putBytes(nil, []byte(c.Name)), c.Time)
+	if c.Rule != "" {
+		b = putBytes(b, []byte(c.Rule))
+	}
+	return b
 }
 
 // DecodeCandidate is the inverse of Encode.
 func DecodeCandidate(v []byte) (Candidate, error) {
 	r := &reader{b: v}
 	c := Candidate{Name: string(r.bytes()), Time: r.int()}
+	if len(r.b) > 0 {
+		c.Rule = string(r.bytes())
+	}
 	return c, r.done("candidate")
 }

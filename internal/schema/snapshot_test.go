@@ -41,6 +41,8 @@ func TestSnapshotRoundTrip(t *testing.T) {
 		{Holds: []schema.Hold{hold, {Name: "x"}}, Spared: true},
 		{Forgotten: gone, Explicit: true, Marks: []string{"m"}},
 		{Clock: 1, Holds: []schema.Hold{hold}, Forgotten: gone, Drained: true},
+		{Judged: true, Rule: "hf-trainer", Why: []string{"w", "x"}, Pieces: []string{"checkpoint-7"}, Pending: "complete", Again: 77},
+		{Clock: 1, Judged: true},
 	} {
 		raw := s.Encode()
 		got, err := schema.DecodeSnapshot(raw)
@@ -58,9 +60,35 @@ func TestSnapshotRoundTrip(t *testing.T) {
 func TestNameFlags(t *testing.T) {
 	for want, s := range map[byte]schema.Snapshot{
 		0: {Name: "1"}, 1: {Explicit: true}, 2: {Forgotten: &schema.Forgotten{}}, 4: {Verdict: "partial"},
+		8: {Verdict: "unverified", Judged: true}, 24: {Verdict: "unverified", Judged: true, Pending: "complete"},
 	} {
 		if got := s.NameFlags(); len(got) != 1 || got[0] != want {
 			t.Errorf("%+v: %v, want %d", s, got, want)
+		}
+	}
+}
+
+// In a store of version 2 an unverified step counts as complete.
+func TestNameFlagsOfOldSteps(t *testing.T) {
+	old := schema.Snapshot{Verdict: "unverified"}
+	if f, again := schema.ParseNameFlags(old.NameFlags()); f != 0 || again != 0 {
+		t.Errorf("flags %d, again %d", f, again)
+	}
+	s := schema.Snapshot{Judged: true, Verdict: "complete", Again: 1 << 40}
+	if f, again := schema.ParseNameFlags(s.NameFlags()); f != schema.NameAgain || again != 1<<40 {
+		t.Errorf("flags %d, again %d", f, again)
+	}
+	for _, v := range [][]byte{nil, {schema.NameAgain}, {schema.NameAgain, 1, 2}} {
+		if _, again := schema.ParseNameFlags(v); again != 0 {
+			t.Errorf("%x: again %d", v, again)
+		}
+	}
+}
+
+func TestCandidates(t *testing.T) {
+	for _, c := range []schema.Candidate{{Name: "7", Time: 5}, {Name: "7", Time: 5, Rule: "deepspeed"}} {
+		if got, err := schema.DecodeCandidate(c.Encode()); err != nil || got != c {
+			t.Errorf("%+v became %+v, %v", c, got, err)
 		}
 	}
 }
