@@ -38,9 +38,9 @@ func TestWaysToSeal(t *testing.T) {
 	must(t, err)
 	must(t, unix.Setxattr(d.Mnt, "user.stepfs.step", []byte("4242"), 0))
 	mkdir(t, d.Mnt+"/checkpoint-7000")
-	must(t, os.WriteFile(d.Mnt+"/checkpoint-7000/model.pt", []byte("weights"), 0o644))
+	must(t, os.WriteFile(d.Mnt+"/checkpoint-7000/weights.raw", []byte("weights"), 0o644))
 	eventually(t, "checkpoint-7000 is sealed", func() bool {
-		_, err := os.Stat(d.Mnt + "/snapshots/7000/checkpoint-7000/model.pt")
+		_, err := os.Stat(d.Mnt + "/snapshots/7000/checkpoint-7000/weights.raw")
 		return err == nil
 	})
 	for name, reason := range map[string]string{"by-mkdir": "", "by-command": "", "4242": "", "7000": "quiet"} {
@@ -56,11 +56,12 @@ func TestWaysToSeal(t *testing.T) {
 	}
 	latest, err := os.Readlink(d.Mnt + "/snapshots/latest")
 	must(t, err)
-	if !strings.HasPrefix(latest, "7000") {
-		t.Errorf("latest is %s, want 7000", latest)
+	// What is sealed for its quiet alone is unverified, and there is one that counts as complete.
+	if latest != "4242" {
+		t.Errorf("latest is %s, want 4242", latest)
 	}
 	revision := fmt.Sprintf("%s/snapshots/7000@%v", d.Mnt, step(t, d, "7000")["sequence"])
-	holds(t, revision+"/checkpoint-7000/model.pt", []byte("weights"), "by its revision")
+	holds(t, revision+"/checkpoint-7000/weights.raw", []byte("weights"), "by its revision")
 }
 
 // TestRemoveSnapshot: rmdir removes a given name; a step is not removed by it.
