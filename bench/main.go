@@ -41,6 +41,9 @@ var rows = []row{
 	{"busy-fsync", fsyncBesideOthers},
 	{"create", createFiles},
 	{"prune", pruneBesideWriter},
+	{"seal-cost", sealCost},
+	{"seal", sealVisible},
+	{"scope", largeScope},
 	{"database", syncingDatabase},
 }
 
@@ -72,9 +75,10 @@ func parse() (b *bench, names, jsonPath string) {
 	flag.IntVar(&b.snapshots, "snapshots", 10000, "snapshots of the many row")
 	flag.IntVar(&b.steps, "steps", 1000, "steps of the prune row")
 	flag.IntVar(&b.commits, "commits", 100000, "commits of the database row")
+	flag.IntVar(&b.scope, "scope", 100000, "files of the scope row")
 	flag.Parse()
 	if *quick {
-		b.rounds, b.fileMiB, b.ingestMiB, b.memoryMiB, b.closedMiB, b.files, b.snapshots, b.steps, b.commits = 2, 200, 128, 1024, 400, 1000, 500, 100, 2000
+		b.rounds, b.fileMiB, b.ingestMiB, b.memoryMiB, b.closedMiB, b.files, b.snapshots, b.steps, b.commits, b.scope = 2, 200, 128, 1024, 400, 1000, 500, 100, 2000, 5000
 	}
 	return b, names, jsonPath
 }

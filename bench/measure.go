@@ -17,7 +17,7 @@ type bench struct {
 
 	rounds                                   int
 	fileMiB, ingestMiB, memoryMiB, closedMiB int64
-	files, snapshots, steps, commits         int
+	files, snapshots, steps, commits, scope  int
 	open                                     []*harness.Daemon
 }
 

@@ -40,7 +40,7 @@ const soon = 5 * time.Millisecond
 // Happened notes an event. It neither blocks nor looks anything up.
 func (m *Manager) Happened(e Event) {
 	s := m.sealer
-	if m.cfg.ReadOnly {
+	if m.cfg.ReadOnly || m.cfg.NoSeal {
 		return
 	}
 	s.mu.Lock()

@@ -45,6 +45,7 @@ type Config struct {
 	// HotLimit is how many bytes the hot copies of stored files may take; 0:
 	// as many as there is room for. Either way they go when room gets scarce.
 	HotLimit int64
+	NoSeal   bool // no step is sealed but by Snapshot
 	ReadOnly bool // no sealing, no ingest, nothing evicted, nothing expires by itself
 
 	Policy *Policy // what is kept; default DefaultPolicy
@@ -151,8 +152,10 @@ func Open(cfg Config) (*Manager, error) {
 		m.cancel = func() {}
 		return m, nil
 	}
-	if err := m.sealer.load(); err != nil {
-		return nil, fmt.Errorf("load steps to be sealed: %w", err)
+	if !cfg.NoSeal {
+		if err := m.sealer.load(); err != nil {
+			return nil, fmt.Errorf("load steps to be sealed: %w", err)
+		}
 	}
 	if err := m.store.load(); err != nil {
 		return nil, fmt.Errorf("load steps to be stored: %w", err)
@@ -162,12 +165,13 @@ func Open(cfg Config) (*Manager, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
-	m.wg.Add(5)
-	go func() { defer m.wg.Done(); m.judge(ctx) }()
-	go func() { defer m.wg.Done(); m.sealer.run(ctx) }()
-	go func() { defer m.wg.Done(); m.store.run(ctx) }()
-	go func() { defer m.wg.Done(); m.evict.run(ctx) }()
-	go func() { defer m.wg.Done(); m.keeper.run(ctx) }()
+	work := []func(context.Context){m.judge, m.store.run, m.evict.run, m.keeper.run}
+	if !cfg.NoSeal {
+		work = append(work, m.sealer.run)
+	}
+	for _, run := range work {
+		m.wg.Go(func() { run(ctx) })
+	}
 	return m, nil
 }
 

@@ -180,3 +180,15 @@ func TestDeletionRestartsTheQuiet(t *testing.T) {
 	w.settledSteps()
 	w.wantSteps("", "[]")
 }
+
+// TestNoSeal: with NoSeal nothing but what is asked for is a step.
+func TestNoSeal(t *testing.T) {
+	w := newWorld(t, func(c *snapshot.Config) { c.NoSeal, c.SealQuiet = true, quiet })
+	w.put("checkpoint-1/model.bin", "weights")
+	w.put("checkpoint-1/trainer_state.json", `{"global_step": 1}`)
+	w.step("asked")
+	time.Sleep(time.Second) // with sealing on it takes a third of that
+	if is, err := w.m.Steps("", "", 10); err != nil || len(is) != 1 || is[0].Name != "asked" {
+		t.Errorf("steps: %v, %v", is, err)
+	}
+}

@@ -30,6 +30,7 @@ type mountOptions struct {
 	workers       int
 	sealQuiet     time.Duration
 	sealGrace     time.Duration
+	noSeal        bool
 	grace         time.Duration
 	hotLimit      byteSize
 	storeLimit    storeLimit
@@ -82,6 +83,7 @@ nothing that was acknowledged is lost by that.`,
 	f.IntVar(&o.workers, "ingest-workers", 0, "how many files are ingested at the same time (default a quarter of the cores)")
 	f.DurationVar(&o.sealQuiet, "seal-quiet", 30*time.Second, "how long a step that was not committed must have been quiet to be sealed as it is")
 	f.DurationVar(&o.sealGrace, "seal-grace", 300*time.Millisecond, "how long files of a step may come after its commit point (see stepfs rules)")
+	f.BoolVar(&o.noSeal, "no-seal", false, "seal no step by itself, only what is asked for: mkdir, stepfs snapshot, the xattr")
 	f.DurationVar(&o.grace, "grace", 25*time.Second, "how long to serve on after SIGTERM while files are open for writing")
 	f.Var(&o.hotLimit, "hot-limit", "evict the whole copies of stored files, oldest first, when they take more than this, like 100G (default as many as there is room for)")
 	f.Var(&o.storeLimit, "store-limit", "how much of the disk the store may take, like 800G or 75% (default the disk less 10%)")
