@@ -14,7 +14,7 @@ import (
 
 // maxEntries bounds the chunks of one pack, so that neither its footer nor its
 // index transaction grows without limit when directory objects are small.
-const maxEntries = 8192
+const maxEntries = 2048
 
 // claim decides what becomes of a chunk of n plain bytes. pw == nil: it is
 // durable already. Otherwise the caller's content depends on pw, and when
