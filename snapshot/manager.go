@@ -20,6 +20,11 @@ type Events struct {
 	// says why. Expired: it is gone for good, as is a barrier that was old enough.
 	Forgotten func(Info)
 	Expired   func(i Info, reason string)
+	// BarriersExpired: so many of what Expired was called for, together.
+	BarriersExpired func(n int, reason string)
+	// SpaceLow: free bytes and hot copies together are less than should be free.
+	// It comes again only after there was twice that.
+	SpaceLow func(free, low uint64)
 	// RolledBack: these entries of a directory are other ones now, which no
 	// caller of the live tree asked for.
 	RolledBack func(dir uint64, names []string)

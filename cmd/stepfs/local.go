@@ -50,7 +50,7 @@ func openLocal(path, command string) (service, error) {
 	}
 	var l *local
 	if err == nil {
-		l, err = openParts(dir, o)
+		l, err = openParts(dir, o, nil)
 	}
 	if err != nil {
 		return nil, errors.Join(err, dir.Close())
@@ -348,6 +348,8 @@ func describeSnapshot(i snapshot.Info) SnapshotInfo {
 // faultLog keeps what went wrong in the background, for the status; all of it
 // goes to the log as well.
 type faultLog struct {
+	told func(what string, err error) // hears of each, too; may be nil
+
 	mu   sync.Mutex
 	last []string
 }
@@ -356,6 +358,9 @@ const keptFaults = 8
 
 func (f *faultLog) add(what string, err error) {
 	slog.Error(what, "error", err)
+	if f.told != nil {
+		f.told(what, err)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.last = append(f.last, fmt.Sprintf("%s %s: %v", time.Now().UTC().Format(time.RFC3339), what, err))

@@ -34,10 +34,10 @@ type parts struct {
 	ready   atomic.Pointer[snapshot.Manager]
 }
 
-// openParts opens everything behind a locked store directory.
-func openParts(dir *storedir.Dir, o *mountOptions) (_ *local, err error) {
+// openParts opens everything behind a locked store directory. h hears of events.
+func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error) {
 	p := &parts{}
-	l := &local{dir: dir, parts: p, faults: &faultLog{}}
+	l := &local{dir: dir, parts: p, faults: &faultLog{told: h.fault}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("opening the store %s: %w", dir.Path(), err), p.close())
@@ -76,10 +76,18 @@ func openParts(dir *storedir.Dir, o *mountOptions) (_ *local, err error) {
 		SealQuiet: o.sealQuiet, Workers: o.ingestWorkers(), HotLimit: int64(o.hotLimit), ReadOnly: o.passive,
 		Policy: &policy, KeepSteps: o.onFull == "stop", Collector: livetree.Collector(p.chunks, collectRate),
 		Events: snapshot.Events{Fault: l.faults.add, Sealed: func(i snapshot.Info) {
+			h.sealed(i)
 			slog.Info("sealed", "snapshot", i.ID(), "scope", i.Scope, "reason", i.Reason)
 		}, Forgotten: func(i snapshot.Info) {
+			h.forgotten(i)
 			slog.Info("forgotten", "snapshot", i.ID(), "scope", i.Scope, "by", i.Forgotten.By, "reason", i.Forgotten.Reason)
-		}, Expired: logExpired, RolledBack: func(dir uint64, names []string) {
+		}, Expired: func(i snapshot.Info, reason string) {
+			h.expired(i, reason)
+			logExpired(i, reason)
+		}, BarriersExpired: h.barriersExpired, SpaceLow: func(free, low uint64) {
+			h.spaceLow(free, low)
+			slog.Warn("space is low", "free", free, "low", low)
+		}, RolledBack: func(dir uint64, names []string) {
 			if l.changed != nil {
 				l.changed(dir, names)
 			}
