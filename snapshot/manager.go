@@ -28,7 +28,9 @@ type Events struct {
 	// RolledBack: these entries of a directory are other ones now, which no
 	// caller of the live tree asked for.
 	RolledBack func(dir uint64, names []string)
-	Fault      func(what string, err error)
+	// Verified: a snapshot was read back; its Verified field says how it went.
+	Verified func(Info)
+	Fault    func(what string, err error)
 }
 
 // Config opens a manager. DB, Tree and Chunks are required.
@@ -55,6 +57,8 @@ type Config struct {
 	// UseGrace is how long a snapshot that somebody looked into is not pruned.
 	// Default 1 min; negative: not at all.
 	UseGrace time.Duration
+	// VerifyOnSeal: each step is read back by itself once it is stored.
+	VerifyOnSeal bool
 	// Collector frees chunks behind Tree.Prune. Nil: nobody does.
 	Collector Collector
 	// KeepSteps: no step is given up to make room (--on-full=stop).
@@ -112,6 +116,7 @@ type Manager struct {
 	keeper  *keeper
 
 	outlooks outlooks
+	verify   verifying
 
 	sealer *sealer
 	store  *storer
@@ -132,6 +137,7 @@ func Open(cfg Config) (*Manager, error) {
 		return nil, fmt.Errorf("open the store's clock: %w", err)
 	}
 	m := &Manager{Registry: reg, cfg: cfg, db: cfg.DB, tree: cfg.Tree, clock: clock}
+	m.verify = newVerifying()
 	m.keeper = newKeeper(m)
 	m.sealer = newSealer(m)
 	m.store = newStorer(m)
@@ -156,6 +162,10 @@ func Open(cfg Config) (*Manager, error) {
 	go func() { defer m.wg.Done(); m.store.run(ctx) }()
 	go func() { defer m.wg.Done(); m.evict.run(ctx) }()
 	go func() { defer m.wg.Done(); m.keeper.run(ctx) }()
+	if cfg.VerifyOnSeal {
+		m.wg.Add(1)
+		go func() { defer m.wg.Done(); m.verifySealed(ctx) }()
+	}
 	return m, nil
 }
 

@@ -32,6 +32,12 @@ func (h *hook) spaceLow(free, low uint64) {
 	h.add(hookEvent{Event: "space-low", Reason: reason, Free: free, Low: low})
 }
 
+func (h *hook) verified(i snapshot.Info) {
+	if v := i.Verified; !v.OK() {
+		h.add(hookEvent{Event: "verify-failed", Reason: v.Problems[0], info: &i})
+	}
+}
+
 func (h *hook) fault(what string, err error) {
 	h.add(hookEvent{Event: "fault", Reason: what + ": " + err.Error()})
 }

@@ -339,6 +339,9 @@ func describeSnapshot(i snapshot.Info) SnapshotInfo {
 	if f := i.Forgotten; f != nil {
 		s.Forgotten = &ForgottenInfo{f.By, f.Reason, f.Time.UTC()}
 	}
+	if v := i.Verified; v != nil {
+		s.Verified = &VerifiedInfo{v.Time.UTC(), v.OK(), v.Took.Seconds(), v.Bytes, v.Problems}
+	}
 	if s.Tags == nil {
 		s.Tags = []string{} // consumers should not have to tell null from none
 	}

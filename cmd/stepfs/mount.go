@@ -34,6 +34,7 @@ type mountOptions struct {
 	storeLimit    storeLimit
 	onFull        string // expire, stop
 	onEvent       string // a command
+	verifyOnSeal  bool
 	logFile       string
 	save          bool
 	json          bool // of global
@@ -67,7 +68,7 @@ nothing that was acknowledged is lost by that.
 The command of --on-event gets one JSON object on its standard input: the fields
 of stepfs snapshots --json of what it is about, and
   event       sealed, partial (sealed, and not whole), forgotten, expired (with a
-              count of barriers alone), space-low, fault
+              count of barriers alone), verify-failed, space-low, fault
   time, reason, store, mountpoint
   taken, sealed_by: time and reason of the snapshot itself
   dropped     how many events before this one were too many for the queue (256;
@@ -102,6 +103,7 @@ only if nobody but you and root can write to STORE/config.`,
 	f.Var(&o.storeLimit, "store-limit", "how much of the disk the store may take, like 800G or 75% (default the disk less 10%)")
 	f.StringVar(&o.onFull, "on-full", "expire", "what a store that is nearly full may give up besides hot copies and barriers: expire (the oldest steps that the job itself has deleted; never the newest three, nor what is held) or stop (no step)")
 	f.StringVar(&o.onEvent, onEventFlag, "", "run this command with /bin/sh for each event, one JSON object on its standard input (see above)")
+	f.BoolVar(&o.verifyOnSeal, "verify-on-seal", false, "read each step back in the background once it is stored (see stepfs verify)")
 	f.StringVar(&o.logFile, "log-file", "", "where a mount in the background logs (default STORE/stepfs.log)")
 	f.BoolVar(&o.save, "save-settings", false, "keep the flags given here as the store's defaults")
 	return c

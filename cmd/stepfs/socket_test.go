@@ -54,6 +54,12 @@ func (s scripted) Unforget(_ context.Context, r ForgetRequest) (ForgetResult, er
 func (s scripted) Hold(_ context.Context, r HoldRequest) (SnapshotInfo, error) {
 	return SnapshotInfo{Step: r.Step, Holds: []HoldInfo{{Name: r.Name}}}, s.fail
 }
+func (s scripted) Verify(_ context.Context, r VerifyRequest, fn func(VerifyProgress) error) error {
+	if err := fn(VerifyProgress{Done: 1, Total: 2}); err != nil {
+		return err
+	}
+	return errors.Join(s.fail, fn(VerifyProgress{Snapshot: &SnapshotInfo{Step: r.Step}}))
+}
 func (s scripted) Release(_ context.Context, r HoldRequest) (SnapshotInfo, error) {
 	return SnapshotInfo{Step: r.Step}, s.fail
 }
@@ -131,6 +137,11 @@ func TestClient(t *testing.T) {
 	must(t, c.Prune(ctx, PruneRequest{Wait: true}, func(p PruneProgress) error { pruned = p; return nil }))
 	if !pruned.Done || pruned.Pruned != 1 {
 		t.Errorf("prune %+v", pruned)
+	}
+	var verified []VerifyProgress
+	must(t, c.Verify(ctx, VerifyRequest{Step: "7@1"}, func(p VerifyProgress) error { verified = append(verified, p); return nil }))
+	if len(verified) != 2 || verified[0].Total != 2 || verified[1].Snapshot.Step != "7@1" {
+		t.Errorf("verify %+v", verified)
 	}
 	go func() { (<-leave).done <- fmt.Errorf("unmount: %w", unix.EBUSY) }()
 	var told *apiError

@@ -74,7 +74,8 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 	p.manager, err = snapshot.Open(snapshot.Config{
 		DB: p.engine, Tree: livetree.New(p.tree), Chunks: p.chunks,
 		SealQuiet: o.sealQuiet, Workers: o.ingestWorkers(), HotLimit: int64(o.hotLimit), ReadOnly: o.passive,
-		Policy: &policy, KeepSteps: o.onFull == "stop", Collector: livetree.Collector(p.chunks, collectRate),
+		VerifyOnSeal: o.verifyOnSeal,
+		Policy:       &policy, KeepSteps: o.onFull == "stop", Collector: livetree.Collector(p.chunks, collectRate),
 		Events: snapshot.Events{Fault: l.faults.add, Sealed: func(i snapshot.Info) {
 			h.sealed(i)
 			slog.Info("sealed", "snapshot", i.ID(), "scope", i.Scope, "reason", i.Reason)
@@ -87,6 +88,9 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 		}, BarriersExpired: h.barriersExpired, SpaceLow: func(free, low uint64) {
 			h.spaceLow(free, low)
 			slog.Warn("space is low", "free", free, "low", low)
+		}, Verified: func(i snapshot.Info) {
+			h.verified(i)
+			logVerified(i)
 		}, RolledBack: func(dir uint64, names []string) {
 			if l.changed != nil {
 				l.changed(dir, names)
@@ -103,6 +107,15 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 // collectRate is how many bytes a second are written again to get the space of
 // dead chunks back, while nobody waits for it.
 const collectRate = 64 << 20
+
+// logVerified logs how it went when a snapshot was read back.
+func logVerified(i snapshot.Info) {
+	if v := i.Verified; v.OK() {
+		slog.Info("verified", "snapshot", i.ID(), "scope", i.Scope, "bytes", v.Bytes, "took", v.Took)
+		return
+	}
+	slog.Error("verify failed", "snapshot", i.ID(), "scope", i.Scope, "problems", i.Verified.Problems)
+}
 
 // logExpired logs what is gone for good. Barriers go by the thousand.
 func logExpired(i snapshot.Info, reason string) {

@@ -28,6 +28,8 @@ type Snapshot struct {
 	Holds     []Hold     // while there is one it is not removed
 	Forgotten *Forgotten // not nil: not shown any more, and gone once it is pruned
 	Spared    bool       // brought back after it was forgotten: no policy forgets it again
+
+	Verified *Verified // nil: nobody has read it back yet
 }
 
 // Hold keeps a snapshot until it is released.
@@ -37,6 +39,14 @@ type Hold struct {
 	By     string // the same for people: user@host
 	Reason string
 	Time   int64 // ns
+}
+
+// Verified says how it went when a snapshot was last read back.
+type Verified struct {
+	Time     int64 // ns
+	Took     int64 // ns
+	Bytes    int64 // read
+	Problems []string
 }
 
 // Forgotten says when, by whom and why a snapshot was forgotten.
@@ -53,6 +63,8 @@ const (
 	snapKept // what decides how long it is kept follows the tree
 	snapForgotten
 	snapSpared
+
+	snapVerified = 1 << 6 // how it was read back follows; bit 5 belongs to what is known of a step
 )
 
 // Flags in the value of a name's key: what a listing has to know of a
@@ -97,6 +109,9 @@ func (s *Snapshot) Encode() []byte {
 	if s.Spared {
 		flags |= snapSpared
 	}
+	if s.Verified != nil {
+		flags |= snapVerified
+	}
 	b := binary.AppendUvarint(nil, flags)
 	b = binary.AppendUvarint(b, s.ScopeIno)
 	for _, v := range [...]string{s.Scope, s.Name, s.Reason, s.Verdict} {
@@ -116,6 +131,15 @@ func (s *Snapshot) Encode() []byte {
 	b = append(b, s.Tree[:]...)
 	if kept {
 		b = s.encodeKept(b)
+	}
+	if v := s.Verified; v != nil {
+		for _, n := range [...]int64{v.Time, v.Took, v.Bytes} {
+			b = binary.AppendVarint(b, n)
+		}
+		b = binary.AppendUvarint(b, uint64(len(v.Problems)))
+		for _, p := range v.Problems {
+			b = putBytes(b, []byte(p))
+		}
 	}
 	return b
 }
@@ -164,6 +188,9 @@ func DecodeSnapshot(v []byte) (*Snapshot, error) {
 	if flags&snapKept != 0 {
 		s.decodeKept(r, flags&snapForgotten != 0)
 	}
+	if flags&snapVerified != 0 {
+		s.Verified = decodeVerified(r)
+	}
 	return s, r.done("snapshot")
 }
 
@@ -185,6 +212,19 @@ func (s *Snapshot) decodeKept(r *reader, forgotten bool) {
 		f.Time, f.Clock = r.int(), r.int()
 		s.Forgotten = f
 	}
+}
+
+func decodeVerified(r *reader) *Verified {
+	v := &Verified{Time: r.int(), Took: r.int(), Bytes: r.int()}
+	n := r.uint()
+	if n > uint64(len(r.b)) {
+		r.fail("list longer than its record")
+		return v
+	}
+	for ; n > 0; n-- {
+		v.Problems = append(v.Problems, string(r.bytes()))
+	}
+	return v
 }
 
 // Candidate is a step-like directory or file that may have to be sealed.

@@ -24,7 +24,7 @@ func TestSnapshotFromBeforeRetention(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s.Name != "100" || s.Reason != "quiet" || !s.Drained || s.Time != 5 || s.Stored != 20 || s.Tree[31] != 0x32 ||
-		s.Clock != 0 || s.Holds != nil || s.Forgotten != nil || s.Spared {
+		s.Clock != 0 || s.Holds != nil || s.Forgotten != nil || s.Spared || s.Verified != nil {
 		t.Errorf("%+v", s)
 	}
 	if got := s.Encode(); !bytes.Equal(got, raw) {
@@ -41,6 +41,8 @@ func TestSnapshotRoundTrip(t *testing.T) {
 		{Holds: []schema.Hold{hold, {Name: "x"}}, Spared: true},
 		{Forgotten: gone, Explicit: true, Marks: []string{"m"}},
 		{Clock: 1, Holds: []schema.Hold{hold}, Forgotten: gone, Drained: true},
+		{Verified: &schema.Verified{Time: 5, Took: 6, Bytes: 7}},
+		{Clock: 1, Holds: []schema.Hold{hold}, Forgotten: gone, Verified: &schema.Verified{Time: 5, Problems: []string{"a: b", ""}}},
 	} {
 		raw := s.Encode()
 		got, err := schema.DecodeSnapshot(raw)
