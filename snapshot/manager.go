@@ -116,7 +116,7 @@ type Manager struct {
 	keeper  *keeper
 
 	outlooks outlooks
-	verify   verifying
+	verify   *verifying
 
 	sealer *sealer
 	store  *storer
@@ -187,6 +187,7 @@ func (m *Manager) Close() error {
 	m.mu.closed = true
 	m.mu.Unlock()
 	m.cancel()
+	m.verify.end()
 	m.wg.Wait()
 	if m.cfg.ReadOnly {
 		return nil

@@ -35,20 +35,31 @@ const (
 // verifying lets one snapshot be verified at a time, and has those that wait to
 // be by themselves.
 type verifying struct {
+	ctx   context.Context // ends with the manager
+	end   context.CancelFunc
 	turn  chan struct{}
 	nudge chan struct{}
-	mu    *sync.Mutex
-	seqs  []uint64
+
+	mu   sync.Mutex
+	seqs []uint64
 }
 
-func newVerifying() verifying {
-	return verifying{turn: make(chan struct{}, 1), nudge: make(chan struct{}, 1), mu: new(sync.Mutex)}
+func newVerifying() *verifying {
+	ctx, end := context.WithCancel(context.Background())
+	return &verifying{ctx: ctx, end: end, turn: make(chan struct{}, 1), nudge: make(chan struct{}, 1)}
 }
 
 // Verify reads a snapshot back, and records how that went. tell, which may be
 // nil, hears how many bytes are done, and of how many. An error says that it
 // could not be found out; damage is in the Info's Verified field.
 func (m *Manager) Verify(ctx context.Context, seq uint64, tell func(done, total int64)) (Info, error) {
+	if err := m.begin(); err != nil {
+		return Info{}, err
+	}
+	defer m.wg.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(m.verify.ctx, cancel)()
 	select {
 	case m.verify.turn <- struct{}{}:
 		defer func() { <-m.verify.turn }()

@@ -88,8 +88,13 @@ func TestVerifySound(t *testing.T) {
 }
 
 // One byte that changed in a pack is found, and where, also while readers get
-// the hot copy and notice nothing.
+// the hot copy, or what a cache has, and notice nothing.
 func TestVerifyFindsDamageInPacks(t *testing.T) {
+	t.Run("hot", func(t *testing.T) { findsDamageInPacks(t, false) })
+	t.Run("cached", func(t *testing.T) { findsDamageInPacks(t, true) })
+}
+
+func findsDamageInPacks(t *testing.T, cold bool) {
 	var mu sync.Mutex
 	var told []snapshot.Info
 	w := newWorld(t, func(c *snapshot.Config) {
@@ -114,14 +119,34 @@ func TestVerifyFindsDamageInPacks(t *testing.T) {
 	if len(all) == len(before) {
 		t.Fatal("both are in one pack")
 	}
-	w.flipNew(before, 150_000)
-	w.want(i.Seq, "runA/checkpoint-7/bad", data)
+	for cold && w.hot() > 0 {
+		w.ok(w.tree.Hot(func(gen uint64, _ int64) bool { w.ok(w.tree.Evict(gen)); return true }))
+	}
+	w.nibble(i.Seq, "runA/checkpoint-7/bad", data)
+	w.flipNew(before, 50_000)
+	w.nibble(i.Seq, "runA/checkpoint-7/bad", data)
 	v := w.verify(i.Seq)
 	if v.OK() || len(v.Problems) != 1 || !strings.HasPrefix(v.Problems[0], "runA/checkpoint-7/bad: at ") {
 		t.Errorf("%+v", v)
 	}
 	if len(told) != 2 || !told[0].Verified.OK() || told[1].Verified.OK() || told[1].Name != "7" {
 		t.Errorf("told %+v", told)
+	}
+}
+
+// nibble is want by small reads: they leave their chunks in the cache.
+func (w *world) nibble(seq uint64, path, data string) {
+	w.t.Helper()
+	v := w.tree.At(seq)
+	a, err := lookup(v, path)
+	w.ok(err)
+	b := make([]byte, 1000)
+	for off := 0; off < len(data); off += len(b) {
+		n, err := v.Read(a.Ino, b, int64(off))
+		w.ok(err)
+		if n != min(len(b), len(data)-off) || string(b[:n]) != data[off:off+n] {
+			w.t.Fatalf("wrong data at %d", off)
+		}
 	}
 }
 
@@ -253,6 +278,24 @@ func TestVerifyBrokenOff(t *testing.T) {
 	if _, err := w.m.Verify(w.ctx(), 4711, nil); !errors.Is(err, snapshot.ErrNotExist) {
 		t.Error(err)
 	}
+}
+
+// A manager that closes does not wait for the end of a verification.
+func TestVerifyEndsWithTheManager(t *testing.T) {
+	w := newWorld(t, nil)
+	w.put("checkpoint-7/model", noise(1, 64<<20))
+	i := w.step("7")
+	closed := make(chan error, 1)
+	_, err := w.m.Verify(w.ctx(), i.Seq, func(done, _ int64) {
+		if done < 32<<20 {
+			go func() { closed <- w.m.Close() }()
+			until(t, "it closes", func() bool { _, err := w.m.Verify(w.ctx(), i.Seq, nil); return errors.Is(err, snapshot.ErrClosed) })
+		}
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	w.ok(<-closed)
 }
 
 // With VerifyOnSeal each step is verified once it is stored, and no snapshot

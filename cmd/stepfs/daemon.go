@@ -126,9 +126,7 @@ func (d *daemon) settings(flags *pflag.FlagSet) error {
 	if err := d.opts.validate(); err != nil {
 		return err
 	}
-	if err := d.distrust(flags); err != nil {
-		return err
-	}
+	d.distrust(flags)
 	space, err := d.dir.Space()
 	if err != nil {
 		return err
@@ -144,16 +142,14 @@ func (d *daemon) settings(flags *pflag.FlagSet) error {
 
 // distrust does not run a command that somebody else has put into the store's
 // config: whoever mounts a store would run it.
-func (d *daemon) distrust(flags *pflag.FlagSet) error {
+func (d *daemon) distrust(flags *pflag.FlagSet) {
 	if d.opts.onEvent == "" || flags.Changed(onEventFlag) {
-		return nil
+		return
 	}
 	if err := checkConfigOwner(d.dir.Join(storedir.ConfigName)); err != nil {
 		slog.Warn("the store's --on-event is not run", "error", err)
 		d.opts.onEvent = ""
-		return flags.Set(onEventFlag, "")
 	}
-	return nil
 }
 
 // checkConfigOwner trusts what nobody else but root can have written.
