@@ -171,7 +171,11 @@ func (r *RecoveryInfo) words(steps int) string {
 		s += fmt.Sprintf("; %d DAMAGED (stepfs snapshots --json says what)", r.Damaged)
 	}
 	if r.Seconds > 0 {
-		s += fmt.Sprintf("; a restore of the last step takes about %s", humanSpan(time.Duration(r.Seconds)*time.Second))
+		span := fmt.Sprintf("%d s", r.Seconds)
+		if r.Seconds > 120 {
+			span = humanSpan(time.Duration(r.Seconds) * time.Second)
+		}
+		s += "; a restore of the last step takes about " + span
 	}
 	return s
 }

@@ -24,7 +24,7 @@ func TestRecovery(t *testing.T) {
 	}{
 		{nil, nil, RecoveryInfo{Rate: defaultRate}, "0 of 0 steps read back and whole (0%)"},
 		{[]*snapshot.Verified{nil, nil}, &SnapshotInfo{}, RecoveryInfo{Rate: defaultRate}, "0 of 2 steps"},
-		{[]*snapshot.Verified{nil, tiny}, last, RecoveryInfo{Sound: 1, Integrity: 50, Rate: defaultRate, Seconds: 2}, "(50%); a restore of the last step takes about 1 min"},
+		{[]*snapshot.Verified{nil, tiny}, last, RecoveryInfo{Sound: 1, Integrity: 50, Rate: defaultRate, Seconds: 2}, "(50%); a restore of the last step takes about 2 s"},
 		{[]*snapshot.Verified{slow, fast, bad, nil}, last, RecoveryInfo{Sound: 2, Damaged: 1, Integrity: 50, Rate: 50 << 20, Seconds: 10}, "1 DAMAGED"},
 	} {
 		got := recoveryOf(slices.Values(tc.all), len(tc.all), tc.last)
