@@ -44,6 +44,8 @@ type evictor struct {
 	last uint64    // generations up to this one are in list, or were tried
 	sum  int64     // hot bytes, as last counted, less what was evicted since
 
+	scarce bool // the owner was told, and there was not enough since
+
 	stored uint64 // how many contents were stored when relieve last looked
 }
 
@@ -146,12 +148,14 @@ func (e *evictor) makeRoom(ctx context.Context) error {
 		return err
 	}
 	limit := e.m.cfg.HotLimit
+	e.scarce = e.scarce && free < 2*low
 	if free >= low && limit == 0 {
 		return nil
 	}
 	if e.sum, err = e.hotBytes(); err != nil {
 		return err
 	}
+	e.watch(free+uint64(e.sum), low)
 	e.endRound()
 	for free < low || limit > 0 && e.sum > limit {
 		need := low - min(low, free)
@@ -169,6 +173,18 @@ func (e *evictor) makeRoom(ctx context.Context) error {
 		low *= 2 // now that it has begun
 	}
 	return nil
+}
+
+// watch tells the owner once when room gets scarce. Hot copies count as free: a
+// store that is used as it should be fills up with them, and is no news.
+func (e *evictor) watch(free, low uint64) {
+	if e.scarce = e.scarce && free < 2*low; e.scarce || free >= low {
+		return
+	}
+	e.scarce = true
+	if e.m.cfg.Events.SpaceLow != nil {
+		e.m.cfg.Events.SpaceLow(free, low)
+	}
 }
 
 // answer has the writers that wait try again.

@@ -52,17 +52,32 @@ func (m *Manager) expire(vs []victim, pressed bool) (gone []Info, err error) {
 	if err := m.db.Sync(pos); err != nil {
 		return gone, err
 	}
+	m.tellExpired(gone, why)
+	return gone, nil
+}
+
+// tellExpired tells the owner of each snapshot, and of barriers of one batch
+// together.
+func (m *Manager) tellExpired(gone []Info, why map[uint64]string) {
+	barriers := map[string]int{} // by reason
 	for _, i := range gone {
-		if m.cfg.Events.Expired == nil {
-			break
-		}
 		reason := why[i.Seq]
 		if reason == "" && i.Forgotten != nil {
 			reason = i.Forgotten.Reason
 		}
-		m.cfg.Events.Expired(i, reason)
+		if i.Name == "" {
+			barriers[reason]++
+		}
+		if m.cfg.Events.Expired != nil {
+			m.cfg.Events.Expired(i, reason)
+		}
 	}
-	return gone, nil
+	if m.cfg.Events.BarriersExpired == nil {
+		return
+	}
+	for reason, n := range barriers {
+		m.cfg.Events.BarriersExpired(n, reason)
+	}
 }
 
 // expireTx builds the transaction. nameless has the scope of each name that

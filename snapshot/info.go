@@ -52,6 +52,8 @@ type Info struct {
 	Holds     []Hold        // by name
 	Forgotten *Forgotten    // not nil: not listed any more, and gone once it is pruned
 	Spared    bool          // brought back by unforget: no policy forgets it again
+
+	Verified *Verified // nil: nobody has read it back yet
 }
 
 // Hold keeps a snapshot until it is released: no policy, no pressure and no
@@ -70,6 +72,17 @@ type Forgotten struct {
 	Reason string
 	Time   time.Time
 }
+
+// Verified says how it went when a snapshot was last read back.
+type Verified struct {
+	Time     time.Time
+	Took     time.Duration
+	Bytes    int64    // read
+	Problems []string // "path: why"
+}
+
+// OK says whether all of it was there, and whole.
+func (v *Verified) OK() bool { return len(v.Problems) == 0 }
 
 // Complete says whether a step counts as a whole checkpoint when it is decided
 // what is kept: one that is not verified may well be.
@@ -94,6 +107,9 @@ func infoOf(seq uint64, s *schema.Snapshot) Info {
 	}
 	if f := s.Forgotten; f != nil {
 		i.Forgotten = &Forgotten{f.By, f.Reason, time.Unix(0, f.Time)}
+	}
+	if v := s.Verified; v != nil {
+		i.Verified = &Verified{time.Unix(0, v.Time), time.Duration(v.Took), v.Bytes, v.Problems}
 	}
 	if s.Drained {
 		i.State = StateStored

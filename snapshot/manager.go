@@ -17,14 +17,24 @@ import (
 // none may block.
 type Events struct {
 	Sealed func(Info)
+	// Judged: a step that was sealed before the check of its files had ended
+	// has its verdict.
+	Judged func(Info)
 	// Forgotten: a person or the policy forgot a snapshot; its Forgotten field
 	// says why. Expired: it is gone for good, as is a barrier that was old enough.
 	Forgotten func(Info)
 	Expired   func(i Info, reason string)
+	// BarriersExpired: so many of what Expired was called for, together.
+	BarriersExpired func(n int, reason string)
+	// SpaceLow: free bytes and hot copies together are less than should be free.
+	// It comes again only after there was twice that.
+	SpaceLow func(free, low uint64)
 	// RolledBack: these entries of a directory are other ones now, which no
 	// caller of the live tree asked for.
 	RolledBack func(dir uint64, names []string)
-	Fault      func(what string, err error)
+	// Verified: a snapshot was read back; its Verified field says how it went.
+	Verified func(Info)
+	Fault    func(what string, err error)
 }
 
 // Config opens a manager. DB, Tree and Chunks are required.
@@ -55,6 +65,8 @@ type Config struct {
 	// UseGrace is how long a snapshot that somebody looked into is not pruned.
 	// Default 1 min; negative: not at all.
 	UseGrace time.Duration
+	// VerifyOnSeal: each step is read back by itself once it is stored.
+	VerifyOnSeal bool
 	// Collector frees chunks behind Tree.Prune. Nil: nobody does.
 	Collector Collector
 	// KeepSteps: no step is given up to make room (--on-full=stop).
@@ -123,6 +135,7 @@ type Manager struct {
 	keeper  *keeper
 
 	outlooks outlooks
+	verify   *verifying
 	sealer   *sealer
 	unjudged unjudged
 	store    *storer
@@ -144,6 +157,7 @@ func Open(cfg Config) (*Manager, error) {
 	}
 	m := &Manager{Registry: reg, cfg: cfg, db: cfg.DB, tree: cfg.Tree, clock: clock}
 	m.unjudged = unjudged{reg.pending, make(chan struct{}, 1)}
+	m.verify = newVerifying()
 	m.keeper = newKeeper(m)
 	m.sealer = newSealer(m)
 	m.store = newStorer(m)
@@ -169,6 +183,9 @@ func Open(cfg Config) (*Manager, error) {
 	if !cfg.NoSeal {
 		work = append(work, m.sealer.run)
 	}
+	if cfg.VerifyOnSeal {
+		work = append(work, m.verifySealed)
+	}
 	for _, run := range work {
 		m.wg.Go(func() { run(ctx) })
 	}
@@ -193,6 +210,7 @@ func (m *Manager) Close() error {
 	m.mu.closed = true
 	m.mu.Unlock()
 	m.cancel()
+	m.verify.end()
 	m.wg.Wait()
 	if m.cfg.ReadOnly {
 		return nil

@@ -377,6 +377,7 @@ func (s *storer) finish(ctx context.Context, st *step) error {
 	}
 	if err == nil {
 		s.remove(st)
+		s.m.verifySoon(info)
 		return nil
 	}
 	if ctx.Err() != nil {

@@ -114,6 +114,10 @@ type View interface {
 	Unwritten(ino uint64) (bool, error)
 	ListXattr(ino uint64) ([]string, error)
 	GetXattr(ino uint64, name string) ([]byte, error)
+	// Lseek is lseek(2) with SEEK_DATA or SEEK_HOLE.
+	Lseek(ino uint64, off int64, whence uint32) (int64, error)
+	// Copied says whether some of a file that is stored has a copy outside of packs.
+	Copied(ino uint64) (bool, error)
 	// Chunks gives the chunks of a file, in order; ok is false while some of
 	// it is only staged.
 	Chunks(ino uint64) (es []schema.ChunkExtent, ok bool, err error)
@@ -141,6 +145,8 @@ type Chunks interface {
 	Ingest(ctx context.Context, src chunkstore.Source, prior []chunkstore.Ref) (*chunkstore.Pending, error)
 	Put(ctx context.Context, data []byte) (*chunkstore.Pending, error)
 	Flush(ctx context.Context) error
+	// ReadBack reads a chunk from its pack, past every cache, and verifies it.
+	ReadBack(ctx context.Context, id chunkstore.ID, buf []byte) ([]byte, error)
 	// Hurry has what is ingested from now on stored as fast as it can be, at the
 	// cost of space that Collect gets back later.
 	Hurry(on bool)

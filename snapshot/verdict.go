@@ -173,8 +173,12 @@ func (m *Manager) setVerdict(seq uint64, change func(s *schema.Snapshot)) error 
 		return err
 	}
 	m.keeping.Lock()
-	defer m.keeping.Unlock()
-	return m.renamed(i.Scope)
+	err = m.renamed(i.Scope)
+	m.keeping.Unlock()
+	if err == nil && m.cfg.Events.Judged != nil {
+		m.cfg.Events.Judged(i)
+	}
+	return err
 }
 
 // unjudged are the steps that wait for their verdict.

@@ -202,6 +202,16 @@ func (c *client) Explain(ctx context.Context, r ExplainRequest) (ExplainInfo, er
 	return fetch[ExplainInfo](ctx, c, http.MethodPost, "explain", r)
 }
 
+// Verify has the daemon read a snapshot back.
+func (c *client) Verify(ctx context.Context, r VerifyRequest, fn func(VerifyProgress) error) error {
+	return c.lines(ctx, "verify", r, func(l streamLine) error {
+		if l.Verify == nil {
+			return nil
+		}
+		return fn(*l.Verify)
+	})
+}
+
 // Umount asks the daemon to unmount and end.
 func (c *client) Umount(ctx context.Context, r UmountRequest) error {
 	_, err := fetch[struct{}](ctx, c, http.MethodPost, "umount", r)

@@ -16,6 +16,7 @@ import (
 
 	stepfsfs "stepfs/fs"
 	"stepfs/internal/storedir"
+	"stepfs/snapshot"
 )
 
 const (
@@ -38,6 +39,7 @@ type daemon struct {
 	store *local
 	mount *mounted
 	api   *apiServer
+	hook  *hook // nil without --on-event
 	since time.Time
 
 	sigs   chan os.Signal
@@ -80,7 +82,8 @@ func startDaemon(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, sto
 		return nil, err
 	}
 	d.remarks()
-	if d.store, err = openParts(d.dir, o); err != nil {
+	d.hook = newHook(o.onEvent, d.dir.Path(), d.point)
+	if d.store, err = openParts(d.dir, o, d.hook); err != nil {
 		return nil, err
 	}
 	d.store.describe = d.describe
@@ -95,6 +98,7 @@ func startDaemon(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, sto
 	}
 	go func() { d.served <- d.mount.serve() }()
 	d.mount.tune()
+	d.hook.start(func(i snapshot.Info) SnapshotInfo { return d.store.acted(context.Background(), i) })
 	d.api, err = listen(d.dir.Lease().Socket, d.store, d.leave)
 	return d, err
 }
@@ -122,6 +126,7 @@ func (d *daemon) settings(flags *pflag.FlagSet) error {
 	if err := d.opts.validate(); err != nil {
 		return err
 	}
+	d.distrust(flags)
 	space, err := d.dir.Space()
 	if err != nil {
 		return err
@@ -133,6 +138,30 @@ func (d *daemon) settings(flags *pflag.FlagSet) error {
 		return nil
 	}
 	return d.dir.SaveSettings(changedSettings(flags, d.dir.Config().Settings))
+}
+
+// distrust does not run a command that somebody else has put into the store's
+// config: whoever mounts a store would run it.
+func (d *daemon) distrust(flags *pflag.FlagSet) {
+	if d.opts.onEvent == "" || flags.Changed(onEventFlag) {
+		return
+	}
+	if err := checkConfigOwner(d.dir.Join(storedir.ConfigName)); err != nil {
+		slog.Warn("the store's --on-event is not run", "error", err)
+		d.opts.onEvent = ""
+	}
+}
+
+// checkConfigOwner trusts what nobody else but root can have written.
+func checkConfigOwner(path string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return fmt.Errorf("whose is %s: %w", path, err)
+	}
+	if st.Uid != uint32(os.Geteuid()) && st.Uid != 0 || st.Mode&0o022 != 0 {
+		return fmt.Errorf("%s belongs to uid %d, or others can write to it", path, st.Uid)
+	}
+	return nil
 }
 
 // remarks says what a person may want to know about the store that was opened.
@@ -236,12 +265,14 @@ func (d *daemon) depart() error {
 // page cache and what fsync acknowledged is on the disk; the next start replays.
 func (d *daemon) atOnce() error {
 	slog.Warn("second signal: ending at once")
+	d.hook.kill()
 	_ = stepfsfs.Unmount(d.point, true) // the next mount clears what stays
 	return &codedError{code: exitInterrupted, err: errReported}
 }
 
 // onLost ends without writing another byte: the store is somebody else's.
 func (d *daemon) onLost() error {
+	d.hook.kill()
 	_ = stepfsfs.Unmount(d.point, true) // the next mount clears what stays
 	return fmt.Errorf("the lease of %s went to another machine while this one was stopped; ending without touching the store", d.dir.Path())
 }
@@ -257,7 +288,12 @@ func (d *daemon) unmount(lazy bool) error {
 	if err := d.store.sync(); err != nil {
 		slog.Error("syncing before the unmount", "error", err)
 	}
-	return stepfsfs.Unmount(d.point, lazy)
+	d.hook.leave() // what it runs may be on the mount
+	err := stepfsfs.Unmount(d.point, lazy)
+	if err != nil {
+		d.hook.resume()
+	}
+	return err
 }
 
 // teardown closes what is open, in the opposite order of startDaemon.
@@ -266,6 +302,7 @@ func (d *daemon) teardown() error {
 	if d.api != nil {
 		errs = append(errs, d.api.close())
 	}
+	d.hook.close()
 	quiet := d.mount == nil || d.mountEnded()
 	if d.store != nil {
 		if quiet {

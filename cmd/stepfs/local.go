@@ -50,7 +50,7 @@ func openLocal(path, command string) (service, error) {
 	}
 	var l *local
 	if err == nil {
-		l, err = openParts(dir, o)
+		l, err = openParts(dir, o, nil)
 	}
 	if err != nil {
 		return nil, errors.Join(err, dir.Close())
@@ -353,6 +353,9 @@ func describeSnapshot(i snapshot.Info) SnapshotInfo {
 	if f := i.Forgotten; f != nil {
 		s.Forgotten = &ForgottenInfo{f.By, f.Reason, f.Time.UTC()}
 	}
+	if v := i.Verified; v != nil {
+		s.Verified = &VerifiedInfo{v.Time.UTC(), v.OK(), v.Took.Seconds(), v.Bytes, v.Problems}
+	}
 	if s.Tags == nil {
 		s.Tags = []string{} // consumers should not have to tell null from none
 	}
@@ -362,6 +365,8 @@ func describeSnapshot(i snapshot.Info) SnapshotInfo {
 // faultLog keeps what went wrong in the background, for the status; all of it
 // goes to the log as well.
 type faultLog struct {
+	told func(what string, err error) // hears of each, too; may be nil
+
 	mu   sync.Mutex
 	last []string
 }
@@ -370,6 +375,9 @@ const keptFaults = 8
 
 func (f *faultLog) add(what string, err error) {
 	slog.Error(what, "error", err)
+	if f.told != nil {
+		f.told(what, err)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.last = append(f.last, fmt.Sprintf("%s %s: %v", time.Now().UTC().Format(time.RFC3339), what, err))

@@ -124,6 +124,8 @@ func TestArguments(t *testing.T) {
 		{"hold STORE 7 --reason=x", exitNoStore, ""},
 		{"release STORE 7", exitNoStore, ""},
 		{"prune STORE", exitNoStore, ""},
+		{"verify STORE", exitError, "usage"},
+		{"verify STORE 7 8 9", exitNoStore, ""},
 		{"policy", exitError, "usage"},
 		{"policy STORE", exitNoStore, ""},
 		{"policy STORE set", exitError, "usage"},
@@ -158,7 +160,7 @@ func TestArguments(t *testing.T) {
 
 // A usage that is not golden is one that changed without anybody looking.
 func TestHelp(t *testing.T) {
-	for _, args := range []string{"", "mount", "umount", "snapshots", "snapshot", "restore", "rollback", "hold", "release", "forget", "unforget", "prune", "policy", "rules", "rules list", "rules check", "rules explain", "status", "stats", "drain", "check", "version"} {
+	for _, args := range []string{"", "mount", "umount", "snapshots", "snapshot", "restore", "rollback", "hold", "release", "forget", "unforget", "prune", "policy", "verify", "rules", "rules list", "rules check", "rules explain", "status", "stats", "drain", "check", "version"} {
 		t.Run("stepfs "+args, func(t *testing.T) {
 			got := stepfs(t, append(strings.Fields(args), "--help")...)
 			if got.code != exitDone || got.stderr != "" {

@@ -35,11 +35,16 @@ type mountOptions struct {
 	hotLimit      byteSize
 	storeLimit    storeLimit
 	onFull        string // expire, stop
+	onEvent       string // a command
+	verifyOnSeal  bool
 	logFile       string
 	save          bool
 	json          bool // of global
 	passive       bool // nothing is sealed or ingested; for commands without a mount
 }
+
+// onEventFlag is the flag whose value is run.
+const onEventFlag = "on-event"
 
 // notSettings are the flags of mount that describe one start of it, and are
 // never kept in the store's config.
@@ -60,7 +65,21 @@ background, and returns once the mount answers.
 
 On SIGTERM or Ctrl-C it serves on while files are open for writing, for --grace
 at most, then syncs, unmounts and leaves. A second signal ends it at once;
-nothing that was acknowledged is lost by that.`,
+nothing that was acknowledged is lost by that.
+
+The command of --on-event gets one JSON object on its standard input: the fields
+of stepfs snapshots --json of what it is about, and
+  event       sealed (again, when the check of a large step ends later), partial
+              (likewise, and not whole), forgotten, expired (with a count of
+              barriers alone), verify-failed, space-low, fault
+  time, reason, store, mountpoint
+  taken, sealed_by: time and reason of the snapshot itself
+  dropped     how many events before this one were too many for the queue (256;
+              the oldest of forgotten, expired and fault go first)
+One runs at a time, for a minute at most; it may use the mount, and nothing waits
+for it. What it prints and how it fails is in the daemon's log. What the mount's
+end finds in the queue gets 5 seconds. A command from the store's settings is run
+only if nobody but you and root can write to STORE/config.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			store, rest, err := g.storeAnd(args, usage, 1, 1)
 			if err != nil {
@@ -88,6 +107,8 @@ nothing that was acknowledged is lost by that.`,
 	f.Var(&o.hotLimit, "hot-limit", "evict the whole copies of stored files, oldest first, when they take more than this, like 100G (default as many as there is room for)")
 	f.Var(&o.storeLimit, "store-limit", "how much of the disk the store may take, like 800G or 75% (default the disk less 10%)")
 	f.StringVar(&o.onFull, "on-full", "expire", "what a store that is nearly full may give up besides hot copies and barriers: expire (the oldest steps that the job itself has deleted; never the newest three, nor what is held) or stop (no step)")
+	f.StringVar(&o.onEvent, onEventFlag, "", "run this command with /bin/sh for each event, one JSON object on its standard input (see above)")
+	f.BoolVar(&o.verifyOnSeal, "verify-on-seal", false, "read each step back in the background once it is stored (see stepfs verify)")
 	f.StringVar(&o.logFile, "log-file", "", "where a mount in the background logs (default STORE/stepfs.log)")
 	f.BoolVar(&o.save, "save-settings", false, "keep the flags given here as the store's defaults")
 	return c

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -58,7 +59,7 @@ const (
 // becomes of them.
 func (l *local) describeSnapshots(ctx context.Context, s *Status) error {
 	m := l.parts.manager
-	names := map[[2]string]bool{}
+	names := map[[2]string]*snapshot.Verified{} // newest revision of each
 	for after := uint64(0); ; {
 		page, err := m.Barriers(after, listPage)
 		if err != nil {
@@ -69,7 +70,7 @@ func (l *local) describeSnapshots(ctx context.Context, s *Status) error {
 			if i.Name == "" {
 				s.Barriers++
 			} else if i.Forgotten == nil {
-				names[[2]string{i.Scope, i.Name}] = true
+				names[[2]string{i.Scope, i.Name}] = i.Verified
 			}
 		}
 		if len(page) == 0 {
@@ -86,6 +87,7 @@ func (l *local) describeSnapshots(ctx context.Context, s *Status) error {
 	if last != nil {
 		s.Last = new(l.acted(ctx, *last))
 	}
+	s.Recovery = recoveryOf(maps.Values(names), len(names), s.Last)
 	if err := l.describeOutlook(ctx, s); err != nil {
 		s.RecentFault = append(s.RecentFault, fmt.Sprintf("%s look at what can be freed: %v", time.Now().UTC().Format(time.RFC3339), err))
 	}

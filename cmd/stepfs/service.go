@@ -34,6 +34,8 @@ type service interface {
 	Policy(ctx context.Context, r PolicyRequest) (PolicyInfo, error)
 	// Explain says why a path of the live tree was sealed, or not.
 	Explain(ctx context.Context, r ExplainRequest) (ExplainInfo, error)
+	// Verify reads a snapshot back; fn hears how far it is. The last call has the Snapshot.
+	Verify(ctx context.Context, r VerifyRequest, fn func(VerifyProgress) error) error
 	// Source reads the tree of a snapshot.
 	Source(ctx context.Context, s SnapshotInfo) (source, error)
 	Close() error
@@ -61,6 +63,7 @@ type SnapshotInfo struct {
 
 	Holds     []HoldInfo     `json:"holds,omitempty"`
 	Forgotten *ForgottenInfo `json:"forgotten,omitempty"` // nil: it is not
+	Verified  *VerifiedInfo  `json:"verified,omitempty"`  // nil: nobody has read it back yet
 }
 
 // HoldInfo says who keeps a snapshot from being removed.
@@ -77,6 +80,28 @@ type ForgottenInfo struct {
 	By     string    `json:"by"`
 	Reason string    `json:"reason"`
 	Time   time.Time `json:"time"`
+}
+
+// VerifiedInfo says how it went when a snapshot was last read back.
+type VerifiedInfo struct {
+	Time     time.Time `json:"time"`
+	OK       bool      `json:"ok"`
+	Seconds  float64   `json:"seconds"`
+	Bytes    int64     `json:"bytes"`
+	Problems []string  `json:"problems,omitempty"` // "path: why"
+}
+
+// VerifyRequest asks for a snapshot to be read back.
+type VerifyRequest struct {
+	Scope string `json:"scope,omitempty"`
+	Step  string `json:"step"`
+}
+
+// VerifyProgress says how far a verification is. The last one has the snapshot.
+type VerifyProgress struct {
+	Done     int64         `json:"done_bytes"`
+	Total    int64         `json:"total_bytes"`
+	Snapshot *SnapshotInfo `json:"snapshot,omitempty"`
 }
 
 // ForgetRequest selects what is to be forgotten, or brought back.
@@ -201,6 +226,7 @@ type Status struct {
 	Last        *SnapshotInfo `json:"last,omitempty"`    // the step sealed last
 	Steps       int           `json:"steps"`
 	Barriers    int           `json:"barriers"`
+	Recovery    RecoveryInfo  `json:"recovery"`
 	OpenFiles   int           `json:"open_for_writing"`
 	Unstored    int64         `json:"unstored_bytes"` // staged and not in packs yet
 	Filesystem  string        `json:"filesystem"`
@@ -220,6 +246,15 @@ type Status struct {
 	Pins        []PinInfo     `json:"pins"`                    // what needs the most space of its own and can't go
 	Prune       PruneInfo     `json:"prune"`
 	RecentFault []string      `json:"recent_faults,omitempty"`
+}
+
+// RecoveryInfo says how sure it is that steps can be had back, and how soon.
+type RecoveryInfo struct {
+	Sound     int     `json:"sound"`     // steps whose last verification found them whole
+	Damaged   int     `json:"damaged"`   // and those that it did not
+	Integrity float64 `json:"integrity"` // sound ones in per cent of all steps
+	Rate      int64   `json:"bytes_per_second"`
+	Seconds   int64   `json:"restore_seconds,omitempty"` // for the last step, at that rate; 0: not known
 }
 
 // Stats counts what the store holds and what was done since it was opened.

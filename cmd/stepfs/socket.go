@@ -153,6 +153,10 @@ func newAPI(s service, leave chan<- leaveCall) http.Handler {
 		st := newStream(w)
 		st.end(s.Check(ctx, q, func(e CheckEvent) error { return st.send(streamLine{Check: &e}) }))
 	})
+	handle(mux, "/v1/verify", func(ctx context.Context, w http.ResponseWriter, q VerifyRequest) {
+		st := newStream(w)
+		st.end(s.Verify(ctx, q, func(p VerifyProgress) error { return st.send(streamLine{Verify: &p}) }))
+	})
 	handle(mux, "/v1/umount", func(ctx context.Context, w http.ResponseWriter, q UmountRequest) {
 		call := leaveCall{lazy: q.Lazy, done: make(chan error, 1)}
 		select {
@@ -202,12 +206,13 @@ func toAPIError(err error) *apiError {
 
 // streamLine is one line of a list or a progress; the last one ends it.
 type streamLine struct {
-	Snapshot *SnapshotInfo  `json:"snapshot,omitempty"`
-	Drain    *DrainProgress `json:"drain,omitempty"`
-	Prune    *PruneProgress `json:"prune,omitempty"`
-	Check    *CheckEvent    `json:"check,omitempty"`
-	End      bool           `json:"end,omitempty"`
-	Error    *apiError      `json:"error,omitempty"`
+	Snapshot *SnapshotInfo   `json:"snapshot,omitempty"`
+	Drain    *DrainProgress  `json:"drain,omitempty"`
+	Prune    *PruneProgress  `json:"prune,omitempty"`
+	Check    *CheckEvent     `json:"check,omitempty"`
+	Verify   *VerifyProgress `json:"verify,omitempty"`
+	End      bool            `json:"end,omitempty"`
+	Error    *apiError       `json:"error,omitempty"`
 }
 
 // stream sends JSON Lines. A stream without its last line was cut off.
@@ -225,7 +230,7 @@ func (s *stream) send(l streamLine) error {
 	if err := s.enc.Encode(l); err != nil {
 		return err
 	}
-	if l.Drain != nil || l.Prune != nil || l.Check != nil { // somebody is watching
+	if l.Drain != nil || l.Prune != nil || l.Check != nil || l.Verify != nil { // somebody is watching
 		return s.flush()
 	}
 	return nil

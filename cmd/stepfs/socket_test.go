@@ -56,6 +56,12 @@ func (s scripted) Unforget(_ context.Context, r ForgetRequest) (ForgetResult, er
 func (s scripted) Hold(_ context.Context, r HoldRequest) (SnapshotInfo, error) {
 	return SnapshotInfo{Step: r.Step, Holds: []HoldInfo{{Name: r.Name}}}, s.fail
 }
+func (s scripted) Verify(_ context.Context, r VerifyRequest, fn func(VerifyProgress) error) error {
+	if err := fn(VerifyProgress{Done: 1, Total: 2}); err != nil {
+		return err
+	}
+	return errors.Join(s.fail, fn(VerifyProgress{Snapshot: &SnapshotInfo{Step: r.Step}}))
+}
 func (s scripted) Release(_ context.Context, r HoldRequest) (SnapshotInfo, error) {
 	return SnapshotInfo{Step: r.Step}, s.fail
 }
@@ -145,6 +151,11 @@ func TestClient(t *testing.T) {
 	must(t, c.Check(ctx, CheckRequest{ReadData: 0.5}, func(e CheckEvent) error { events = append(events, e); return nil }))
 	if len(events) != 3 || events[0].Progress.Done != 0.5 || events[1].Finding.Kind != check.Leak || events[2].Summary.Leaks != 1 {
 		t.Errorf("check %+v", events)
+	}
+	var verified []VerifyProgress
+	must(t, c.Verify(ctx, VerifyRequest{Step: "7@1"}, func(p VerifyProgress) error { verified = append(verified, p); return nil }))
+	if len(verified) != 2 || verified[0].Total != 2 || verified[1].Snapshot.Step != "7@1" {
+		t.Errorf("verify %+v", verified)
 	}
 	go func() { (<-leave).done <- fmt.Errorf("unmount: %w", unix.EBUSY) }()
 	var told *apiError

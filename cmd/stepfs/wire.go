@@ -34,10 +34,10 @@ type parts struct {
 	ready   atomic.Pointer[snapshot.Manager]
 }
 
-// openParts opens everything behind a locked store directory.
-func openParts(dir *storedir.Dir, o *mountOptions) (_ *local, err error) {
+// openParts opens everything behind a locked store directory. h hears of events.
+func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error) {
 	p := &parts{}
-	l := &local{dir: dir, parts: p, faults: &faultLog{}}
+	l := &local{dir: dir, parts: p, faults: &faultLog{told: h.fault}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("opening the store %s: %w", dir.Path(), err), p.close())
@@ -77,14 +77,29 @@ func openParts(dir *storedir.Dir, o *mountOptions) (_ *local, err error) {
 	}
 	p.manager, err = snapshot.Open(snapshot.Config{
 		DB: p.engine, Tree: livetree.New(p.tree), Chunks: p.chunks,
-		Rules: own, SealQuiet: o.sealQuiet, SealGrace: o.sealGrace, NoSeal: o.noSeal, Workers: o.ingestWorkers(), HotLimit: int64(o.hotLimit), ReadOnly: o.passive,
+		Rules: own, SealQuiet: o.sealQuiet, SealGrace: o.sealGrace, NoSeal: o.noSeal, VerifyOnSeal: o.verifyOnSeal,
+		Workers: o.ingestWorkers(), HotLimit: int64(o.hotLimit), ReadOnly: o.passive,
 		Policy: &policy, KeepSteps: o.onFull == "stop", Collector: livetree.Collector(p.chunks, collectRate),
 		Events: snapshot.Events{Fault: l.faults.add, Sealed: func(i snapshot.Info) {
+			h.sealed(i)
 			slog.Info("sealed", "snapshot", i.ID(), "scope", i.Scope, "reason", i.Reason,
 				"verdict", i.Verdict, "rule", i.Rule)
+		}, Judged: func(i snapshot.Info) {
+			h.sealed(i) // once more: whoever waits for a whole one hears of it
+			slog.Info("judged", "snapshot", i.ID(), "scope", i.Scope, "verdict", i.Verdict)
 		}, Forgotten: func(i snapshot.Info) {
+			h.forgotten(i)
 			slog.Info("forgotten", "snapshot", i.ID(), "scope", i.Scope, "by", i.Forgotten.By, "reason", i.Forgotten.Reason)
-		}, Expired: logExpired, RolledBack: func(dir uint64, names []string) {
+		}, Expired: func(i snapshot.Info, reason string) {
+			h.expired(i, reason)
+			logExpired(i, reason)
+		}, BarriersExpired: h.barriersExpired, SpaceLow: func(free, low uint64) {
+			h.spaceLow(free, low)
+			slog.Warn("space is low", "free", free, "low", low)
+		}, Verified: func(i snapshot.Info) {
+			h.verified(i)
+			logVerified(i)
+		}, RolledBack: func(dir uint64, names []string) {
 			if l.changed != nil {
 				l.changed(dir, names)
 			}
@@ -100,6 +115,15 @@ func openParts(dir *storedir.Dir, o *mountOptions) (_ *local, err error) {
 // collectRate is how many bytes a second are written again to get the space of
 // dead chunks back, while nobody waits for it.
 const collectRate = 64 << 20
+
+// logVerified logs how it went when a snapshot was read back.
+func logVerified(i snapshot.Info) {
+	if v := i.Verified; v.OK() {
+		slog.Info("verified", "snapshot", i.ID(), "scope", i.Scope, "bytes", v.Bytes, "took", v.Took)
+		return
+	}
+	slog.Error("verify failed", "snapshot", i.ID(), "scope", i.Scope, "problems", i.Verified.Problems)
+}
 
 // logExpired logs what is gone for good. Barriers go by the thousand.
 func logExpired(i snapshot.Info, reason string) {

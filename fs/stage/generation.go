@@ -140,16 +140,22 @@ func (gt *genTable) put(g *generation) {
 func (gt *genTable) forget(id uint64) error {
 	gt.mu.Lock()
 	g := gt.all[id]
-	if g != nil && g.refs == 0 {
-		delete(gt.all, id)
+	if g != nil {
+		g.refs++ // put, which closes what is not in use, leaves it alone
 	}
 	gt.mu.Unlock()
 	if g == nil {
 		return nil
 	}
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.closeFile()
+	err := g.closeFile()
+	g.mu.Unlock()
+	gt.mu.Lock()
+	defer gt.mu.Unlock()
+	if g.refs--; g.refs == 0 && gt.all[id] == g {
+		delete(gt.all, id)
+	}
+	return err
 }
 
 func (g *generation) closeFile() error {

@@ -193,6 +193,28 @@ func (v *View) Chunks(ino uint64) (es []schema.ChunkExtent, ok bool, err error) 
 	return es, ok, err
 }
 
+// Copied says whether some of the view's file has a hot copy.
+func (v *View) Copied(ino uint64) (found bool, err error) {
+	rec, err := v.inode(ino)
+	if err != nil {
+		return false, err
+	}
+	seen := map[uint64]bool{}
+	err = v.t.stripes(ino, shown(rec), 0, func(_ uint32, fs []schema.Fragment, _ uint64) (bool, error) {
+		for _, f := range fs {
+			if seen[f.Gen] {
+				continue
+			}
+			seen[f.Gen] = true
+			if found, err = v.t.IsHot(f.Gen); found || err != nil {
+				return false, err
+			}
+		}
+		return true, nil
+	})
+	return found, err
+}
+
 // chunkList is a generation's chunk map, read from front to back.
 type chunkList struct {
 	stored int64

@@ -36,6 +36,8 @@ type Snapshot struct {
 	Pieces  []string // its directories or files, as paths below the scope
 	Pending string   // the verdict that it gets if its files check out; "" = it has it
 	Again   uint64   // a later cut that showed the same step, written once more; 0 = none
+
+	Verified *Verified // nil: nobody has read it back yet
 }
 
 // Hold keeps a snapshot until it is released.
@@ -45,6 +47,14 @@ type Hold struct {
 	By     string // the same for people: user@host
 	Reason string
 	Time   int64 // ns
+}
+
+// Verified says how it went when a snapshot was last read back.
+type Verified struct {
+	Time     int64 // ns
+	Took     int64 // ns
+	Bytes    int64 // read
+	Problems []string
 }
 
 // Forgotten says when, by whom and why a snapshot was forgotten.
@@ -61,7 +71,8 @@ const (
 	snapKept // what decides how long it is kept follows the tree
 	snapForgotten
 	snapSpared
-	snapJudged // what is known of a step follows
+	snapJudged   // what is known of a step follows
+	snapVerified // and last, how it was read back
 )
 
 // Flags in the value of a name's key: what a listing has to know of a
@@ -132,6 +143,9 @@ func (s *Snapshot) Encode() []byte {
 	if s.Judged {
 		flags |= snapJudged
 	}
+	if s.Verified != nil {
+		flags |= snapVerified
+	}
 	b := binary.AppendUvarint(nil, flags)
 	b = binary.AppendUvarint(b, s.ScopeIno)
 	for _, v := range [...]string{s.Scope, s.Name, s.Reason, s.Verdict} {
@@ -151,6 +165,15 @@ func (s *Snapshot) Encode() []byte {
 		b = putBytes(b, []byte(s.Rule))
 		b = putList(putList(b, s.Why), s.Pieces)
 		b = binary.AppendUvarint(putBytes(b, []byte(s.Pending)), s.Again)
+	}
+	if v := s.Verified; v != nil {
+		for _, n := range [...]int64{v.Time, v.Took, v.Bytes} {
+			b = binary.AppendVarint(b, n)
+		}
+		b = binary.AppendUvarint(b, uint64(len(v.Problems)))
+		for _, p := range v.Problems {
+			b = putBytes(b, []byte(p))
+		}
 	}
 	return b
 }
@@ -215,6 +238,9 @@ func DecodeSnapshot(v []byte) (*Snapshot, error) {
 		s.Why, s.Pieces = r.list(), r.list()
 		s.Pending, s.Again = string(r.bytes()), r.uint()
 	}
+	if flags&snapVerified != 0 {
+		s.Verified = decodeVerified(r)
+	}
 	return s, r.done("snapshot")
 }
 
@@ -236,6 +262,19 @@ func (s *Snapshot) decodeKept(r *reader, forgotten bool) {
 		f.Time, f.Clock = r.int(), r.int()
 		s.Forgotten = f
 	}
+}
+
+func decodeVerified(r *reader) *Verified {
+	v := &Verified{Time: r.int(), Took: r.int(), Bytes: r.int()}
+	n := r.uint()
+	if n > uint64(len(r.b)) {
+		r.fail("list longer than its record")
+		return v
+	}
+	for ; n > 0; n-- {
+		v.Problems = append(v.Problems, string(r.bytes()))
+	}
+	return v
 }
 
 // Candidate is a step-like directory or file that may have to be sealed.

@@ -24,7 +24,7 @@ func TestSnapshotFromBeforeRetention(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s.Name != "100" || s.Reason != "quiet" || !s.Drained || s.Time != 5 || s.Stored != 20 || s.Tree[31] != 0x32 ||
-		s.Clock != 0 || s.Holds != nil || s.Forgotten != nil || s.Spared {
+		s.Clock != 0 || s.Holds != nil || s.Forgotten != nil || s.Spared || s.Verified != nil {
 		t.Errorf("%+v", s)
 	}
 	if got := s.Encode(); !bytes.Equal(got, raw) {
@@ -43,6 +43,8 @@ func TestSnapshotRoundTrip(t *testing.T) {
 		{Clock: 1, Holds: []schema.Hold{hold}, Forgotten: gone, Drained: true},
 		{Judged: true, Rule: "hf-trainer", Why: []string{"w", "x"}, Pieces: []string{"checkpoint-7"}, Pending: "complete", Again: 77},
 		{Clock: 1, Judged: true},
+		{Verified: &schema.Verified{Time: 5, Took: 6, Bytes: 7}},
+		{Clock: 1, Holds: []schema.Hold{hold}, Forgotten: gone, Verified: &schema.Verified{Time: 5, Problems: []string{"a: b", ""}}},
 	} {
 		raw := s.Encode()
 		got, err := schema.DecodeSnapshot(raw)

@@ -143,7 +143,7 @@ func decodeBody(version int, body []byte) (Config, error) {
 
 // readConfig reads the config and, when it cannot be used, says what can be done about it.
 func readConfig(dir string) (Config, error) {
-	path, backup := filepath.Join(dir, configName), filepath.Join(dir, backupName)
+	path, backup := filepath.Join(dir, ConfigName), filepath.Join(dir, backupName)
 	cfg, err := readConfigFile(path)
 	if err == nil || errors.Is(err, ErrNewerFormat) {
 		return cfg, err
@@ -192,7 +192,7 @@ func writeConfig(dir string, c Config) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFileAtomic(dir, configName, data); err != nil {
+	if err := writeFileAtomic(dir, ConfigName, data); err != nil {
 		return err
 	}
 	return writeFileAtomic(dir, backupName, data)

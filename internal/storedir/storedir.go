@@ -24,7 +24,7 @@ const (
 	SocketName = "stepfs.sock"
 	LogName    = "stepfs.log"
 
-	configName = "config"
+	ConfigName = "config"
 	backupName = "config.bak"
 	lockName   = "lock"
 	leaseName  = "lease"
@@ -223,7 +223,7 @@ func classify(abs string) (finding, error) {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	if slices.Contains(names, configName) {
+	if slices.Contains(names, ConfigName) {
 		return classifyConfig(abs, names)
 	}
 	if slices.Contains(names, backupName) && hasMagic(filepath.Join(abs, backupName)) {
@@ -241,7 +241,7 @@ func classify(abs string) (finding, error) {
 		}
 		if len(sub) > 0 {
 			return 0, fmt.Errorf("%s holds a store's data, but its config is gone: %w; put %s back from a backup",
-				abs, ErrCorruptConfig, filepath.Join(abs, configName))
+				abs, ErrCorruptConfig, filepath.Join(abs, ConfigName))
 		}
 	}
 	return foundEmpty, nil
@@ -251,7 +251,7 @@ func classify(abs string) (finding, error) {
 // and without our directories it is theirs (a git directory, say), not a
 // damaged one of ours.
 func classifyConfig(abs string, names []string) (finding, error) {
-	if hasMagic(filepath.Join(abs, configName)) || hasMagic(filepath.Join(abs, backupName)) {
+	if hasMagic(filepath.Join(abs, ConfigName)) || hasMagic(filepath.Join(abs, backupName)) {
 		return foundStore, nil
 	}
 	for _, name := range layout {
@@ -273,7 +273,7 @@ func isOurs(name string) bool {
 
 func isTemp(name string) bool {
 	base, _, ok := strings.Cut(name, tempMark)
-	return ok && (base == configName || base == backupName || base == "probe")
+	return ok && (base == ConfigName || base == backupName || base == "probe")
 }
 
 // makeDir makes the store's directory, and not those above it: a path with a

@@ -413,7 +413,7 @@ func TestOlderFormat(t *testing.T) {
 		t.Errorf("opened as format %d, store %s", got.Format, got.ID)
 	}
 	must(t, d.Close())
-	for _, name := range []string{configName, backupName} {
+	for _, name := range []string{ConfigName, backupName} {
 		if got, err := readConfigFile(filepath.Join(path, name)); err != nil || got.Format != FormatVersion {
 			t.Errorf("%s: format %d, %v", name, got.Format, err)
 		}
