@@ -63,6 +63,12 @@ func (s scripted) Prune(_ context.Context, r PruneRequest, fn func(PruneProgress
 func (s scripted) Policy(_ context.Context, r PolicyRequest) (PolicyInfo, error) {
 	return PolicyInfo{Rules: map[string]string{"set": fmt.Sprint(r.Set), "unset": fmt.Sprint(r.Unset)}}, s.fail
 }
+func (s scripted) Diff(_ context.Context, r DiffRequest, fn func(DiffChange) error) (DiffTotal, error) {
+	return DiffTotal{Old: r.Old, New: r.New}, errors.Join(fn(DiffChange{Path: "p"}), s.fail)
+}
+func (s scripted) History(_ context.Context, r HistoryRequest, fn func(HistoryLine) error) error {
+	return errors.Join(fn(HistoryLine{Path: r.Path}), s.fail)
+}
 func (s scripted) Source(context.Context, SnapshotInfo) (source, error) { return nil, s.fail }
 func (s scripted) Close() error                                         { return nil }
 

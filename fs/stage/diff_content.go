@@ -2,6 +2,7 @@ package stage
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"iter"
 	"slices"
@@ -258,4 +259,15 @@ func (d *differ) sameChunks(known map[uint64]*chunkList, a, b uint64, from, to i
 		}
 	}
 	return same, nil
+}
+
+// Compare compares one inode in snapshot old with one in snapshot new; if they
+// are two, it counts as renamed. Nothing may prune either meanwhile.
+func (t *Tree) Compare(ctx context.Context, old, oldIno, new, newIno uint64) (Change, error) {
+	d := &differ{t: t, ctx: ctx, views: [2]*View{t.At(old), t.At(new)}, counted: map[[2]uint64]bool{}}
+	err := d.compare([2]string{}, [2]uint64{oldIno, newIno}, false, oldIno != newIno)
+	if err != nil || len(d.out.Changes) == 0 {
+		return Change{}, err
+	}
+	return d.out.Changes[0], nil
 }
