@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"io/fs"
 	"os"
@@ -80,6 +79,7 @@ type assessor struct {
 	root      *os.Root
 	percent   float64
 	estimator *chunkstore.Estimator
+	sampled   map[string]bool // names without their numbers: in the sample or not
 	total     AssessTotal
 	tell      func(AssessLine) error
 	bar       *progress
@@ -97,7 +97,7 @@ func runAssess(ctx context.Context, dir string, percent float64, json bool, out,
 	}
 	defer e.Close()
 	w, any := table(out), false
-	a := &assessor{ctx: ctx, root: root, percent: percent, estimator: e, total: AssessTotal{Event: "total"}, bar: &progress{}}
+	a := &assessor{ctx: ctx, root: root, percent: percent, estimator: e, sampled: map[string]bool{}, total: AssessTotal{Event: "total"}, bar: &progress{}}
 	if f, ok := errs.(*os.File); ok {
 		a.bar = newCounter(f, "assessing")
 	}
@@ -161,7 +161,7 @@ func (a *assessor) below(dir string) error {
 	}
 	for _, e := range entries {
 		name := path.Join(dir, e.Name())
-		step, ok := snapshot.StepOf(e.Name(), !e.IsDir())
+		step, ok := snapshot.StepName(e.Name(), !e.IsDir())
 		switch {
 		case ok && (e.IsDir() || e.Type().IsRegular()):
 			err = a.checkpoint(name, step, e.IsDir())
@@ -199,9 +199,12 @@ func (a *assessor) checkpoint(name, step string, dir bool) error {
 		if err != nil {
 			return err
 		}
+		if err := a.sample(p, a.total.Bytes+line.Bytes); err != nil {
+			return err
+		}
 		line.Files++
 		line.Bytes += st.Size()
-		return a.sample(p)
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", name, err)
@@ -218,11 +221,17 @@ func (a *assessor) checkpoint(name, step string, dir bool) error {
 var numbers = regexp.MustCompile(`\d+`)
 
 // sample has a file estimated if it is one of the sample: what the steps have in
-// common shows only if it is the same file of each.
-func (a *assessor) sample(name string) error {
-	h := fnv.New32a()
-	_, _ = io.WriteString(h, numbers.ReplaceAllString(name, "#")) // never fails
-	if float64(h.Sum32()%10000) >= a.percent*100 {
+// common shows only if it is the same file of each. So a name, without its
+// numbers, is in or not, from when it is first seen: as long as the sample is
+// smaller than it should be. seen is what came before it.
+func (a *assessor) sample(name string, seen int64) error {
+	masked := numbers.ReplaceAllString(name, "#")
+	in, known := a.sampled[masked]
+	if !known {
+		in = a.percent > 0 && float64(a.estimator.Raw) <= float64(seen)*a.percent/100
+		a.sampled[masked] = in
+	}
+	if !in {
 		return nil
 	}
 	f, err := a.root.Open(name)

@@ -200,7 +200,11 @@ func inScope(scope string) string {
 }
 
 func (l *local) Snapshot(ctx context.Context, r SnapshotRequest) (SnapshotInfo, error) {
-	i, err := l.parts.manager.SnapshotAs(ctx, r.Scope, r.Name, "command", uint32(os.Geteuid()), r.Tags)
+	reason := "command" // a name of somebody's own
+	if r.Reason == importReason {
+		reason = importReason // a step
+	}
+	i, err := l.parts.manager.SnapshotAs(ctx, r.Scope, r.Name, reason, uint32(os.Geteuid()), r.Tags)
 	switch {
 	case errors.Is(err, snapshot.ErrExist):
 		return SnapshotInfo{}, fmt.Errorf("a snapshot %s%s exists already", r.Name, inScope(r.Scope))

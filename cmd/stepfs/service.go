@@ -198,7 +198,13 @@ type SnapshotRequest struct {
 	Scope string   `json:"scope,omitempty"`
 	Name  string   `json:"name"`
 	Tags  []string `json:"tags,omitempty"`
+
+	// Reason is importReason for a step that is imported; "": somebody asked.
+	Reason string `json:"reason,omitempty"`
 }
+
+// importReason is the reason of a step that was imported.
+const importReason = "import"
 
 // RollbackRequest asks for a live scope to become what a step was.
 type RollbackRequest struct {

@@ -93,6 +93,11 @@ func TestClient(t *testing.T) {
 	if s, err := c.Status(ctx); err != nil || s.Steps != 3 {
 		t.Errorf("status %+v, %v", s, err)
 	}
+	paths := ""
+	total, err := c.Diff(ctx, DiffRequest{Old: "1", New: "2"}, func(d DiffChange) error { paths += d.Path; return nil })
+	if err = errors.Join(err, c.History(ctx, HistoryRequest{Path: "q"}, func(l HistoryLine) error { paths += l.Path; return nil })); err != nil || paths != "pq" || total.New != "2" {
+		t.Errorf("diff and history: %q, %+v, %v", paths, total, err)
+	}
 	if s, err := c.Stats(ctx); err != nil || s.Packs != 7 {
 		t.Errorf("stats %+v, %v", s, err)
 	}

@@ -139,13 +139,8 @@ func (w *world) checkDiff(old, oldDir, new, newDir uint64) *Diff {
 			continue
 		}
 		was := p
-		for at := p; ; { // upwards, by each directory that was renamed
-			k := slices.IndexFunc(moved, func(m [2]string) bool { return at == m[1] || strings.HasPrefix(at, m[1]+"/") })
-			if k < 0 {
-				break
-			}
-			was = moved[k][0] + strings.TrimPrefix(at, moved[k][1])
-			break
+		if k := slices.IndexFunc(moved, func(m [2]string) bool { return p == m[1] || strings.HasPrefix(p, m[1]+"/") }); k >= 0 {
+			was = moved[k][0] + strings.TrimPrefix(p, moved[k][1]) // by the nearest that was renamed
 		}
 		from[p] = was
 	}
