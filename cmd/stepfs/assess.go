@@ -47,7 +47,7 @@ each checkpoint. Exit code 3: some checkpoints are torn.`,
 			return runAssess(c.Context(), args[0], percent, g.json, c.OutOrStdout(), c.ErrOrStderr())
 		},
 	}
-	c.Flags().StringVar(&sample, "sample", sample, "share of the files that the estimate reads; 0 for none")
+	c.Flags().StringVar(&sample, "sample", sample, "share of the bytes that the estimate reads; 0 for none")
 	return c
 }
 
