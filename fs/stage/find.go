@@ -21,21 +21,6 @@ func (t *Tree) Find(path string) (Attr, error) {
 	return a, err
 }
 
-// Find resolves a path below the root of the view, as Tree.Find.
-func (v *View) Find(path string) (Attr, error) {
-	a, err := v.GetAttr(RootIno)
-	for _, name := range strings.Split(path, "/") {
-		if name == "" {
-			continue
-		}
-		if err != nil {
-			return Attr{}, err
-		}
-		a, err = v.Lookup(a.Ino, name)
-	}
-	return a, err
-}
-
 // HasFile says whether anything but directories is below dir. It costs what
 // it visits before it finds something.
 func (t *Tree) HasFile(dir uint64) (bool, error) {
