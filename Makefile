@@ -46,7 +46,7 @@ real:
 	STEPFS_ROUNDS=$(ROUNDS) $(GO) test -p 1 -v -timeout 40m $(TESTFLAGS) ./integration/...
 
 race: deps sweep ## the same under the race detector, with fewer rounds of faults
-	$(GO) test -race -p 2 $(TESTFLAGS) $(UNIT)
+	STEPFS_LIVES=40 $(GO) test -race -p 2 -timeout 40m $(TESTFLAGS) $(UNIT)
 	STEPFS_RACE=1 STEPFS_ROUNDS=10 $(GO) test -race -p 1 -timeout 60m $(TESTFLAGS) $(REAL)
 	@tools/leftovers.sh
 

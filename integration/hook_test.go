@@ -59,7 +59,7 @@ exit 1
 `), 0o755))
 	d := mount(t, "--seal-quiet", "200ms", "--on-event", script)
 	mkdir(t, d.Mnt+"/checkpoint-500")
-	must(t, os.WriteFile(d.Mnt+"/checkpoint-500/model.pt", []byte(strings.Repeat("weights", 1000)), 0o644))
+	must(t, os.WriteFile(d.Mnt+"/checkpoint-500/model.raw", []byte(strings.Repeat("weights", 1000)), 0o644))
 	must(t, os.WriteFile(d.Mnt+"/log", []byte("500"), 0o644))
 	eventually(t, "the hook hears of step 500", func() bool { return hookEvent(t, out+"/events", "sealed", "500") != nil })
 	e := hookEvent(t, out+"/events", "sealed", "500")

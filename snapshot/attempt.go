@@ -18,6 +18,7 @@ type attempt struct {
 	undone    uint64
 	wrote     bool
 	lost      bool
+	adopted   bool
 	step      string
 	rules     []*rules.Rule
 	seen      map[commitPoint]bool
@@ -37,8 +38,8 @@ type attempt struct {
 // it is gone.
 func (s *sealer) take(c *candidate) (a *attempt, ok bool) {
 	s.mu.Lock()
-	a = &attempt{candidate: c, version: c.version, undone: c.undone, wrote: c.wrote, lost: c.lost, step: c.step, rules: c.rules,
-		committed: c.committed, last: c.last, quiet: time.Since(c.last) >= s.quiet, seen: map[commitPoint]bool{}}
+	a = &attempt{candidate: c, version: c.version, undone: c.undone, wrote: c.wrote, lost: c.lost, adopted: c.adopted, step: c.step, rules: c.rules,
+		committed: c.committed, last: c.last, quiet: c.adopted || time.Since(c.last) >= s.quiet, seen: map[commitPoint]bool{}}
 	for p := range c.seen {
 		a.seen[p] = true
 	}
@@ -94,7 +95,7 @@ func (s *sealer) try(ctx context.Context, c *candidate) error {
 	// First without a cut, to spare one.
 	_, err := s.examine(a, s.m.tree.Now())
 	if err == nil {
-		err = s.seal(ctx, a)
+		_, err = s.seal(ctx, a)
 	}
 	var same *sameError
 	switch {
@@ -136,8 +137,8 @@ func (s *sealer) later(c *candidate, a *attempt, wait time.Duration) {
 	}
 }
 
-func (s *sealer) seal(ctx context.Context, a *attempt) error {
-	_, err := s.m.seal(ctx, sealing{
+func (s *sealer) seal(ctx context.Context, a *attempt) (Info, error) {
+	return s.m.seal(ctx, sealing{
 		Snapshot: schema.Snapshot{ScopeIno: a.in, Scope: a.scope},
 		check: func(seq uint64, v View, rec *schema.Snapshot) error {
 			// Whoever was writing at the cut either is still, or has closed
@@ -159,7 +160,6 @@ func (s *sealer) seal(ctx context.Context, a *attempt) error {
 		ready: func(ctx context.Context) error { return s.stragglers(ctx, a) },
 		more:  func(tx *state.Tx) { s.unrecord(tx, a) },
 	})
-	return err
 }
 
 // stragglers waits until the time for stragglers is over. If some come, they

@@ -20,6 +20,7 @@ type candidate struct {
 	last    time.Time // of the newest; monotonic, so that a clock that jumps seals nothing early
 	wrote   bool      // one of them was more than a change of attributes
 	lost    bool      // it was found by looking through the tree: what happened is not known
+	adopted bool      // it was copied in, and is sealed as it is
 
 	// seen are the commit points that were seen. They count until something
 	// that they covered is changed: a file that was there and closed.

@@ -72,6 +72,9 @@ func (s *sealer) examine(a *attempt, v View) (*judgement, error) {
 	case !j.committed:
 		j.lacking(rules.ReasonQuiet, "its commit point was not seen: "+j.rule.Missing(j.seen))
 	}
+	if a.adopted {
+		j.reason = ReasonImport
+	}
 	if lacks := j.lacks(); lacks != "" {
 		j.lacking(j.reason, lacks)
 	}
@@ -143,7 +146,7 @@ func (j *judgement) isCommitted(r *rules.Rule) bool {
 	for k := range r.Commits {
 		all = all && j.a.seen[commitPoint{r, k}]
 	}
-	return all || j.a.lost && j.showsCommit(r, true)
+	return all || j.a.lost && j.showsCommit(r, true) || j.a.adopted && j.showsCommit(r, false)
 }
 
 // showsCommit says whether the view shows the commit points of a rule, for
@@ -153,8 +156,10 @@ func (j *judgement) showsCommit(r *rules.Rule, last bool) bool {
 	for _, c := range r.Commits {
 		beside, out := strings.CutPrefix(c.File, "../")
 		switch {
-		case c.Kind == rules.Unlink:
-			return false
+		case c.Kind == rules.Unlink: // who knows whether there was a marker
+			if !j.a.adopted || j.beside(rules.Expand(beside, base(j.a.path))) {
+				return false
+			}
 		case c.Kind == rules.Tracker:
 			text, err := readTracker(j.v, join(j.a.scope, beside))
 			if step, _ := rules.Number(text); err != nil || text != base(j.a.path) && step != j.a.step {

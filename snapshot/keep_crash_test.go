@@ -217,12 +217,15 @@ func TestCrashWhileForgetting(t *testing.T) {
 		w.onLog.Store(&hook)
 		op.do()
 		w.onLog.Store(nil)
+		mu.Lock() // a segment that is prepared in the background may be about to call
+		found := slices.Clone(crashes)
+		mu.Unlock()
 		after := w.state()
 		w.consistent(op.name)
 		if !maps.Equal(before, after) {
 			killed++
 		}
-		for k, c := range append(crashes, w.image()) {
+		for k, c := range append(found, w.image()) {
 			images++
 			c.open()
 			what := fmt.Sprintf("round %d, %s, crash %d", round, op.name, k)

@@ -212,6 +212,30 @@ func (c *client) Verify(ctx context.Context, r VerifyRequest, fn func(VerifyProg
 	})
 }
 
+// Diff has the daemon compare.
+func (c *client) Diff(ctx context.Context, r DiffRequest, fn func(DiffChange) error) (total DiffTotal, err error) {
+	err = c.lines(ctx, "diff", r, func(l streamLine) error {
+		if l.Diff != nil {
+			total = *l.Diff
+		}
+		if l.Change == nil {
+			return nil
+		}
+		return fn(*l.Change)
+	})
+	return total, err
+}
+
+// History has the daemon look a path up.
+func (c *client) History(ctx context.Context, r HistoryRequest, fn func(HistoryLine) error) error {
+	return c.lines(ctx, "history", r, func(l streamLine) error {
+		if l.History == nil {
+			return nil
+		}
+		return fn(*l.History)
+	})
+}
+
 // Umount asks the daemon to unmount and end.
 func (c *client) Umount(ctx context.Context, r UmountRequest) error {
 	_, err := fetch[struct{}](ctx, c, http.MethodPost, "umount", r)

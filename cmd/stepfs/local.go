@@ -200,6 +200,13 @@ func inScope(scope string) string {
 }
 
 func (l *local) Snapshot(ctx context.Context, r SnapshotRequest) (SnapshotInfo, error) {
+	if r.Path != "" {
+		i, err := l.parts.manager.Adopt(ctx, r.Path)
+		if err != nil {
+			return SnapshotInfo{}, err
+		}
+		return l.acted(ctx, i), nil
+	}
 	i, err := l.parts.manager.SnapshotAs(ctx, r.Scope, r.Name, "command", uint32(os.Geteuid()), r.Tags)
 	switch {
 	case errors.Is(err, snapshot.ErrExist):

@@ -123,8 +123,8 @@ func checkEmpty(point, store string) error {
 		return nil
 	}
 	old := shellQuote(point + ".before")
-	return fmt.Errorf("the mountpoint %s is not empty (%s); bring what is there in with:\n  mv %s %s && mkdir %s\n  stepfs mount -d %s %s && cp -a %s/. %s/",
-		point, names[0], shellQuote(point), old, shellQuote(point), shellQuote(store), shellQuote(point), old, shellQuote(point))
+	return fmt.Errorf("the mountpoint %s is not empty (%s); bring what is there in with:\n  mv %s %s && mkdir %s\n  stepfs mount -d %s %s && stepfs import %s %s",
+		point, names[0], shellQuote(point), old, shellQuote(point), shellQuote(store), shellQuote(point), shellQuote(point), old)
 }
 
 // checkFuse says what a FUSE mount lacks here.

@@ -111,10 +111,16 @@ func findPart(ctx context.Context, s service, scope, what string) (SnapshotInfo,
 
 // findStep finds "12000", "12000@77" and "scope/12000".
 func findStep(ctx context.Context, s service, scope, step string) (SnapshotInfo, error) {
-	if i := strings.LastIndexByte(step, '/'); i >= 0 && scope == "" {
-		scope, step = step[:i], step[i+1:]
-	}
+	scope, step = splitStep(scope, step)
 	return s.Find(ctx, scope, step)
+}
+
+// splitStep takes "scope/12000" apart, unless the scope is given.
+func splitStep(scope, step string) (string, string) {
+	if i := strings.LastIndexByte(step, '/'); i >= 0 && scope == "" {
+		return step[:i], step[i+1:]
+	}
+	return scope, step
 }
 
 // prepareTarget opens the directory that is written to. name is what the

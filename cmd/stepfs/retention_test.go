@@ -67,7 +67,7 @@ func TestRetentionCommands(t *testing.T) {
 			if !strings.Contains(got.stderr, "the paper's figure 3") || !strings.Contains(got.stderr, "nothing is forgotten") {
 				t.Errorf("%s", got.stderr)
 			}
-			says(t, 0, "held by", "snapshots", store)
+			says(t, 0, "held: ", "snapshots", store)
 			says(t, 0, "would be forgotten", "forget", "-n", store, "200")
 			if got := listedSteps(t, store); got != "100 200 300 400 500" {
 				t.Errorf("steps %s", got)

@@ -57,8 +57,9 @@ Exit codes: 0 done, 1 error, 3 partly done, 10 no store there, 11 store in use,
 	f.BoolVar(&g.json, "json", false, "print JSON Lines")
 	f.BoolVar(&g.debug, "debug", false, "log more")
 	root.AddCommand(mountCommand(g), umountCommand(g), snapshotsCommand(g), snapshotCommand(g), restoreCommand(g),
-		rollbackCommand(g), verifyCommand(g), holdCommand(g), releaseCommand(g), forgetCommand(g), unforgetCommand(g), pruneCommand(g),
-		policyCommand(g), rulesCommand(g), statusCommand(g), statsCommand(g), drainCommand(g), checkCommand(g), versionCommand(g))
+		rollbackCommand(g), diffCommand(g), logCommand(g), assessCommand(g), importCommand(g), verifyCommand(g),
+		holdCommand(g), releaseCommand(g), forgetCommand(g), unforgetCommand(g), pruneCommand(g), policyCommand(g),
+		rulesCommand(g), statusCommand(g), statsCommand(g), drainCommand(g), checkCommand(g), versionCommand(g))
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w (see %s --help)", err, c.CommandPath())
 	})

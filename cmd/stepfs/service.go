@@ -36,6 +36,10 @@ type service interface {
 	Explain(ctx context.Context, r ExplainRequest) (ExplainInfo, error)
 	// Verify reads a snapshot back; fn hears how far it is. The last call has the Snapshot.
 	Verify(ctx context.Context, r VerifyRequest, fn func(VerifyProgress) error) error
+	// Diff calls fn for what differs between two snapshots, by path.
+	Diff(ctx context.Context, r DiffRequest, fn func(DiffChange) error) (DiffTotal, error)
+	// History calls fn for each snapshot in which a path changed, newest first.
+	History(ctx context.Context, r HistoryRequest, fn func(HistoryLine) error) error
 	// Source reads the tree of a snapshot.
 	Source(ctx context.Context, s SnapshotInfo) (source, error)
 	Close() error
@@ -187,11 +191,65 @@ type SnapshotQuery struct {
 	Forgotten bool    `json:"forgotten,omitempty"` // what was forgotten and can be brought back, instead
 }
 
+// DiffRequest names two snapshots, as Find does, or as "scope/name".
+type DiffRequest struct {
+	Scope string `json:"scope,omitempty"`
+	Old   string `json:"old"`
+	New   string `json:"new"`
+}
+
+// DiffChange is one line of `stepfs diff --json`.
+type DiffChange struct {
+	Change  string `json:"change"` // A, D, or letters of R M T p o t x
+	Type    string `json:"type"`   // file, dir, symlink, other
+	Path    string `json:"path"`
+	From    string `json:"from,omitempty"` // where it was, if that was elsewhere
+	OldSize int64  `json:"old_size"`
+	NewSize int64  `json:"new_size"`
+	Bytes   int64  `json:"changed_bytes"`
+}
+
+// DiffTotal is the last line of `stepfs diff --json`.
+type DiffTotal struct {
+	Event   string `json:"event"` // total
+	Old     string `json:"old"`   // IDs, with the scope
+	New     string `json:"new"`
+	Added   int    `json:"added"`
+	Removed int    `json:"removed"`
+	Renamed int    `json:"renamed"`
+	Changed int    `json:"changed"`
+	Bytes   int64  `json:"changed_bytes"` // content that has several names counts once
+}
+
+// HistoryRequest asks for the history of a path.
+type HistoryRequest struct {
+	Path string `json:"path"`          // below the mountpoint, clean
+	All  bool   `json:"all,omitempty"` // barriers too
+}
+
+// HistoryLine is one line of `stepfs log --json`: a snapshot in which it changed.
+type HistoryLine struct {
+	Snapshot string    `json:"snapshot"` // its ID, with the scope
+	Sequence uint64    `json:"sequence"`
+	Time     time.Time `json:"time"`
+	Path     string    `json:"path"`
+	Change   string    `json:"change"` // A, D (gone), or letters of R M T p o t x
+	Type     string    `json:"type,omitempty"`
+	Inode    uint64    `json:"inode,omitempty"`
+	Size     int64     `json:"size"`
+	Mtime    time.Time `json:"mtime,omitzero"`
+	Bytes    int64     `json:"changed_bytes"` // against the snapshot before
+}
+
 // SnapshotRequest asks for an explicit snapshot.
 type SnapshotRequest struct {
 	Scope string   `json:"scope,omitempty"`
 	Name  string   `json:"name"`
 	Tags  []string `json:"tags,omitempty"`
+
+	// Path is that of a step of the live tree which was imported and is to be
+	// sealed as what it is; then nothing else is set.
+	Path string `json:"path,omitempty"`
 }
 
 // RollbackRequest asks for a live scope to become what a step was.

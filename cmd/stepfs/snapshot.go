@@ -34,7 +34,7 @@ same. With --store or STEPFS_STORE set, the only argument is NAME.`,
 			if err != nil {
 				return err
 			}
-			p := newSnapshotPrinter(c.OutOrStdout(), g.json)
+			p := newSnapshotPrinter(c.OutOrStdout(), g.json, true)
 			if err := p.print(info); err != nil {
 				return err
 			}

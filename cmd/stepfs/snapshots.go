@@ -5,8 +5,11 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"stepfs/snapshot"
 )
 
 func snapshotsCommand(g *global) *cobra.Command {
@@ -19,10 +22,12 @@ func snapshotsCommand(g *global) *cobra.Command {
 		Short:   "List the snapshots, in the order in which they were taken",
 		Long: `List the snapshots, in the order in which they were taken.
 
-LOGICAL is what the files come to. NEW is what would come back if this snapshot
-alone were forgotten and pruned: what it shares with another, also with one that
-is forgotten and not pruned yet, is not in it. STORED is what it added to packs
-when it was stored.`,
+STEP is followed by @ and its number where more than the newest revision is
+listed. WHY is what it was taken for. LOGICAL is what the files come to. NEW is
+what would come back if this snapshot alone were forgotten and pruned: what it
+shares with another, also with one that is forgotten and not pruned yet, is not
+in it. --json says more, STORED among it: what it added to packs when it was
+stored.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			store, _, err := g.storeAnd(args, usage, 0, 0)
 			if err != nil {
@@ -36,7 +41,7 @@ when it was stored.`,
 			if c.Flags().Changed("scope") {
 				q.Scope = &scope
 			}
-			p := newSnapshotPrinter(c.OutOrStdout(), g.json)
+			p := newSnapshotPrinter(c.OutOrStdout(), g.json, q.Revisions || q.Barriers || q.Forgotten)
 			if err := s.Snapshots(c.Context(), q, p.print); err != nil {
 				return err
 			}
@@ -53,17 +58,18 @@ when it was stored.`,
 
 // snapshotPrinter prints snapshots as JSON Lines or as a table.
 type snapshotPrinter struct {
-	out   io.Writer
-	json  bool
-	table interface {
+	out       io.Writer
+	json      bool
+	revisions bool // names with the number of the revision
+	table     interface {
 		io.Writer
 		Flush() error
 	}
 	any bool
 }
 
-func newSnapshotPrinter(out io.Writer, json bool) *snapshotPrinter {
-	return &snapshotPrinter{out: out, json: json, table: table(out)}
+func newSnapshotPrinter(out io.Writer, json, revisions bool) *snapshotPrinter {
+	return &snapshotPrinter{out: out, json: json, revisions: revisions, table: table(out)}
 }
 
 func (p *snapshotPrinter) print(s SnapshotInfo) error {
@@ -72,15 +78,40 @@ func (p *snapshotPrinter) print(s SnapshotInfo) error {
 	}
 	if !p.any {
 		p.any = true
-		fmt.Fprintln(p.table, "SNAPSHOT\tTIME\tREASON\tVERDICT\tSTATE\tLOGICAL\tNEW\tSTORED\tTAGS\tNOTE")
+		fmt.Fprintln(p.table, "STEP\tAGE\tVERDICT\tWHY\tLOGICAL\tNEW\tHELD\tNOTE")
 	}
-	name := s.ID
+	_, err := fmt.Fprintf(p.table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.name(s), humanAge(time.Since(s.Time)),
+		orDash(s.Verdict), s.Reason, humanBytes(s.Logical), humanBytes(s.New), s.held(), s.note())
+	return err
+}
+
+// name is what a person calls a snapshot: the step, where there is one of it.
+func (p *snapshotPrinter) name(s SnapshotInfo) string {
+	name := s.Step
+	if p.revisions || name == "" {
+		name = s.ID
+	}
 	if s.Scope != "" {
 		name = s.Scope + "/" + name
 	}
-	_, err := fmt.Fprintf(p.table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, humanTime(s.Time), s.Reason, orDash(s.Verdict),
-		s.State, humanBytes(s.Logical), humanBytes(s.New), humanBytes(s.Stored), orDash(strings.Join(s.Tags, ",")), s.note())
-	return err
+	return name
+}
+
+// held says who keeps a snapshot from being removed.
+func (s *SnapshotInfo) held() string {
+	var by []string
+	for _, h := range s.Holds {
+		by = append(by, h.By)
+	}
+	return orDash(strings.Join(by, ","))
+}
+
+// humanAge prints how long ago something was.
+func humanAge(d time.Duration) string {
+	if d < time.Minute {
+		return fmt.Sprintf("%.0f s", max(0, d.Seconds()))
+	}
+	return humanSpan(d)
 }
 
 // note says what is special about a snapshot.
@@ -89,8 +120,16 @@ func (s *SnapshotInfo) note() string {
 	if s.Checking {
 		notes = append(notes, "being checked")
 	}
+	if len(s.Tags) > 0 {
+		notes = append(notes, "tags "+strings.Join(s.Tags, ","))
+	}
+	if s.State == snapshot.StateStaged {
+		notes = append(notes, "not stored yet")
+	}
 	for _, h := range s.Holds {
-		notes = append(notes, fmt.Sprintf("held by %s: %s", h.By, h.Reason))
+		if h.Reason != "" {
+			notes = append(notes, "held: "+h.Reason)
+		}
 	}
 	if f := s.Forgotten; f != nil {
 		notes = append(notes, fmt.Sprintf("forgotten %s by %s: %s", humanTime(f.Time), f.By, f.Reason))

@@ -157,6 +157,18 @@ func newAPI(s service, leave chan<- leaveCall) http.Handler {
 		st := newStream(w)
 		st.end(s.Verify(ctx, q, func(p VerifyProgress) error { return st.send(streamLine{Verify: &p}) }))
 	})
+	handle(mux, "/v1/diff", func(ctx context.Context, w http.ResponseWriter, q DiffRequest) {
+		st := newStream(w)
+		total, err := s.Diff(ctx, q, func(c DiffChange) error { return st.send(streamLine{Change: &c}) })
+		if err == nil {
+			err = st.send(streamLine{Diff: &total})
+		}
+		st.end(err)
+	})
+	handle(mux, "/v1/history", func(ctx context.Context, w http.ResponseWriter, q HistoryRequest) {
+		st := newStream(w)
+		st.end(s.History(ctx, q, func(l HistoryLine) error { return st.send(streamLine{History: &l}) }))
+	})
 	handle(mux, "/v1/umount", func(ctx context.Context, w http.ResponseWriter, q UmountRequest) {
 		call := leaveCall{lazy: q.Lazy, done: make(chan error, 1)}
 		select {
@@ -211,6 +223,9 @@ type streamLine struct {
 	Prune    *PruneProgress  `json:"prune,omitempty"`
 	Check    *CheckEvent     `json:"check,omitempty"`
 	Verify   *VerifyProgress `json:"verify,omitempty"`
+	Change   *DiffChange     `json:"change,omitempty"`
+	Diff     *DiffTotal      `json:"diff,omitempty"`
+	History  *HistoryLine    `json:"history,omitempty"`
 	End      bool            `json:"end,omitempty"`
 	Error    *apiError       `json:"error,omitempty"`
 }

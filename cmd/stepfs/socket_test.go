@@ -78,6 +78,12 @@ func (s scripted) Check(_ context.Context, r CheckRequest, fn func(CheckEvent) e
 func (s scripted) Explain(_ context.Context, r ExplainRequest) (ExplainInfo, error) {
 	return ExplainInfo{Path: r.Path, Lines: []string{"why"}}, s.fail
 }
+func (s scripted) Diff(_ context.Context, r DiffRequest, fn func(DiffChange) error) (DiffTotal, error) {
+	return DiffTotal{Old: r.Old, New: r.New}, errors.Join(fn(DiffChange{Path: "p"}), s.fail)
+}
+func (s scripted) History(_ context.Context, r HistoryRequest, fn func(HistoryLine) error) error {
+	return errors.Join(fn(HistoryLine{Path: r.Path}), s.fail)
+}
 func (s scripted) Source(context.Context, SnapshotInfo) (source, error) { return nil, s.fail }
 func (s scripted) Close() error                                         { return nil }
 
@@ -101,6 +107,11 @@ func TestClient(t *testing.T) {
 	c, leave := serveScripted(t, scripted{})
 	if s, err := c.Status(ctx); err != nil || s.Steps != 3 {
 		t.Errorf("status %+v, %v", s, err)
+	}
+	paths := ""
+	total, err := c.Diff(ctx, DiffRequest{Old: "1", New: "2"}, func(d DiffChange) error { paths += d.Path; return nil })
+	if err = errors.Join(err, c.History(ctx, HistoryRequest{Path: "q"}, func(l HistoryLine) error { paths += l.Path; return nil })); err != nil || paths != "pq" || total.New != "2" {
+		t.Errorf("diff and history: %q, %+v, %v", paths, total, err)
 	}
 	if s, err := c.Stats(ctx); err != nil || s.Packs != 7 {
 		t.Errorf("stats %+v, %v", s, err)

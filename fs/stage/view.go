@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -100,6 +101,21 @@ func (v *View) Lookup(parent uint64, name string) (Attr, error) {
 		return Attr{}, ErrNotExist
 	}
 	return v.GetAttr(d.Ino)
+}
+
+// Find resolves a path below the root of the view, as Tree.Find.
+func (v *View) Find(path string) (Attr, error) {
+	a, err := v.GetAttr(RootIno)
+	for _, name := range strings.Split(path, "/") {
+		if name == "" {
+			continue
+		}
+		if err != nil {
+			return Attr{}, err
+		}
+		a, err = v.Lookup(a.Ino, name)
+	}
+	return a, err
 }
 
 // GetAttr gives what stat(2) shows; Ino is the live inode's number.

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestImportOrder: checkpoints come in the order of their newest files, then of
+// their numbers; what lies in one is not one of its own.
+func TestImportOrder(t *testing.T) {
+	dir, now := t.TempDir(), time.Now().Truncate(time.Second)
+	for name, age := range map[string]time.Duration{
+		"a/checkpoint-9/w": 3, "a/checkpoint-10/w": 3, "b/step_5.pt": 9, "a/checkpoint-9/global_step9/w": 4, "checkpoint-1/w": 1, "notes": 0,
+	} {
+		p := filepath.Join(dir, name)
+		must(t, os.MkdirAll(filepath.Dir(p), 0o755))
+		must(t, os.WriteFile(p, []byte("x"), 0o644))
+		must(t, os.Chtimes(p, now, now.Add(-age*time.Hour)))
+	}
+	units, err := findUnits(context.Background(), dir)
+	must(t, err)
+	var got []string
+	for _, u := range units {
+		got = append(got, u.path+"="+u.step)
+	}
+	if want := "b/step_5.pt=5 a/checkpoint-9=9 a/checkpoint-10=10 checkpoint-1=1"; strings.Join(got, " ") != want {
+		t.Errorf("%v, want %s", got, want)
+	}
+}
+
+// TestImportReadsBack: a file that is not what was copied is found.
+func TestImportReadsBack(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	root, err := os.OpenRoot(to)
+	must(t, err)
+	defer root.Close()
+	c := &comparing{source: &dirSource{from}, to: root}
+	for name, there := range map[string]string{"same": "content", "other": "contenT", "short": "conten", "long": "content.", "empty": ""} {
+		must(t, os.WriteFile(filepath.Join(from, name), []byte("content"), 0o644))
+		must(t, os.WriteFile(filepath.Join(to, name), []byte(there), 0o644))
+		err := c.same(context.Background(), node{path: name})
+		if (err == nil) != (name == "same") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

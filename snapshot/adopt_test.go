@@ -1,0 +1,56 @@
+package snapshot_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"stepfs/snapshot"
+)
+
+// TestAdopt: steps that were copied in are judged by what they show, sealed
+// once, and not again when they have been quiet.
+func TestAdopt(t *testing.T) {
+	w := newWorld(t, func(c *snapshot.Config) { c.SealQuiet = 400 * time.Millisecond })
+	for dir, files := range map[string][]string{
+		"checkpoint-1":      {"model.bin", "trainer_state.json", "training_args.bin"},
+		"checkpoint-2":      {"model.bin", "training_args.bin"}, // the commit point is missing
+		"step-3":            {"__0_0.distcp", ".metadata"},
+		"model-step=4.ckpt": {"weights/common.pt"},
+		"m-step=5.ckpt":     {"weights/common.pt"}, // as its marker says, unfinished
+	} {
+		for _, f := range files {
+			w.put(dir+"/"+f, dir+f)
+		}
+	}
+	w.put("checkpoint-1/trainer_state.json", `{"global_step": 1}`)
+	w.put("m-step=5-unfinished", "")
+	for path, want := range map[string]string{
+		"checkpoint-1": snapshot.VerdictComplete, "checkpoint-2": snapshot.VerdictPartial, "step-3": snapshot.VerdictComplete,
+		"model-step=4.ckpt": snapshot.VerdictComplete, "m-step=5.ckpt": snapshot.VerdictPartial,
+	} {
+		i, err := w.m.Adopt(w.ctx(), path)
+		w.ok(err)
+		if i.Verdict != want || i.Reason == "" || want == snapshot.VerdictComplete && i.Reason != snapshot.ReasonImport {
+			t.Errorf("%s: %s by %q, %v; want %s", path, i.Verdict, i.Reason, i.Findings, want)
+		}
+		again, err := w.m.Adopt(w.ctx(), path)
+		if w.ok(err); again.Seq != i.Seq {
+			t.Errorf("%s was sealed as %s, and again as %s", path, i.ID(), again.ID())
+		}
+	}
+	time.Sleep(time.Second)
+	w.settledSteps()
+	for k := '1'; k <= '5'; k++ {
+		if is, err := w.m.Revisions("", string(k), 10); err != nil || len(is) != 1 {
+			t.Errorf("step %c has the revisions %v, %v", k, is, err)
+		}
+	}
+	if _, err := w.m.Adopt(w.ctx(), "checkpoint-9"); !errors.Is(err, snapshot.ErrNotExist) {
+		t.Errorf("what is not there: %v", err)
+	}
+	w.put("notes/a", "a")
+	if _, err := w.m.Adopt(w.ctx(), "notes"); !errors.Is(err, snapshot.ErrBadName) {
+		t.Errorf("what is no step: %v", err)
+	}
+}
