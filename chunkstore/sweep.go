@@ -14,9 +14,9 @@ import (
 	"stepfs/internal/state"
 )
 
-// sweepChunks are swept in one transaction: some milliseconds of the ordering
-// lock at most.
-const sweepChunks = 128
+// sweepChunks are swept in one transaction: a fraction of a millisecond
+// of the ordering lock.
+const sweepChunks = 16
 
 // remove empties the packs of a group in the index, and unlinks those that are
 // empty once that is durable.

@@ -161,6 +161,14 @@ func (t *Tree) putInode(tx *txn, n *inode, rec *schema.Inode) {
 // dropped has the reaper look at the generations that contents of old are
 // numbered by and those of rec, which may be nil, are not.
 func (t *Tree) dropped(tx *txn, ino uint64, old, rec *schema.Inode) {
+	if t.drops(tx, ino, old, rec) {
+		t.reaper.add(tx, ino)
+	}
+}
+
+// drops is dropped without telling the reaper: it says whether there is anything
+// to look at.
+func (t *Tree) drops(tx *txn, ino uint64, old, rec *schema.Inode) bool {
 	names := func(gen uint64) bool {
 		return rec != nil && slices.Contains(gensOf(rec), gen)
 	}
@@ -171,9 +179,7 @@ func (t *Tree) dropped(tx *txn, ino uint64, old, rec *schema.Inode) {
 			drops = true
 		}
 	}
-	if drops {
-		t.reaper.add(tx, ino)
-	}
+	return drops
 }
 
 // gensOf gives the numbers of an inode's contents.

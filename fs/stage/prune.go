@@ -49,6 +49,9 @@ func (t *Tree) Prune(ctx context.Context, urgent bool) (more bool, err error) {
 	if err == nil {
 		err = t.reapBuried(p, buried)
 	}
+	for ino := range buried { // what rests, or an error has left
+		t.reaper.push(ino)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -68,6 +71,7 @@ func (t *Tree) reapBuried(p *pace.Pace, inos map[uint64]bool) error {
 		if err := t.reaper.one(t, ino); err != nil {
 			return err
 		}
+		delete(inos, ino)
 	}
 	return t.unlinkDoomed()
 }
@@ -135,7 +139,7 @@ func (t *Tree) pruneList(p *pace.Pace, seq, below uint64, buried map[uint64]bool
 
 // deathBatch is how many deaths one transaction goes through; each costs a
 // look-up or two under the ordering lock.
-const deathBatch = 128
+const deathBatch = 16
 
 // keyValue is what stands in the index.
 type keyValue struct{ key, value []byte }
@@ -226,8 +230,8 @@ func (t *Tree) buryInode(tx *txn, key []byte) error {
 	if err != nil {
 		return wrapDisk(fmt.Errorf("inode %d: %w", ino, err))
 	}
-	t.dropped(tx, ino, rec, nil)
-	t.reaper.add(tx, ino)
+	t.drops(tx, ino, rec, nil)
+	t.reaper.note(tx, ino)
 	return nil
 }
 
@@ -306,7 +310,7 @@ func (t *Tree) dropHold(p *pace.Pace, holder uint64) error {
 
 // holdBatch is how many keys of a holder one transaction gives up: a page of a
 // chunk map names a dozen chunks, and each costs a look-up or two.
-const holdBatch = 32
+const holdBatch = 4
 
 // heldBy gives the chunks that one key of a holder names.
 func heldBy(k, v []byte) ([][32]byte, error) {

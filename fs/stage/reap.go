@@ -36,7 +36,7 @@ type findings struct {
 }
 
 // freeBatch is how many keys one transaction frees.
-const freeBatch = 1024
+const freeBatch = 256
 
 // reap frees what is dead of one inode. It gives the generations that contents
 // are still numbered by but of whose bytes nothing is named.

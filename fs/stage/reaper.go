@@ -1,12 +1,10 @@
 package stage
 
 import (
-	"context"
 	"errors"
 	"sync"
 	"time"
 
-	"stepfs/internal/pace"
 	"stepfs/internal/schema"
 )
 
@@ -49,11 +47,18 @@ func (r *reaper) init() {
 
 // add queues an inode with the transaction that drops some of its content.
 func (r *reaper) add(tx *txn, ino uint64) {
+	r.note(tx, ino)
+	tx.then(func() { r.push(ino) })
+}
+
+// note is add for who reaps the inode itself, at a pace of its own, or pushes it
+// later: what the job deletes now does not wait behind what expires by the
+// thousand, or it would be synced before it is gone.
+func (r *reaper) note(tx *txn, ino uint64) {
 	tx.Put(schema.Numbered(schema.PrefixReap, ino), nil)
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.added[ino]++
-	r.mu.Unlock()
-	tx.then(func() { r.push(ino) })
 }
 
 // push queues an inode, now or when its rest is over.
@@ -113,14 +118,8 @@ func (r *reaper) run(t *Tree) {
 		if batch == nil {
 			return
 		}
-		p := pace.New(context.Background(), true)
 		for _, ino := range batch {
 			t.fault("free dead content", r.one(t, ino))
-			if t.space.awaited() {
-				p.Skip()
-			} else {
-				_ = p.Rest() // it has no other end than that of the batch
-			}
 		}
 		t.fault("unlink dead staging files", t.unlinkDoomed())
 		r.mu.Lock()

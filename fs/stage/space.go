@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -33,8 +32,7 @@ type spaceGauge struct {
 	tight    func()
 	patience time.Duration // roomPatience
 
-	waiters  atomic.Int64 // writers that wait for room
-	counting sync.Mutex   // one count at a time; before mu
+	counting sync.Mutex // one count at a time; before mu
 	mu       struct {
 		sync.Mutex
 		space    Space
@@ -108,8 +106,6 @@ func (s *spaceGauge) admit(n int64) error {
 func (s *spaceGauge) await(n uint64) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.patience)
 	defer cancel()
-	s.waiters.Add(1)
-	defer s.waiters.Add(-1)
 	ask, grace := s.makeRoom != nil, time.Now().Add(releaseGrace)
 	if s.isBarren() {
 		ask, grace = false, time.Time{}
@@ -139,9 +135,6 @@ func (s *spaceGauge) await(n uint64) (err error) {
 	s.mu.barren = time.Now()
 	return err
 }
-
-// awaited says whether a writer waits for room.
-func (s *spaceGauge) awaited() bool { return s.waiters.Load() > 0 }
 
 // isBarren says whether waiting has just been in vain.
 func (s *spaceGauge) isBarren() bool {

@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	slice = time.Millisecond       // worked between two rests, at least
+	slice = 200 * time.Microsecond // worked between two rests, at least
 	share = 2                      // rests last so many times as long as the work
 	most  = 100 * time.Millisecond // a rest lasts: somebody may begin to wait for what the work is for
 )
