@@ -183,7 +183,7 @@ func (c *collector) candidates() (empty, sparse []candidate) {
 	return empty, sparse
 }
 
-// encodes says whether what is in a pack is to be encoded.
+// encodes says whether what is in a pack is to be encoded. mu is held.
 func (c *collector) encodes(info *packInfo) bool {
 	return c.opts.Encode && info.rec.Hasty > 0 && !c.hurry.Load()
 }

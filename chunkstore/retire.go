@@ -29,6 +29,7 @@ type oldPack struct {
 	// listed: entries are all chunks of the pack. Otherwise its footer can't be
 	// read, and they are those that the index says are dead in it.
 	listed bool
+	encode bool // what is unencoded in it is to be encoded
 	gone   bool // its record is removed
 }
 
@@ -61,7 +62,7 @@ func (c *collector) retire(g *group) error {
 		info.retiring = true
 		taken = append(taken, info)
 		rec := info.rec
-		g.packs = append(g.packs, &oldPack{info: info, number: info.number, name: rec.Name, size: rec.Size})
+		g.packs = append(g.packs, &oldPack{info: info, number: info.number, name: rec.Name, size: rec.Size, encode: c.encodes(info)})
 	}
 	c.mu.Unlock()
 	g.old = taken

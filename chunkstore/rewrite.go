@@ -91,7 +91,7 @@ func (c *collector) copyChunk(pw *packWriter, p *oldPack, f *packFile, e pack.En
 		}
 	}
 	part := encoded{enc: e.Enc, out: b.bytes}
-	if e.Enc == pack.EncRaw && c.encodes(p.info) {
+	if e.Enc == pack.EncRaw && p.encode {
 		part = c.encode(b.bytes)
 		defer c.buffers.put(part.scratch)
 	}
