@@ -18,9 +18,12 @@ import (
 const (
 	virtualPrefix = "user.stepfs."
 	stepAttr      = virtualPrefix + "step"  // set on a live directory: seal it as that step
-	stateAttr     = virtualPrefix + "state" // staged, stored, remote
+	stateAttr     = virtualPrefix + "state" // staged, stored, remote; excluded: in no snapshot, and not stored
 	newAttr       = virtualPrefix + "new"   // bytes that would come back if this snapshot alone were forgotten
 )
+
+// stateExcluded is the state of what is in no snapshot.
+const stateExcluded = "excluded"
 
 // newAge is how old the number may be where it changes all the time.
 const newAge = time.Second
@@ -116,6 +119,9 @@ func (f *FileSystem) state(n nodeID) ([]byte, error) {
 		if _, stored, err := v.Chunks(n.ino()); stored || err != nil {
 			return []byte(snapshot.StateStored), err
 		}
+	}
+	if n.isLive() && f.tree.Excluded(n.ino()) {
+		return []byte(stateExcluded), nil
 	}
 	return []byte(snapshot.StateStaged), nil
 }

@@ -39,8 +39,12 @@ type group struct {
 
 // Barrier returns once a snapshot is recorded with everything of inos durable
 // in it: their content and names. It gives the snapshot's number. A caller
-// that gives up waiting leaves the barrier itself to complete.
+// that gives up waiting leaves the barrier itself to complete. What is excluded
+// from snapshots is made durable without one (0).
 func (m *Manager) Barrier(ctx context.Context, reason string, inos ...uint64) (uint64, error) {
+	if len(inos) > 0 && m.tree.Excluded(inos...) {
+		return 0, m.syncLive(inos)
+	}
 	m.mu.Lock()
 	if m.mu.closed {
 		m.mu.Unlock()
@@ -72,6 +76,20 @@ func (m *Manager) Barrier(ctx context.Context, reason string, inos ...uint64) (u
 		}
 	}
 	return g.seq, nil
+}
+
+// syncLive is the barrier of what is excluded.
+func (m *Manager) syncLive(inos []uint64) error {
+	if err := m.begin(); err != nil {
+		return err
+	}
+	defer m.wg.Done()
+	for _, ino := range inos {
+		if err := m.tree.SyncLive(ino); err != nil {
+			return err
+		}
+	}
+	return m.db.Sync(m.db.Pos())
 }
 
 // lead takes a group through its barrier.

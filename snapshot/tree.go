@@ -17,13 +17,18 @@ type Tree interface {
 	// logs, also of open files that were only appended to. Without force, a
 	// tree that did not change gives the earlier cut again (Same).
 	Cut(inos []uint64, logs, force bool) (Cut, error)
+	// Excluded says whether no snapshot will show what any of the inodes hold;
+	// SyncLive makes durable, but for the journal, what one holds now.
+	Excluded(inos ...uint64) bool
+	SyncLive(ino uint64) error
 	// PathOf gives the path of a live inode; "" is the root.
 	PathOf(ino uint64) (string, error)
 	// Parent gives the directory of an inode's last known name.
 	Parent(ino uint64) (uint64, error)
 	// Find resolves a path below the root.
 	Find(path string) (ino uint64, dir bool, err error)
-	// OpenForWriting calls fn for each file that has a writable handle.
+	// OpenForWriting calls fn for each file that has a writable handle and is not
+	// excluded.
 	OpenForWriting(fn func(ino, parent uint64))
 	// At gives the view of a snapshot.
 	At(seq uint64) View

@@ -37,6 +37,7 @@ type mountOptions struct {
 	onFull        string // expire, stop
 	onEvent       string // a command
 	verifyOnSeal  bool
+	exclude       excludes
 	logFile       string
 	save          bool
 	json          bool // of global
@@ -66,6 +67,13 @@ background, and returns once the mount answers.
 On SIGTERM or Ctrl-C it serves on while files are open for writing, for --grace
 at most, then syncs, unmounts and leaves. A second signal ends it at once;
 nothing that was acknowledged is lost by that.
+
+What --exclude matches is live and as durable as the rest, and in no snapshot. A
+pattern without a slash matches a name in any directory, one with a slash a path
+from the root on, one that ends with a slash directories alone; * and ? match
+within a name, ** any directories. What is renamed out of it is in the next
+snapshot. A mount with other patterns than the one before applies them to all
+that is there; older snapshots stay as they are.
 
 The command of --on-event gets one JSON object on its standard input: the fields
 of stepfs snapshots --json of what it is about, and
@@ -109,6 +117,7 @@ only if nobody but you and root can write to STORE/config.`,
 	f.StringVar(&o.onFull, "on-full", "expire", "what a store that is nearly full may give up besides hot copies and barriers: expire (the oldest steps that the job itself has deleted; never the newest three, nor what is held) or stop (no step)")
 	f.StringVar(&o.onEvent, onEventFlag, "", "run this command with /bin/sh for each event, one JSON object on its standard input (see above)")
 	f.BoolVar(&o.verifyOnSeal, "verify-on-seal", false, "read each step back in the background once it is stored (see stepfs verify)")
+	f.Var(&o.exclude, "exclude", "keep what matches out of every snapshot: a name, or with a slash a path from the root on, with *, ** and ? as in gitignore; for caches and temporaries (can be given several times)")
 	f.StringVar(&o.logFile, "log-file", "", "where a mount in the background logs (default STORE/stepfs.log)")
 	f.BoolVar(&o.save, "save-settings", false, "keep the flags given here as the store's defaults")
 	return c

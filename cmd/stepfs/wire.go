@@ -67,6 +67,11 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 	if err != nil {
 		return nil, err
 	}
+	if !o.passive && !o.readOnly && !o.snapshotsOnly {
+		if err := p.tree.Exclude(o.exclude.parsed); err != nil {
+			return nil, err
+		}
+	}
 	own, err := ownRules(dir)
 	if err != nil {
 		return nil, err

@@ -41,11 +41,13 @@ type SetAttr struct {
 // (default_permissions); this is for ownership of new inodes.
 type Cred struct{ UID, GID, PID, Umask uint32 }
 
-// Dirent is one entry of a directory; Type is S_IFMT bits.
+// Dirent is one entry of a directory; Type is S_IFMT bits. Hidden says that it
+// is excluded: views do not list it.
 type Dirent struct {
-	Name string
-	Ino  uint64
-	Type uint32
+	Name   string
+	Ino    uint64
+	Type   uint32
+	Hidden bool
 }
 
 // StatFS is what statfs(2) shows, in blocks of Bsize bytes.

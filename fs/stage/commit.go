@@ -16,7 +16,7 @@ import (
 
 // commitContent makes rec's live content the committed one. n is locked.
 func (t *Tree) commitContent(tx *txn, n *inode, rec *schema.Inode) {
-	if !isReg(rec) || rec.Failed || rec.Committed != nil && *rec.Committed == rec.Live {
+	if !isReg(rec) || rec.Failed || rec.Excluded || rec.Committed != nil && *rec.Committed == rec.Live {
 		return
 	}
 	if old := rec.Committed; old != nil && settledBy(t.marks(n.ino), old) {
@@ -67,7 +67,7 @@ func (t *Tree) setUntil(tx *txn, gen, seq uint64) {
 
 // commitClosed commits n, which is locked, at its close.
 func (t *Tree) commitClosed(n *inode) error {
-	if !isReg(n.rec) || n.rec.Failed || n.rec.Committed != nil && *n.rec.Committed == n.rec.Live {
+	if !isReg(n.rec) || n.rec.Failed || n.rec.Excluded || n.rec.Committed != nil && *n.rec.Committed == n.rec.Live {
 		return nil
 	}
 	rec := *n.rec
@@ -243,7 +243,7 @@ func (c *cutSet) took(seq, changes uint64) {
 func (t *Tree) openLogs() (inos []uint64) {
 	for _, n := range t.inodes.open() {
 		n.mu.RLock()
-		if n.writers > 0 && n.appendOnly && n.rec != nil && isReg(n.rec) && n.isLog() {
+		if n.writers > 0 && n.appendOnly && n.rec != nil && isReg(n.rec) && !n.rec.Excluded && n.isLog() {
 			inos = append(inos, n.ino)
 		}
 		n.mu.RUnlock()

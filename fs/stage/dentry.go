@@ -19,6 +19,9 @@ type dentry struct {
 
 func (d dentry) live() bool { return d.found && d.Ino != 0 }
 
+// seen says whether a view that shows this version shows the entry.
+func (d dentry) seen() bool { return d.live() && !d.Hidden }
+
 const newest = ^uint64(0)
 
 // findDentry gives the newest version of an entry at or before seq.
@@ -45,20 +48,23 @@ func parseDentry(k, v []byte) (dentry, error) {
 	return dentry{Dentry: d, seq: seq, found: true}, nil
 }
 
-// putDentry makes name point to ino (0: removes it). cur is what findDentry
+// noEntry is what an entry becomes that is removed.
+var noEntry schema.Dentry
+
+// putDentry makes name what next says, but for HasOlder. cur is what findDentry
 // gave for it under the directory's lock.
-func (t *Tree) putDentry(tx *txn, dir uint64, name string, cur dentry, ino uint64, typ uint32) {
+func (t *Tree) putDentry(tx *txn, dir uint64, name string, cur dentry, next schema.Dentry) {
 	seq := tx.Epoch()
-	older := cur.found && (cur.seq != seq || cur.HasOlder)
+	next.HasOlder = cur.found && (cur.seq != seq || cur.HasOlder)
 	if cur.found && cur.seq != seq {
 		tx.Put(schema.DeathKey(seq, schema.DentryKey(dir, name, cur.seq)), nil)
 	}
 	key := schema.DentryKey(dir, name, seq)
-	if ino == 0 && (!older || cur.seq == seq && t.isOldest(schema.DentryPrefix(dir, name), key)) {
+	if next.Ino == 0 && (!next.HasOlder || cur.seq == seq && t.isOldest(schema.DentryPrefix(dir, name), key)) {
 		tx.Delete(key)
 		return
 	}
-	tx.Put(key, schema.Dentry{Ino: ino, Type: typ, HasOlder: older}.Encode())
+	tx.Put(key, next.Encode())
 }
 
 // isOldest says whether a version has none before it, which its own word for
@@ -108,7 +114,7 @@ func (t *Tree) readDir(dir, seq uint64, after string, max int) ([]Dirent, error)
 			continue
 		}
 		if d.Ino != 0 {
-			out = append(out, Dirent{Name: name, Ino: d.Ino, Type: d.Type})
+			out = append(out, Dirent{Name: name, Ino: d.Ino, Type: d.Type, Hidden: d.Hidden})
 		}
 		ok = skipVersions(it, schema.DentryPrefix(dir, name))
 	}

@@ -170,6 +170,9 @@ func (d *differ) climb(v *View, ino uint64, rec *schema.Inode) error {
 		if err != nil {
 			return err
 		}
+		if e.Hidden {
+			return nil
+		}
 		if e.Ino != ino { // that name of several is gone, or it is out of sight
 			d.all = d.all || !isDir(rec)
 			return nil
@@ -264,7 +267,7 @@ func (d *differ) entries(dirs [2]uint64, fn func(name string, e [2]Dirent) error
 			if err != nil {
 				return err
 			}
-			if found.live() {
+			if found.seen() {
 				e[side] = Dirent{Name: name, Ino: found.Ino, Type: found.Type}
 			}
 		}
@@ -321,7 +324,7 @@ type lister struct {
 const listerPage = 256
 
 func (l *lister) head() (*Dirent, error) {
-	if len(l.page) == 0 && !l.ended {
+	for len(l.page) == 0 && !l.ended {
 		var err error
 		if l.page, err = l.v.t.readDir(l.dir, l.v.seq, l.after, listerPage); err != nil {
 			return nil, err
@@ -329,6 +332,7 @@ func (l *lister) head() (*Dirent, error) {
 		if l.ended = len(l.page) < listerPage; !l.ended {
 			l.after = l.page[len(l.page)-1].Name
 		}
+		l.page = slices.DeleteFunc(l.page, func(e Dirent) bool { return e.Hidden })
 	}
 	if len(l.page) == 0 {
 		return nil, nil

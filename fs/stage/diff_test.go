@@ -219,13 +219,15 @@ func diffRound(t *testing.T, rng *rand.Rand) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.exclude("f")
 	var snaps []uint64
 	for range 12 {
 		for range 1 + rng.IntN(12) {
 			r.step()
 		}
 		snaps = append(snaps, w.snap())
-		switch rng.IntN(5) {
+		r.checkExcluded(snaps[len(snaps)-1])
+		switch rng.IntN(6) {
 		case 0:
 			w.store(chunks)
 		case 1:
@@ -246,6 +248,8 @@ func diffRound(t *testing.T, rng *rand.Rand) {
 			if err := prune(t, w.tree); err != nil {
 				t.Fatal(err)
 			}
+		case 4:
+			r.exclude([...]string{"f", "e", "/run/a", "d/"}[rng.IntN(4)])
 		case 3:
 			if _, err := w.tree.Rollback(scope.Ino, snaps[rng.IntN(len(snaps))], scope.Ino); err != nil {
 				t.Fatal(err)

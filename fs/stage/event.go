@@ -18,7 +18,7 @@ const (
 	OpAttr                   // mode, owner or times were changed
 )
 
-// Event is one thing that happened.
+// Event is one thing that happened. Nothing is told of what is excluded.
 type Event struct {
 	Op       Op
 	Dir      uint64 // directory of the entry; of a rename, the new one
@@ -37,7 +37,7 @@ func (t *Tree) happened(e Event) {
 
 // dirty tells of a change of n's content, once until it is closed. n is locked.
 func (t *Tree) dirty(op Op, n *inode) {
-	if !n.noted && n.rec.Nlink > 0 {
+	if !n.noted && n.rec.Nlink > 0 && !n.rec.Excluded {
 		n.noted = true
 		t.happened(Event{Op: op, Dir: n.rec.Parent, Name: n.rec.Name, Ino: n.ino})
 	}
@@ -47,6 +47,9 @@ func (t *Tree) dirty(op Op, n *inode) {
 func (t *Tree) clean(op Op, n *inode) {
 	if n.noted {
 		n.noted = false
+		if n.rec.Excluded {
+			return
+		}
 		t.happened(Event{Op: op, Dir: n.rec.Parent, Name: n.rec.Name, Ino: n.ino})
 	}
 }

@@ -181,16 +181,17 @@ func (t *Tree) Writers(ino uint64) int {
 	return n.writers
 }
 
-// OpenForWriting calls fn for each file that has a writable handle.
+// OpenForWriting calls fn for each file that has a writable handle and is not
+// excluded.
 func (t *Tree) OpenForWriting(fn func(ino, parent uint64)) {
 	for _, n := range t.inodes.open() {
 		n.mu.RLock()
-		w, parent := n.writers, uint64(0)
+		wanted, parent := false, uint64(0)
 		if n.rec != nil {
-			parent = n.rec.Parent
+			wanted, parent = n.writers > 0 && !n.rec.Excluded, n.rec.Parent
 		}
 		n.mu.RUnlock()
-		if w > 0 {
+		if wanted {
 			fn(n.ino, parent)
 		}
 	}

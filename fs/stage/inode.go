@@ -140,6 +140,9 @@ func seqOf(k []byte) uint64 { return ^binary.BigEndian.Uint64(k[9:]) }
 // A version that a cut has frozen gets a successor; one of this epoch is
 // replaced.
 func (t *Tree) putInode(tx *txn, n *inode, rec *schema.Inode) {
+	if rec.Excluded {
+		letGo(rec)
+	}
 	seq := tx.Epoch()
 	if n.seq != seq && n.rec != nil {
 		rec.HasOlder = true
@@ -155,6 +158,15 @@ func (t *Tree) putInode(tx *txn, n *inode, rec *schema.Inode) {
 	}
 	if old != nil && oldSeq == seq { // else a snapshot may name what it drops
 		t.dropped(tx, n.ino, old, rec)
+	}
+}
+
+// letGo ends the commit of a file that was excluded afterwards, once the live
+// content is another one. Before that it has to stand: it is what keeps an
+// overwrite from going to bytes that older snapshots show.
+func letGo(rec *schema.Inode) {
+	if rec.Committed != nil && rec.Committed.Gen != rec.Live.Gen {
+		rec.Committed, rec.Settled = nil, nil
 	}
 }
 

@@ -100,6 +100,7 @@ type modelFile struct {
 type model struct {
 	*world
 	files map[string]*modelFile
+	excl  bool // name "x" is excluded
 	snaps map[uint64]map[string][]byte
 }
 
@@ -176,6 +177,7 @@ func TestModel(t *testing.T) {
 		chunks := newMemChunks()
 		m := &model{world: w, files: map[string]*modelFile{}, snaps: map[uint64]map[string][]byte{}}
 		w.tree.cfg.Chunks = chunks
+		m.exclude(rt, true)
 		defer w.close()
 		seed := byte(1)
 		for range rapid.IntRange(5, 40).Draw(rt, "n") {
@@ -214,12 +216,36 @@ func (m *model) end(rt *rapid.T) {
 	}
 }
 
-var names3 = []string{"a", "b", "c"}
+var names4 = []string{"a", "b", "c", "x"}
+
+// hidden says whether no snapshot shows a name.
+func (m *model) hidden(name string) bool { return m.excl && name == "x" }
+
+// exclude has name "x" excluded, or not; what is there is closed before.
+func (m *model) exclude(rt *rapid.T, on bool) {
+	var patterns []string
+	if m.excl = on; on {
+		patterns = []string{"x"}
+	}
+	if f := m.files["x"]; f != nil {
+		m.shut(f.ino, f.fh)
+		if f.open = false; !on {
+			f.committed = clone(f.live)
+		}
+	}
+	e, err := ParseExcludes(patterns)
+	if err == nil {
+		err = m.tree.Exclude(e)
+	}
+	if err != nil {
+		rt.Fatal(err)
+	}
+}
 
 func (m *model) step(rt *rapid.T, seed byte, chunks *memChunks) {
-	name := rapid.SampledFrom(names3).Draw(rt, "name")
+	name := rapid.SampledFrom(names4).Draw(rt, "name")
 	f := m.files[name]
-	op := rapid.SampledFrom([]string{"write", "write", "write", "append", "append", "truncate", "trunc-open", "close", "close", "unlink", "rename", "snap", "fsync", "punch", "kill", "reap", "store", "evict", "expire"}).Draw(rt, "op")
+	op := rapid.SampledFrom([]string{"write", "write", "write", "append", "append", "truncate", "trunc-open", "close", "close", "unlink", "rename", "snap", "fsync", "punch", "kill", "reap", "store", "evict", "expire", "exclude"}).Draw(rt, "op")
 	fail := func(err error) {
 		rt.Helper()
 		if err != nil {
@@ -264,7 +290,7 @@ func (m *model) step(rt *rapid.T, seed byte, chunks *memChunks) {
 		_, err := m.tree.SetAttr(f.ino, SetAttr{Size: &size})
 		fail(err)
 		f.live = append([]byte(nil), grow(f.live, size)[:size]...)
-		if !f.open {
+		if !f.open && !m.hidden(name) {
 			f.committed = clone(f.live)
 		}
 	case "punch":
@@ -280,7 +306,9 @@ func (m *model) step(rt *rapid.T, seed byte, chunks *memChunks) {
 		if f != nil && f.open {
 			fail(m.tree.Flush(f.ino, f.fh, false))
 			m.tree.Release(f.ino, f.fh)
-			f.open, f.committed = false, clone(f.live)
+			if f.open = false; !m.hidden(name) {
+				f.committed = clone(f.live)
+			}
 		}
 	case "unlink":
 		if f != nil {
@@ -292,9 +320,13 @@ func (m *model) step(rt *rapid.T, seed byte, chunks *memChunks) {
 			}
 		}
 	case "rename":
-		to := rapid.SampledFrom(names3).Draw(rt, "to")
+		to := rapid.SampledFrom(names4).Draw(rt, "to")
 		if f == nil || to == name {
 			return
+		}
+		if m.hidden(name) { // what comes into sight is committed if it is closed
+			m.shut(f.ino, f.fh)
+			f.open, f.committed = false, clone(f.live)
 		}
 		fail(m.tree.Rename(RootIno, name, RootIno, to, 0))
 		if old := m.files[to]; old != nil && old.open {
@@ -304,15 +336,19 @@ func (m *model) step(rt *rapid.T, seed byte, chunks *memChunks) {
 		delete(m.files, name)
 	case "snap", "fsync":
 		var seq uint64
-		if op == "fsync" && f != nil {
+		switch {
+		case op == "fsync" && f != nil && m.hidden(name):
+			fail(m.tree.SyncLive(f.ino))
+			seq = m.snap()
+		case op == "fsync" && f != nil:
 			f.committed = clone(f.live)
 			seq = m.snap(f.ino)
-		} else {
+		default:
 			seq = m.snap()
 		}
 		s := map[string][]byte{}
 		for name, f := range m.files {
-			if f.committed != nil {
+			if f.committed != nil && !m.hidden(name) {
 				s[name] = f.committed
 			}
 		}
@@ -323,6 +359,8 @@ func (m *model) step(rt *rapid.T, seed byte, chunks *memChunks) {
 		for _, f := range m.files {
 			f.open = false
 		}
+	case "exclude":
+		m.exclude(rt, !m.excl)
 	case "reap":
 		m.tree.settler.wait()
 		m.reapAll()

@@ -71,6 +71,7 @@ type spec struct {
 	target     string // of a symlink
 	cred       Cred
 	open       *handle // a first handle, or nil
+	hidden     bool    // excluded by its name
 }
 
 // Mknod makes an inode of any type but a symlink.
@@ -123,10 +124,11 @@ func (t *Tree) make(parent uint64, name string, s spec) (Attr, error) {
 	if cur.live() {
 		return Attr{}, ErrExist
 	}
+	s.hidden = t.hides(dir, name, s.mode&ModeType == ModeDir)
 	var n *inode
 	_, err = t.update(schema.KindNamespace, func(tx *txn) error {
 		n = t.newInode(tx, dir, name, s)
-		t.putDentry(tx, parent, name, cur, n.ino, n.rec.Mode&ModeType)
+		t.putDentry(tx, parent, name, cur, schema.Dentry{Ino: n.ino, Type: n.rec.Mode & ModeType, Hidden: s.hidden})
 		p := *dir.rec
 		if n.dir {
 			p.Nlink++
@@ -137,13 +139,15 @@ func (t *Tree) make(parent uint64, name string, s spec) (Attr, error) {
 	if err != nil {
 		return Attr{}, err
 	}
-	n.noted = s.open != nil // to be told of its close
+	n.noted = s.open != nil && !n.rec.Excluded // to be told of its close
 	t.adopt(n, s.open)
 	op := OpCreate
 	if n.dir {
 		op = OpMkdir
 	}
-	t.happened(Event{Op: op, Dir: parent, Name: name, Ino: n.ino})
+	if !n.rec.Excluded {
+		t.happened(Event{Op: op, Dir: parent, Name: name, Ino: n.ino})
+	}
 	return n.attr(), nil
 }
 
@@ -151,7 +155,8 @@ func (t *Tree) make(parent uint64, name string, s spec) (Attr, error) {
 func (t *Tree) newInode(tx *txn, dir *inode, name string, s spec) *inode {
 	now := t.now()
 	rec := &schema.Inode{Mode: s.mode, Nlink: 1, UID: s.cred.UID, GID: s.cred.GID, Rdev: s.rdev,
-		Atime: now, Ctime: now, Btime: now, Parent: dir.ino, Name: name}
+		Atime: now, Ctime: now, Btime: now, Parent: dir.ino, Name: name,
+		Excluded: s.hidden || dir.rec.Excluded}
 	rec.Live.Mtime = now
 	isdir := isDir(rec)
 	if dir.rec.Mode&setgid != 0 {
@@ -167,7 +172,7 @@ func (t *Tree) newInode(tx *txn, dir *inode, name string, s spec) *inode {
 	case s.mode&ModeType == ModeLink:
 		rec.Live.Len = int64(len(s.target))
 		tx.Put(schema.Numbered(schema.PrefixSymlink, ino), []byte(s.target))
-	case isReg(rec) && s.open == nil: // mknod: nobody is writing it
+	case isReg(rec) && s.open == nil && !rec.Excluded: // mknod: nobody is writing it
 		rec.Committed = &schema.Content{Mtime: now}
 		rec.Settled = rec.Committed
 	}
@@ -228,11 +233,16 @@ func (t *Tree) Link(ino, parent uint64, name string) (Attr, error) {
 	case n.rec.Nlink >= maxLinks:
 		return Attr{}, ErrTooManyLinks
 	}
+	hidden := t.hides(dir, name, false)
+	excluded := hidden || dir.rec.Excluded
 	_, err = t.update(schema.KindNamespace, func(tx *txn) error {
-		t.putDentry(tx, parent, name, cur, ino, n.rec.Mode&ModeType)
+		t.putDentry(tx, parent, name, cur, schema.Dentry{Ino: ino, Type: n.rec.Mode & ModeType, Hidden: hidden})
 		rec, p := *n.rec, *dir.rec
 		rec.Nlink++
 		rec.Ctime, rec.Parent, rec.Name = t.now(), parent, name
+		if !excluded {
+			t.cross(tx, n, &rec, false)
+		}
 		t.putInode(tx, n, &rec)
 		t.touchDir(tx, dir, &p)
 		return nil
@@ -240,7 +250,10 @@ func (t *Tree) Link(ino, parent uint64, name string) (Attr, error) {
 	if err != nil {
 		return Attr{}, err
 	}
-	t.happened(Event{Op: OpCreate, Dir: parent, Name: name, Ino: ino})
+	t.noteCommitted(n)
+	if !excluded {
+		t.happened(Event{Op: OpCreate, Dir: parent, Name: name, Ino: ino})
+	}
 	return n.attr(), nil
 }
 
@@ -285,7 +298,7 @@ func (t *Tree) remove(parent uint64, name string, wantDir bool) error {
 		return err
 	}
 	_, err = t.update(schema.KindUnlink, func(tx *txn) error {
-		t.putDentry(tx, parent, name, cur, 0, 0)
+		t.putDentry(tx, parent, name, cur, noEntry)
 		p := *dir.rec
 		if wantDir {
 			p.Nlink--
@@ -301,7 +314,9 @@ func (t *Tree) remove(parent uint64, name string, wantDir bool) error {
 	if wantDir {
 		op = OpRmdir
 	}
-	t.happened(Event{Op: op, Dir: parent, Name: name, Ino: n.ino})
+	if !cur.Hidden && !dir.rec.Excluded {
+		t.happened(Event{Op: op, Dir: parent, Name: name, Ino: n.ino})
+	}
 	return nil
 }
 

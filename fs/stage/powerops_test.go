@@ -3,6 +3,7 @@ package stage
 import (
 	"bytes"
 	"maps"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,7 +27,7 @@ func (m *machine) opened(name string, f *cutFile) *cutFile {
 		a, fh, err := m.tree.Create(RootIno, name, 0o644, unix.O_RDWR, Cred{})
 		m.must(err)
 		m.logf("create %s = %d", name, a.Ino)
-		f = &cutFile{ino: a.Ino, fh: fh, open: true, versions: [][]byte{{}}}
+		f = &cutFile{ino: a.Ino, fh: fh, open: true, versions: [][]byte{{}}, excluded: name == "d"}
 		m.names[name] = f
 		m.named()
 	case !f.open:
@@ -78,7 +79,7 @@ func (m *machine) truncate(name string, f *cutFile) {
 	size := sizes[m.rng.IntN(len(sizes))]
 	f.versions = append(f.versions, clone(grow(clone(f.live()), size)[:size]))
 	m.logf("truncate %d to %d", f.ino, size)
-	if !f.open {
+	if !f.open && !f.excluded {
 		f.commits = append(f.commits, f.live())
 	}
 	_, err := m.tree.SetAttr(f.ino, SetAttr{Size: &size})
@@ -104,7 +105,9 @@ func (m *machine) close(_ string, f *cutFile) {
 		return
 	}
 	m.logf("close %d", f.ino)
-	f.commits = append(f.commits, f.live())
+	if !f.excluded {
+		f.commits = append(f.commits, f.live())
+	}
 	m.shut(f)
 }
 
@@ -116,6 +119,10 @@ func (m *machine) shut(f *cutFile) {
 
 func (m *machine) fsync(_ string, f *cutFile) {
 	var fs []*cutFile
+	if f != nil && f.excluded {
+		m.syncLive(f)
+		return
+	}
 	if f != nil {
 		fs = append(fs, f)
 	}
@@ -141,6 +148,19 @@ func (m *machine) rename(name string, f *cutFile) {
 		return
 	}
 	old := m.names[to]
+	if f.excluded && f.open {
+		m.shut(f)
+	}
+	// Snapshots name the file as it was; what its commits were before, a new
+	// one need not fall back to.
+	f = &cutFile{ino: f.ino, versions: f.versions, durable: f.durable, commits: slices.Clone(f.commits),
+		acks: f.acks, fh: f.fh, open: f.open, excluded: to == "d"}
+	switch {
+	case f.excluded:
+		f.acks = nil
+	case name == "d":
+		f.commits = append(f.commits, f.live())
+	}
 	m.names[to] = f
 	delete(m.names, name)
 	m.named()
@@ -201,6 +221,9 @@ func (m *machine) rollback() {
 		_, err := m.tree.Rollback(RootIno, seq, RootIno)
 		m.must(err)
 		m.names = map[string]*cutFile{}
+		if f := before["d"]; f != nil {
+			m.names["d"] = f
+		}
 		for name, b := range s.fixed {
 			a, err := m.tree.Lookup(RootIno, name)
 			m.must(err)
@@ -208,7 +231,7 @@ func (m *machine) rollback() {
 		}
 		m.named()
 		for _, f := range before {
-			if f.open {
+			if f.open && !f.excluded {
 				m.shut(f)
 			}
 		}

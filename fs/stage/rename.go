@@ -13,7 +13,13 @@ type move struct {
 	sd, dd   dentry
 	on, nn   string
 	exchange bool
+	to, back place    // of src, and of dst in an exchange
+	exposed  []*inode // files that came into sight
+	done     bool     // it is recorded
 }
+
+// place is how what is moved to it is excluded there.
+type place struct{ hidden, excluded bool }
 
 // Rename moves an entry; flags are RENAME_NOREPLACE or RENAME_EXCHANGE.
 func (t *Tree) Rename(op uint64, oname string, np uint64, nname string, flags uint32) error {
@@ -47,19 +53,83 @@ func (t *Tree) Rename(op uint64, oname string, np uint64, nname string, flags ui
 	if m.dst == m.src {
 		return nil // two names of one inode: POSIX says to do nothing
 	}
+	defer t.tellExposed(m) // when src and dst are unlocked
+	if err := t.crossing(m); err != nil {
+		return err
+	}
 	defer lockAll(m.src, m.dst)()
+	srcSeen, dstSeen := m.seen()
 	if _, err := t.update(schema.KindNamespace, func(tx *txn) error { t.applyMove(tx, m); return nil }); err != nil {
 		return err
 	}
+	t.noteCommitted(m.src)
 	e := Event{Op: OpRename, Dir: np, Name: nname, Ino: m.src.ino, FromDir: op, FromName: oname}
-	if m.dst != nil {
+	if m.dst != nil && dstSeen {
 		e.Over = m.dst.ino
 	}
-	t.happened(e)
+	t.moved(e, m.src, srcSeen, m.to)
 	if m.exchange {
-		t.happened(Event{Op: OpRename, Dir: op, Name: oname, Ino: m.dst.ino, FromDir: np, FromName: nname, Over: m.src.ino})
+		t.noteCommitted(m.dst)
+		e := Event{Op: OpRename, Dir: op, Name: oname, Ino: m.dst.ino, FromDir: np, FromName: nname}
+		if srcSeen {
+			e.Over = m.src.ino
+		}
+		t.moved(e, m.dst, dstSeen, m.back)
 	}
+	m.done = true
 	return nil
+}
+
+// crossing finds how what moves is excluded where it goes, and exposes a
+// directory that is no more: before it is seen there. The directories are
+// locked; src and dst are not.
+func (t *Tree) crossing(m *move) error {
+	at := func(dir *inode, name string, n, from *inode, was dentry) (place, error) {
+		hidden := t.hides(dir, name, n.dir)
+		to := place{hidden, hidden || dir.rec.Excluded}
+		if to.excluded {
+			return to, nil
+		}
+		dark, err := t.dark(from.ino)
+		if err != nil || !dark && !was.Hidden {
+			return to, err
+		}
+		if !n.dir {
+			m.expose(t, n)
+			return to, nil
+		}
+		path, err := t.path(dir.ino, newest)
+		if err == nil {
+			err = t.expose(n, join(path, name), m)
+		}
+		return to, err
+	}
+	var err error
+	if m.to, err = at(m.nd, m.nn, m.src, m.od, m.sd); err == nil && m.exchange {
+		m.back, err = at(m.od, m.on, m.dst, m.nd, m.dd)
+	}
+	return err
+}
+
+// seen says whether views have shown src, and what dst was.
+func (m *move) seen() (src, dst bool) {
+	return !m.sd.Hidden && !m.od.rec.Excluded, m.dst != nil && !m.dd.Hidden && !m.nd.rec.Excluded
+}
+
+// moved tells of a move in terms of what is not excluded: what goes out of
+// sight is removed.
+func (t *Tree) moved(e Event, n *inode, seen bool, to place) {
+	switch {
+	case to.excluded && !seen:
+		return
+	case to.excluded:
+		op := OpUnlink
+		if n.dir {
+			op = OpRmdir
+		}
+		e = Event{Op: op, Dir: e.FromDir, Name: e.FromName, Ino: e.Ino}
+	}
+	t.happened(e)
 }
 
 // resolveMove finds what moves and checks that it may. The directories are
@@ -165,15 +235,17 @@ func (t *Tree) applyMove(tx *txn, m *move) {
 	}
 	src := *m.src.rec
 	src.Ctime, src.Parent, src.Name = t.now(), m.nd.ino, m.nn
+	t.cross(tx, m.src, &src, m.to.excluded)
 	t.putInode(tx, m.src, &src)
-	t.putDentry(tx, m.nd.ino, m.nn, m.dd, m.sd.Ino, m.sd.Type)
+	t.putDentry(tx, m.nd.ino, m.nn, m.dd, schema.Dentry{Ino: m.sd.Ino, Type: m.sd.Type, Hidden: m.to.hidden})
 	if m.exchange {
 		dst := *m.dst.rec
 		dst.Ctime, dst.Parent, dst.Name = t.now(), m.od.ino, m.on
+		t.cross(tx, m.dst, &dst, m.back.excluded)
 		t.putInode(tx, m.dst, &dst)
-		t.putDentry(tx, m.od.ino, m.on, m.sd, m.dd.Ino, m.dd.Type)
+		t.putDentry(tx, m.od.ino, m.on, m.sd, schema.Dentry{Ino: m.dd.Ino, Type: m.dd.Type, Hidden: m.back.hidden})
 	} else {
-		t.putDentry(tx, m.od.ino, m.on, m.sd, 0, 0)
+		t.putDentry(tx, m.od.ino, m.on, m.sd, noEntry)
 		if m.dst != nil {
 			t.dropLink(tx, m.dst)
 		}

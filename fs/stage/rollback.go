@@ -23,8 +23,12 @@ func (t *Tree) Rollback(dst, seq, src uint64) (names []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	path, err := t.PathOf(dst)
+	if err != nil {
+		return nil, err
+	}
 	c := &copier{t: t, v: t.At(seq), links: map[uint64]uint64{}}
-	err = c.dir(src, fresh)
+	err = c.dir(src, fresh, path)
 	if err == nil {
 		names, err = t.exchange(dst, fresh, old, c.v, src)
 	}
@@ -89,130 +93,6 @@ func (t *Tree) empty(dir uint64) error {
 	}
 }
 
-// exchange puts the entries of fresh in the place of dst's, which go to old,
-// and gives dst the attributes that src has in the view, in one record.
-func (t *Tree) exchange(dst, fresh, old uint64, v *View, src uint64) (names []string, err error) {
-	t.renameMu.Lock()
-	defer t.renameMu.Unlock()
-	var dirs [3]*inode
-	for k, ino := range [...]uint64{dst, fresh, old} {
-		n, err := t.getDir(ino)
-		if err != nil {
-			return nil, err
-		}
-		defer t.put(n)
-		dirs[k] = n
-	}
-	defer lockAll(dirs[:]...)()
-	out, err := t.readDir(dst, newest, "", 1<<30)
-	if err != nil {
-		return nil, err
-	}
-	in, err := t.readDir(fresh, newest, "", 1<<30)
-	if err != nil {
-		return nil, err
-	}
-	var moving []*inode
-	for _, e := range append(append([]Dirent(nil), out...), in...) {
-		n, err := t.get(e.Ino)
-		if err != nil {
-			return nil, err
-		}
-		defer t.put(n)
-		moving = append(moving, n)
-		names = append(names, e.Name)
-	}
-	defer lockAll(moving...)()
-	_, err = t.update(schema.KindRollback, func(tx *txn) error {
-		if err := t.exchangeIn(tx, dirs, out, in, moving, v, src); err != nil {
-			return err
-		}
-		return t.exchangeXattrs(tx, dst, v, src)
-	})
-	return names, err
-}
-
-func (t *Tree) exchangeIn(tx *txn, dirs [3]*inode, out, in []Dirent, moving []*inode, v *View, src uint64) error {
-	dst, fresh, old := dirs[0], dirs[1], dirs[2]
-	as, err := v.inode(src)
-	if err != nil {
-		return err
-	}
-	recs := [3]schema.Inode{*dst.rec, *fresh.rec, *old.rec}
-	move := func(e Dirent, n *inode, from, to int) error {
-		if n.dir {
-			recs[from].Nlink--
-			recs[to].Nlink++
-		}
-		cur, err := t.findDentry(dirs[from].ino, e.Name, newest)
-		if err != nil {
-			return err
-		}
-		t.putDentry(tx, dirs[from].ino, e.Name, cur, 0, 0)
-		rec := *n.rec
-		rec.Parent = dirs[to].ino
-		t.putInode(tx, n, &rec)
-		if to == 0 { // what stands there now is the entry that has just moved out
-			cur, err := t.findDentry(dst.ino, e.Name, newest)
-			if err != nil {
-				return err
-			}
-			t.putDentry(tx, dst.ino, e.Name, cur, e.Ino, e.Type)
-			return nil
-		}
-		t.putDentry(tx, dirs[to].ino, e.Name, dentry{}, e.Ino, e.Type)
-		return nil
-	}
-	for k, e := range out {
-		if err := move(e, moving[k], 0, 2); err != nil {
-			return err
-		}
-	}
-	for k, e := range in {
-		if err := move(e, moving[len(out)+k], 1, 0); err != nil {
-			return err
-		}
-	}
-	t.touchDir(tx, fresh, &recs[1])
-	t.touchDir(tx, old, &recs[2])
-	rec := &recs[0]
-	rec.Mode, rec.UID, rec.GID, rec.Atime, rec.Ctime = as.Mode, as.UID, as.GID, as.Atime, t.now()
-	rec.Live.Mtime = as.Live.Mtime
-	t.putInode(tx, dst, rec)
-	return nil
-}
-
-// exchangeXattrs gives dst the extended attributes that src has in the view.
-func (t *Tree) exchangeXattrs(tx *txn, dst uint64, v *View, src uint64) error {
-	has, err := t.listXattr(dst, newest)
-	if err != nil {
-		return err
-	}
-	want, err := v.ListXattr(src)
-	if err != nil {
-		return err
-	}
-	next := map[string]schema.Xattr{}
-	for _, name := range has {
-		next[name] = schema.Xattr{Gone: true}
-	}
-	for _, name := range want {
-		val, err := v.GetXattr(src, name)
-		if err != nil {
-			return err
-		}
-		next[name] = schema.Xattr{Value: val}
-	}
-	for name, x := range next {
-		cur, err := t.findXattr(dst, name, newest)
-		if err != nil {
-			return err
-		}
-		t.putXattr(tx, dst, name, cur, x)
-	}
-	return nil
-}
-
 // copier makes live inodes of a view's.
 type copier struct {
 	t     *Tree
@@ -220,23 +100,27 @@ type copier struct {
 	links map[uint64]uint64 // inodes with several names: the view's -> the new one
 }
 
-// dir copies all below a directory of the view into a live one.
-func (c *copier) dir(src, dst uint64) error {
+// dir copies all below a directory of the view into a live one, which will be
+// called path, but for what is excluded by now.
+func (c *copier) dir(src, dst uint64, path string) error {
 	for after := ""; ; {
 		es, err := c.v.ReadDir(src, after, 512)
 		if err != nil || len(es) == 0 {
 			return err
 		}
 		for _, e := range es {
-			if err := c.entry(e, dst); err != nil {
+			after = e.Name
+			if c.t.excludes.match(join(path, e.Name), e.Type == ModeDir) {
+				continue
+			}
+			if err := c.entry(e, dst, path); err != nil {
 				return fmt.Errorf("%s: %w", e.Name, err)
 			}
-			after = e.Name
 		}
 	}
 }
 
-func (c *copier) entry(e Dirent, dst uint64) error {
+func (c *copier) entry(e Dirent, dst uint64, path string) error {
 	if ino, ok := c.links[e.Ino]; ok {
 		_, err := c.t.Link(ino, dst, e.Name)
 		return err
@@ -256,7 +140,7 @@ func (c *copier) entry(e Dirent, dst uint64) error {
 		return err
 	}
 	if isDir(rec) {
-		err = c.dir(e.Ino, a.Ino)
+		err = c.dir(e.Ino, a.Ino, join(path, e.Name))
 	} else if rec.Nlink > 1 {
 		c.links[e.Ino] = a.Ino
 	}

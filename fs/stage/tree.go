@@ -4,7 +4,7 @@
 //
 // Read tree.go first, then namespace.go (names), content.go (how a file's
 // bytes are found), write.go (how they get there), commit.go (what a close
-// and a cut freeze), settle.go (how they become durable), view.go (how a
+// and a cut freeze), settle.go (how they become durable), excluded.go (what no snapshot shows), view.go (how a
 // snapshot reads the same keys), prune.go and reap.go (how space comes back),
 // freeable.go (how much of it would), revert.go (what snapshots show of content
 // that was lost) and recover.go (what a crash leaves).
@@ -109,6 +109,7 @@ type Tree struct {
 	space     spaceGauge
 	hot       hotBytes
 	watcher   watcher
+	excludes  Excludes // changed before the tree is used alone
 
 	renameMu  sync.Mutex
 	nextFh    atomic.Uint64
@@ -146,6 +147,9 @@ func Open(cfg Config) (*Tree, error) {
 	}
 	if err := t.mkfs(); err != nil {
 		return nil, fmt.Errorf("make root: %w", err)
+	}
+	if err := t.loadExcludes(); err != nil {
+		return nil, fmt.Errorf("read what is excluded: %w", err)
 	}
 	if err := t.recover(); err != nil {
 		return nil, fmt.Errorf("recover the live tree: %w", err)

@@ -180,6 +180,9 @@ func (t *Tree) SetAttr(ino uint64, s SetAttr) (Attr, error) {
 	if err != nil {
 		return Attr{}, err
 	}
+	if rec.Excluded {
+		return n.attr(), nil
+	}
 	t.happened(Event{Op: OpAttr, Dir: rec.Parent, Name: rec.Name, Ino: ino})
 	return n.attr(), nil
 }

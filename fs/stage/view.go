@@ -97,7 +97,7 @@ func (v *View) Lookup(parent uint64, name string) (Attr, error) {
 	if err != nil {
 		return Attr{}, err
 	}
-	if !d.live() {
+	if !d.seen() {
 		return Attr{}, ErrNotExist
 	}
 	return v.GetAttr(d.Ino)
@@ -177,6 +177,9 @@ func (v *View) ReadDir(dir uint64, after string, max int) ([]Dirent, error) {
 		after = es[len(es)-1].Name
 		shown := es[:0]
 		for _, e := range es {
+			if e.Hidden {
+				continue
+			}
 			if e.Type == ModeReg {
 				if _, err := v.inode(e.Ino); err == ErrNotExist {
 					continue

@@ -33,6 +33,7 @@ type Inode struct {
 	Reverted bool // content had not settled when power failed, or its sync failed
 	Failed   bool // a sync of the live content failed: fsync fails until truncated
 	Grown    bool // a change of size has added a range; it may still be a hole
+	Excluded bool // no snapshot shows it: its content is never committed; of a directory, nor what is made in it
 }
 
 const (
@@ -44,6 +45,7 @@ const (
 	inodeCommitted
 	inodeSettled
 	inodeGrown
+	inodeExcluded
 )
 
 func appendContent(b []byte, c *Content) []byte {
@@ -72,6 +74,7 @@ func (n *Inode) Encode() []byte {
 	set(n.Reverted, inodeReverted)
 	set(n.Failed, inodeFailed)
 	set(n.Grown, inodeGrown)
+	set(n.Excluded, inodeExcluded)
 	set(n.Committed != nil, inodeCommitted)
 	set(n.Settled != nil, inodeSettled)
 	b := make([]byte, 0, 128)
@@ -101,6 +104,7 @@ func DecodeInode(v []byte) (*Inode, error) {
 	n := &Inode{
 		Deleted: flags&inodeDeleted != 0, HasOlder: flags&inodeHasOlder != 0, Marked: flags&inodeMarked != 0,
 		Reverted: flags&inodeReverted != 0, Failed: flags&inodeFailed != 0, Grown: flags&inodeGrown != 0,
+		Excluded: flags&inodeExcluded != 0,
 	}
 	for _, p := range [...]*uint32{&n.Mode, &n.Nlink, &n.UID, &n.GID, &n.Rdev} {
 		*p = uint32(r.uint())
@@ -127,20 +131,27 @@ type Dentry struct {
 	Ino      uint64
 	Type     uint32 // S_IFMT bits
 	HasOlder bool   // an older version of this key exists
+	Hidden   bool   // excluded: the live tree alone shows it
 }
+
+const (
+	dentryHasOlder = 1 << iota
+	dentryHidden
+)
 
 // Encode gives the entry's value.
 func (d Dentry) Encode() []byte {
 	b := binary.AppendUvarint(nil, d.Ino)
 	b = binary.AppendUvarint(b, uint64(d.Type))
-	return append(b, boolByte(d.HasOlder))
+	return append(b, boolByte(d.HasOlder)*dentryHasOlder|boolByte(d.Hidden)*dentryHidden)
 }
 
 // DecodeDentry is the inverse of Encode.
 func DecodeDentry(v []byte) (Dentry, error) {
 	r := &reader{b: v}
 	d := Dentry{Ino: r.uint(), Type: uint32(r.uint())}
-	d.HasOlder = r.fixed(1)[0] != 0
+	flags := r.fixed(1)[0]
+	d.HasOlder, d.Hidden = flags&dentryHasOlder != 0, flags&dentryHidden != 0
 	return d, r.done("dentry")
 }
 

@@ -117,6 +117,7 @@ const (
 	MetaNextGen = "next-gen" // generations below are, or may have been, given out
 	MetaSlot    = "next-slot"
 	MetaOldGen  = "old-gen" // generations up to this one were begun before a power cut: nothing is written to them
+	MetaExclude = "exclude" // not a counter: the patterns of what is excluded, a line each
 	MetaBoot    = "boot"    // boot of the machine in which what an earlier power cut left was put right
 )
 

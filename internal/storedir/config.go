@@ -23,8 +23,9 @@ import (
 // that it reads. Version 2 counts who needs a chunk and lists what expired
 // snapshots leave; a store of version 1 becomes one when it is opened, and the
 // packs that it has by then are kept whole, since nobody counted for them.
-// Version 3 knows more of a step and of a file that was made longer.
-const FormatVersion = 3
+// Version 3 knows more of a step and of a file that was made longer, version 4
+// what is excluded from snapshots.
+const FormatVersion = 4
 
 // The config file is text, for a person with nothing but a pager:
 //
