@@ -17,6 +17,7 @@ import (
 // unit is one checkpoint in a directory that is imported.
 type unit struct {
 	path  string // below the directory
+	file  bool   // not a directory
 	step  string
 	time  int64 // ns; of its newest file
 	bytes int64
@@ -33,7 +34,7 @@ func findUnits(ctx context.Context, root string) (units []unit, err error) {
 		if !ok || !e.IsDir() && !e.Type().IsRegular() {
 			return nil
 		}
-		u := unit{step: step}
+		u := unit{step: step, file: !e.IsDir()}
 		if u.path, err = filepath.Rel(root, p); err == nil {
 			err = u.measure(ctx, p)
 		}
@@ -93,7 +94,7 @@ func (s *restSource) Children(ctx context.Context, dir node, fn func(node) error
 // written.
 type comparing struct {
 	source
-	to   *os.Root
+	to   sink
 	mu   sync.Mutex
 	read []node
 }

@@ -38,7 +38,7 @@ func TestImportReadsBack(t *testing.T) {
 	root, err := os.OpenRoot(to)
 	must(t, err)
 	defer root.Close()
-	c := &comparing{source: &dirSource{from}, to: root}
+	c := &comparing{source: &dirSource{from}, to: dirSink{root}}
 	for name, there := range map[string]string{"same": "content", "other": "contenT", "short": "conten", "long": "content.", "empty": ""} {
 		must(t, os.WriteFile(filepath.Join(from, name), []byte("content"), 0o644))
 		must(t, os.WriteFile(filepath.Join(to, name), []byte(there), 0o644))
