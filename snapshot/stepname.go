@@ -2,9 +2,12 @@ package snapshot
 
 import "stepfs/snapshot/rules"
 
-// OwnPrefix begins the names under which a restore or an import keeps what is
-// not whole yet. No step is in what is called so.
-const OwnPrefix = rules.OwnPrefix
+// What a restore or an import keeps under a name with such a beginning is not
+// whole yet: no step is in it. A step that had one is sealed as Adopt does.
+const (
+	RestorePrefix = rules.OwnPrefix + "restore-"
+	ImportPrefix  = rules.OwnPrefix + "import-"
+)
 
 // StepName gives the step that a name stands for, as sealing sees it.
 func StepName(name string, file bool) (step string, ok bool) { return stepOf(name, file) }

@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"stepfs/snapshot"
 )
 
 // importVerb is, besides drain, the one command on a store without a mount that
@@ -177,7 +179,9 @@ func (im *importer) unit(ctx context.Context, u unit) error {
 			return err
 		}
 	case line.Files == 0:
-		if there, err := im.service.Find(ctx, line.Scope, u.step); err == nil {
+		// One that was sealed because it was quiet may be worth more than that.
+		there, err := im.service.Find(ctx, line.Scope, u.step)
+		if err == nil && (there.Reason == snapshot.ReasonImport || there.Verdict == snapshot.VerdictComplete) {
 			line.Event, line.Sealed = "there", &there
 			return im.say(line)
 		}
@@ -193,17 +197,16 @@ func (im *importer) unit(ctx context.Context, u unit) error {
 
 // place gives the sink for a checkpoint: one in which it has another name till
 // all of it is there, so that whatever ends this process, half a checkpoint is
-// never taken for a step. A file needs none, and what is there is completed
-// where it is.
+// never taken for a step. What is there already is completed where it is.
 func (im *importer) place(u unit) (sink, error) {
 	_, err := im.to.Stat(u.path)
-	if u.file || err == nil {
+	switch {
+	case err == nil:
 		return im.to, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
+	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
-	return &asideSink{im.to, u.path, tempName("import", u.path)}, nil
+	return &asideSink{im.to, u.path, tempName(snapshot.ImportPrefix, u.path)}, nil
 }
 
 // parentOf is the directory of a path, "" at the top.

@@ -17,7 +17,6 @@ import (
 // unit is one checkpoint in a directory that is imported.
 type unit struct {
 	path  string // below the directory
-	file  bool   // not a directory
 	step  string
 	time  int64 // ns; of its newest file
 	bytes int64
@@ -34,7 +33,7 @@ func findUnits(ctx context.Context, root string) (units []unit, err error) {
 		if !ok || !e.IsDir() && !e.Type().IsRegular() {
 			return nil
 		}
-		u := unit{step: step, file: !e.IsDir()}
+		u := unit{step: step}
 		if u.path, err = filepath.Rel(root, p); err == nil {
 			err = u.measure(ctx, p)
 		}

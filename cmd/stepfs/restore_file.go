@@ -37,7 +37,7 @@ func (r *restorer) file(ctx context.Context, n node, name string) error {
 			return nil
 		}
 	}
-	temp := tempName("restore", name)
+	temp := tempName(snapshot.RestorePrefix, name)
 	// A leftover is of an earlier run, cut off: its time and size are lies.
 	if err := r.to.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -60,10 +60,10 @@ func (r *restorer) file(ctx context.Context, n node, name string) error {
 }
 
 // tempName is the same for every run, so that a leftover is found again.
-func tempName(why, name string) string {
+func tempName(prefix, name string) string {
 	h := fnv.New64a()
 	io.WriteString(h, name) // never fails
-	return filepath.Join(filepath.Dir(name), fmt.Sprintf("%s%s-%016x", snapshot.OwnPrefix, why, h.Sum64()))
+	return filepath.Join(filepath.Dir(name), fmt.Sprintf("%s%016x", prefix, h.Sum64()))
 }
 
 // fill copies content and attributes. A warning is an attribute that could not be set.

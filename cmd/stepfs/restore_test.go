@@ -147,7 +147,7 @@ func restoreAll(t *testing.T, store, want string) {
 	must(t, os.Truncate(out+"/sparse", 5))
 	must(t, os.Remove(out+"/checkpoint-7/latest"))
 	must(t, os.Remove(out+"/hard"))
-	must(t, os.WriteFile(out+"/"+tempName("restore", "sparse"), []byte("half"), 0o600))
+	must(t, os.WriteFile(out+"/"+tempName(".stepfs-restore-", "sparse"), []byte("half"), 0o600))
 	must(t, os.WriteFile(out+"/other", []byte("mine"), 0o600))
 	if s := restoreJSON(t, exitDone, store, "one", out); s.Files != 1 {
 		t.Errorf("resumed: %+v", s)
