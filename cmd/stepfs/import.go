@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"stepfs/snapshot"
 )
@@ -40,7 +41,8 @@ it is created; its parent directory must be.
 Each file that was written is read back and compared. A checkpoint has another
 name (.stepfs-import-…) until all of it is there. Files that are there already,
 of the same size and time, are passed over: an interrupted import goes on where
-it was. Files that are in STORE alone stay.`,
+it was. Files that are in STORE alone stay. What stepfs left unfinished in DIR
+(.stepfs-…) is left out.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			store, rest, err := g.storeAnd(args, usage, 1, 1)
 			if err != nil {
@@ -125,7 +127,7 @@ type importer struct {
 }
 
 func (im *importer) run(ctx context.Context) error {
-	rest := &restSource{dirSource{im.from}, map[string]bool{}}
+	rest := &importSource{dirSource{im.from}, map[string]bool{}}
 	for _, u := range im.units {
 		rest.but[u.path] = true
 	}
@@ -146,9 +148,9 @@ func (im *importer) run(ctx context.Context) error {
 // ends says what an error that ends an import means for the store.
 func ends(err error) error {
 	switch {
-	case errors.Is(err, errFull):
+	case errors.Is(err, errFull), errors.Is(err, unix.ENOSPC):
 		return errors.New("the store is full (see stepfs status); make room, then the same command goes on where this one was")
-	case errors.Is(err, errReadOnly):
+	case errors.Is(err, errReadOnly), errors.Is(err, unix.EROFS):
 		return errors.New("the store takes no changes: it is mounted read-only, or its journal has failed (see stepfs status)")
 	}
 	return err
@@ -161,7 +163,7 @@ func (im *importer) unit(ctx context.Context, u unit) error {
 	if err != nil {
 		return err
 	}
-	r, err := im.copy(ctx, &dirSource{im.from}, u.path, to)
+	r, err := im.copy(ctx, &importSource{dirSource{im.from}, nil}, u.path, to)
 	if err != nil {
 		return err
 	}
