@@ -430,6 +430,29 @@ func TestImportFull(t *testing.T) {
 	}
 }
 
+// TestImportTwice: two imports into one store do not meet.
+func TestImportTwice(t *testing.T) {
+	dir := slowCheckpoints(t, 3, 10, 2<<20)
+	d := prepare(t)
+	for _, store := range []string{d.Store, d.Mnt} {
+		if store == d.Mnt {
+			must(t, d.Start())
+		}
+		r := begin(t, "import", "--json", "--scope", filepath.Base(store), store, dir)
+		if !r.lines.Scan() {
+			t.Fatal(r.errs.String())
+		}
+		res, err := root.Stepfs("import", store, dir)
+		must(t, err)
+		if res.Code != 11 || !strings.Contains(res.Stderr, "import") {
+			t.Errorf("a second import: %+v", res)
+		}
+		if code, lines := r.end(); code != 0 || len(lines) != 3 {
+			t.Errorf("the first one: %d, %v, %s", code, lines, r.errs.String())
+		}
+	}
+}
+
 // TestImportRefused: what can't be meant changes nothing, and says why.
 func TestImportRefused(t *testing.T) {
 	d := prepare(t)

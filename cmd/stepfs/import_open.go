@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"stepfs/internal/storedir"
 )
 
@@ -91,30 +93,58 @@ func (im *importer) open(ctx context.Context) error {
 	if err := im.checkNames(reserved); err != nil {
 		return err
 	}
-	var err error
+	where, err := point, error(nil)
 	if isLocal {
+		where = l.dir.Path()
 		im.to, err = newTreeSink(l, im.opts.scope)
 	} else {
 		im.to, err = newMountSink(point, im.opts.scope)
 	}
 	if err != nil {
-		return fmt.Errorf("opening %s of the live tree: %w", orDash(im.opts.scope), err)
+		return fmt.Errorf("opening %s: %w", filepath.Join(where, im.opts.scope), err)
 	}
 	return nil
 }
 
-// newMountSink opens a directory on a mount, and makes it if it is not there.
-func newMountSink(point, scope string) (sink, error) {
+// mountSink is a directory on a mount, for one import at a time: two would take
+// the unfinished files of each other for leftovers. A store that is opened here
+// has its own lock.
+type mountSink struct {
+	dirSink
+	lock *os.File
+}
+
+func (s *mountSink) Close() error { return errors.Join(s.dirSink.Close(), s.lock.Close()) }
+
+// newMountSink makes the directory if it is not there.
+func newMountSink(point, scope string) (_ sink, err error) {
+	s := &mountSink{}
+	if s.lock, err = os.Open(point); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.lock.Close())
+		}
+	}()
+	if err := unix.Flock(int(s.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, &codedError{exitInUse, errors.New("another import is under way there")}
+	} else if err != nil {
+		return nil, fmt.Errorf("locking %s: %w", point, err)
+	}
 	root, err := os.OpenRoot(point)
-	if err != nil || scope == "" {
-		return dirSink{root}, err
+	if err != nil {
+		return nil, err
+	}
+	if s.Root = root; scope == "" {
+		return s, nil
 	}
 	defer root.Close()
 	if err := root.MkdirAll(scope, 0o755); err != nil {
 		return nil, err
 	}
-	sub, err := root.OpenRoot(scope)
-	return dirSink{sub}, err
+	s.Root, err = root.OpenRoot(scope)
+	return s, err
 }
 
 // checkNames refuses what would go where the mount shows its snapshots.
