@@ -57,10 +57,15 @@ func status(err error) fuse.Status {
 	if err == nil {
 		return fuse.OK
 	}
+	return fuse.Status(Errno(err))
+}
+
+// Errno is what a caller on the mount would be told of err.
+func Errno(err error) unix.Errno {
 	for _, e := range errnos {
 		if errors.Is(err, e.err) {
-			return fuse.Status(e.errno)
+			return e.errno
 		}
 	}
-	return fuse.EIO
+	return unix.EIO
 }

@@ -47,6 +47,11 @@ func refusedAttr(name string) bool {
 	return name == "security.capability" || strings.HasPrefix(name, "system.")
 }
 
+// KeepsXattr says whether a mount keeps an extended attribute that a user sets.
+func KeepsXattr(name string) bool {
+	return !refusedAttr(name) && !strings.HasPrefix(name, virtualPrefix)
+}
+
 // GetXAttr gives an attribute; an empty dest asks for its size.
 func (f *FileSystem) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
 	val, err := f.xattr(f.node(in.NodeId), name)

@@ -54,3 +54,29 @@ func TestAdopt(t *testing.T) {
 		t.Errorf("what is no step: %v", err)
 	}
 }
+
+// TestAdoptRenamed: what is not whole yet is no step, nor is what is in it; an
+// importer that dies between giving it its name and sealing it leaves a step
+// that is sealed as an import.
+func TestAdoptRenamed(t *testing.T) {
+	w := newWorld(t, func(c *snapshot.Config) { c.SealQuiet = 200 * time.Millisecond })
+	aside := snapshot.ImportPrefix + "0123"
+	w.put(aside+"/trainer_state.json", `{"global_step": 7}`)
+	w.put(aside+"/global_step7/x_model_states.pt", "x")
+	w.put(aside+"/step_8.pt", "x")
+	w.put(snapshot.ImportPrefix+"4567", "a file")
+	time.Sleep(600 * time.Millisecond)
+	for _, scope := range append(w.m.AllScopes(), aside) {
+		if is, err := w.m.Steps(scope, "", 10); err != nil || len(is) > 0 {
+			t.Fatalf("steps in %q: %v, %v", scope, is, err)
+		}
+	}
+	const root = 1
+	w.ok(w.tree.Rename(root, aside, root, "checkpoint-7", 0))
+	w.ok(w.tree.Rename(root, snapshot.ImportPrefix+"4567", root, "step_9.safetensors", 0))
+	for _, name := range []string{"7", "9"} {
+		if i := w.sealedAs("", name, 1); i.Reason != snapshot.ReasonImport {
+			t.Fatalf("step %s was sealed by %s: %s, %v", name, i.Reason, i.Verdict, i.Findings)
+		}
+	}
+}

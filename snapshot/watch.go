@@ -105,6 +105,7 @@ func (w *watcher) enter(e Event, p dirPlace) {
 	w.note(&m, parts, ino, starts, func(c *candidate) {
 		c.touch(e, false, w.now)
 		c.wrote = c.wrote || starts
+		c.adopted = c.adopted || e.Op == OpRename && file == "." && strings.HasPrefix(e.FromName, ImportPrefix)
 		for _, r := range c.rules {
 			for k := range r.Commits {
 				if kind := kindOf(e.Op); kind != "" && r.Commits[k].Is(kind, file, e.FromName) {

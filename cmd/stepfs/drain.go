@@ -7,7 +7,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// drainVerb is the one command on a store without a mount that ingests.
+// drainVerb is, besides import, the one command on a store without a mount that
+// ingests.
 const drainVerb = "drain"
 
 func drainCommand(g *global) *cobra.Command {

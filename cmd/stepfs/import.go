@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -13,7 +15,14 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"stepfs/snapshot"
 )
+
+// importVerb is, besides drain, the one command on a store without a mount that
+// seals and ingests.
+const importVerb = "import"
 
 func importCommand(g *global) *cobra.Command {
 	var o importOptions
@@ -21,35 +30,40 @@ func importCommand(g *global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   usage,
 		Short: "Make steps of a directory of checkpoints",
-		Long: `Copy the directory DIR into the mount of STORE, and seal each checkpoint in it as
-it comes, in the order of their times: the newest file of each says when it was
-written. What has no name of a checkpoint is copied first. The mount afterwards
-holds what DIR does: modes, owners, times, extended attributes, links, holes.
+		Long: `Copy the directory DIR into STORE, and seal each checkpoint in it as it comes, in
+the order of their times: the newest file of each says when it was written. What
+has no name of a checkpoint is copied first. What the job sees afterwards, on the
+mount, is what DIR holds: modes, owners, times, extended attributes, links, holes.
 
-Each file that was written is read back and compared. Files that are there
-already, of the same size and time, are passed over: an interrupted import goes
-on where it was. Files that are in the mount alone stay.`,
+STORE need not be mounted, and nothing of FUSE is needed then. If it is not there
+it is created; its parent directory must be.
+
+Each file that was written is read back and compared. A checkpoint has another
+name (.stepfs-import-…) until all of it is there. Files that are there already,
+of the same size and time, are passed over: an interrupted import goes on where
+it was. Files that are in STORE alone stay. What stepfs left unfinished in DIR
+(.stepfs-…) is left out.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			store, rest, err := g.storeAnd(args, usage, 1, 1)
 			if err != nil {
 				return err
 			}
-			o.json, o.out, o.errs = g.json, c.OutOrStdout(), c.ErrOrStderr()
-			s, err := openService(c.Context(), store, c.Name())
-			if err != nil {
-				return err
+			if !g.debug {
+				logFrom(slog.LevelWarn) // each step is printed
 			}
-			defer s.Close()
-			return runImport(c.Context(), s, rest[0], o)
+			o.json, o.out, o.errs = g.json, c.OutOrStdout(), c.ErrOrStderr()
+			return runImport(c.Context(), store, rest[0], o)
 		},
 	}
 	c.Flags().StringVar(&o.scope, "scope", "", "the directory of the mount that DIR becomes; default its root")
+	c.Flags().BoolVar(&o.create, "create", false, "create the store in an empty directory that is there, too")
 	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "list the steps that would be made, in order")
 	return c
 }
 
 type importOptions struct {
 	scope     string
+	create    bool
 	dryRun    bool
 	json      bool
 	out, errs io.Writer
@@ -69,41 +83,28 @@ type importLine struct {
 	Failed  int64         `json:"failed,omitempty"`
 }
 
-func runImport(ctx context.Context, s service, dir string, o importOptions) error {
-	st, err := s.Status(ctx)
+func runImport(ctx context.Context, store, dir string, o importOptions) (err error) {
+	from, err := checkImported(dir, store)
 	if err != nil {
 		return err
-	}
-	if st.Mountpoint == "" && !o.dryRun {
-		return fmt.Errorf("the store is not mounted; mount it with: stepfs mount -d %s DIR", shellQuote(st.Store))
-	}
-	from, err := filepath.Abs(dir)
-	if err == nil {
-		from, err = filepath.EvalSymlinks(from)
-	}
-	if err != nil {
-		return fmt.Errorf("opening what is to be imported: %w", err)
 	}
 	o.scope = strings.Trim(filepath.Clean("/"+o.scope), "/")
 	units, err := findUnits(ctx, from)
 	if err != nil {
 		return fmt.Errorf("looking through %s: %w", from, err)
 	}
-	im := &importer{service: s, opts: o, from: from, units: units, first: map[uint64]string{}}
+	im := &importer{opts: o, from: from, units: units, first: map[uint64]string{}}
+	if im.service, err = openForImport(ctx, store, o); err != nil {
+		return err
+	}
+	if im.service != nil {
+		defer func() { err = errors.Join(err, im.service.Close()) }()
+	}
 	if o.dryRun {
 		return im.list()
 	}
-	for _, pair := range [...][2]string{{from, st.Mountpoint}, {st.Mountpoint, from}, {from, st.Store}, {st.Store, from}} {
-		if isWithin(pair[0], pair[1]) {
-			return fmt.Errorf("%s is inside %s", pair[0], pair[1])
-		}
-	}
-	target := filepath.Join(st.Mountpoint, o.scope)
-	if err := os.MkdirAll(target, 0o755); err != nil {
-		return fmt.Errorf("making the scope: %w", err)
-	}
-	if im.to, err = os.OpenRoot(target); err != nil {
-		return fmt.Errorf("opening the mount: %w", err)
+	if err := im.open(ctx); err != nil {
+		return err
 	}
 	defer im.to.Close()
 	im.bar = newProgress(os.Stderr, "importing")
@@ -117,7 +118,7 @@ type importer struct {
 	service service
 	opts    importOptions
 	from    string
-	to      *os.Root
+	to      sink
 	units   []unit
 	bar     *progress
 	first   map[uint64]string // of files with several names, whichever unit they are in
@@ -126,38 +127,63 @@ type importer struct {
 }
 
 func (im *importer) run(ctx context.Context) error {
-	rest := &restSource{dirSource{im.from}, map[string]bool{}}
+	rest := &importSource{dirSource{im.from}, map[string]bool{}}
 	for _, u := range im.units {
 		rest.but[u.path] = true
 	}
-	if _, err := im.copy(ctx, rest, "."); err != nil {
-		return err
+	if _, err := im.copy(ctx, rest, ".", im.to); err != nil {
+		return fmt.Errorf("importing what is no checkpoint: %w", ends(err))
 	}
 	for _, u := range im.units {
 		if err := im.unit(ctx, u); err != nil {
-			return fmt.Errorf("importing %s: %w", u.path, err)
+			return fmt.Errorf("importing %s: %w", u.path, ends(err))
 		}
 	}
 	before := im.total // these files count once
-	_, err := im.copy(ctx, rest, ".")
+	_, err := im.copy(ctx, rest, ".", im.to)
 	im.total = before
+	return ends(err)
+}
+
+// ends says what an error that ends an import means for the store.
+func ends(err error) error {
+	switch {
+	case errors.Is(err, errFull), errors.Is(err, unix.ENOSPC):
+		return errors.New("the store is full (see stepfs status); make room, then the same command goes on where this one was")
+	case errors.Is(err, errReadOnly), errors.Is(err, unix.EROFS):
+		return errors.New("the store takes no changes: it is mounted read-only, or its journal has failed (see stepfs status)")
+	}
 	return err
 }
 
 // unit brings one checkpoint in and seals it, unless it was there and sealed.
 func (im *importer) unit(ctx context.Context, u unit) error {
 	im.bar.note(u.path)
-	r, err := im.copy(ctx, &dirSource{im.from}, u.path)
+	to, err := im.place(u)
+	if err != nil {
+		return err
+	}
+	r, err := im.copy(ctx, &importSource{dirSource{im.from}, nil}, u.path, to)
 	if err != nil {
 		return err
 	}
 	line := importLine{Event: "step", Step: u.step, Scope: filepath.Join(im.opts.scope, parentOf(u.path)), Path: u.path,
 		Files: r.files.Load(), Skipped: r.skipped.Load(), Bytes: r.bytes.Load(), Failed: r.failed.Load()}
-	if line.Failed > 0 {
-		return nil // it was said; a checkpoint of which something is missing is no step
-	}
-	if line.Files == 0 {
-		if there, err := im.service.Find(ctx, line.Scope, u.step); err == nil {
+	aside, isAside := to.(*asideSink)
+	switch {
+	case line.Failed > 0: // it was said; a checkpoint of which something is missing is no step
+		if isAside {
+			_, err = fmt.Fprintf(im.opts.errs, "stepfs: %s is not whole; what there is of it waits as %s\n", u.path, aside.as)
+		}
+		return err
+	case isAside:
+		if err := im.to.Rename(aside.as, u.path); err != nil {
+			return err
+		}
+	case line.Files == 0:
+		// One that was sealed because it was quiet may be worth more than that.
+		there, err := im.service.Find(ctx, line.Scope, u.step)
+		if err == nil && (there.Reason == snapshot.ReasonImport || there.Verdict == snapshot.VerdictComplete) {
 			line.Event, line.Sealed = "there", &there
 			return im.say(line)
 		}
@@ -171,6 +197,20 @@ func (im *importer) unit(ctx context.Context, u unit) error {
 	return im.say(line)
 }
 
+// place gives the sink for a checkpoint: one in which it has another name till
+// all of it is there, so that whatever ends this process, half a checkpoint is
+// never taken for a step. What is there already is completed where it is.
+func (im *importer) place(u unit) (sink, error) {
+	_, err := im.to.Stat(u.path)
+	switch {
+	case err == nil:
+		return im.to, nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	}
+	return &asideSink{im.to, u.path, tempName(snapshot.ImportPrefix, u.path)}, nil
+}
+
 // parentOf is the directory of a path, "" at the top.
 func parentOf(path string) string {
 	if dir := filepath.Dir(path); dir != "." {
@@ -179,20 +219,15 @@ func parentOf(path string) string {
 	return ""
 }
 
-// copy copies a part of the directory to the same path of the mount, and
-// compares what it wrote.
-func (im *importer) copy(ctx context.Context, src source, name string) (*restorer, error) {
+// copy copies a part of the directory to the same path of a sink, and compares
+// what it wrote.
+func (im *importer) copy(ctx context.Context, src source, name string, to sink) (*restorer, error) {
 	top, err := src.Stat(name)
 	if err != nil {
 		return nil, err
 	}
-	if parent := filepath.Dir(name); parent != "." {
-		if err := im.to.MkdirAll(parent, 0o755); err != nil {
-			return nil, err
-		}
-	}
-	checked := &comparing{source: src, to: im.to}
-	r := &restorer{src: checked, dir: im.to, bar: im.bar, first: im.first, total: im.bytes,
+	checked := &comparing{source: src, to: to}
+	r := &restorer{src: checked, to: to, bar: im.bar, first: im.first, total: im.bytes,
 		opts: restoreOptions{workers: min(8, runtime.GOMAXPROCS(0)), json: im.opts.json, out: im.opts.out, errs: im.opts.errs}}
 	if err = r.run(ctx, top, name); err == nil {
 		err = checked.compare(ctx, r)

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"stepfs/snapshot"
@@ -29,6 +30,9 @@ func findUnits(ctx context.Context, root string) (units []unit, err error) {
 		if err = errors.Join(err, ctx.Err()); err != nil || p == root {
 			return err
 		}
+		if isUnfinished(e.Name()) {
+			return skip(e)
+		}
 		step, ok := snapshot.StepName(e.Name(), !e.IsDir())
 		if !ok || !e.IsDir() && !e.Type().IsRegular() {
 			return nil
@@ -47,11 +51,22 @@ func findUnits(ctx context.Context, root string) (units []unit, err error) {
 	return units, err
 }
 
+// skip leaves an entry out of a walk, with all that is below it.
+func skip(e fs.DirEntry) error {
+	if e.IsDir() {
+		return fs.SkipDir
+	}
+	return nil
+}
+
 // measure finds the newest file. A directory without any has its own time.
 func (u *unit) measure(ctx context.Context, root string) error {
 	files := int64(0)
 	err := filepath.WalkDir(root, func(p string, e fs.DirEntry, err error) error {
-		if err = errors.Join(err, ctx.Err()); err != nil || !e.Type().IsRegular() {
+		if err = errors.Join(err, ctx.Err()); err == nil && isUnfinished(e.Name()) {
+			return skip(e)
+		}
+		if err != nil || !e.Type().IsRegular() {
 			return err
 		}
 		st, err := e.Info()
@@ -73,16 +88,22 @@ func (u *unit) measure(ctx context.Context, root string) error {
 	return err
 }
 
-// restSource is a directory without its checkpoints.
-type restSource struct {
+// importSource is a directory without some paths in it, nor what a restore or an
+// import left unfinished there.
+type importSource struct {
 	dirSource
 	but map[string]bool
 }
 
-// Children leaves the checkpoints out.
-func (s *restSource) Children(ctx context.Context, dir node, fn func(node) error) error {
+// isUnfinished says whether an entry is what stepfs did not get done with.
+func isUnfinished(name string) bool {
+	return strings.HasPrefix(name, snapshot.RestorePrefix) || strings.HasPrefix(name, snapshot.ImportPrefix)
+}
+
+// Children leaves those out.
+func (s *importSource) Children(ctx context.Context, dir node, fn func(node) error) error {
 	return s.dirSource.Children(ctx, dir, func(n node) error {
-		if s.but[filepath.Clean(n.path)] {
+		if s.but[filepath.Clean(n.path)] || isUnfinished(filepath.Base(n.path)) {
 			return nil
 		}
 		return fn(n)
@@ -93,7 +114,7 @@ func (s *restSource) Children(ctx context.Context, dir node, fn func(node) error
 // written.
 type comparing struct {
 	source
-	to   *os.Root
+	to   sink
 	mu   sync.Mutex
 	read []node
 }

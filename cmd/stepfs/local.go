@@ -25,6 +25,8 @@ type local struct {
 	parts *parts
 	owned bool // Close ends dir, too: there is no daemon around it
 
+	snapDirName string // what a mount would call it; of an owned one
+
 	// changed tells the kernel that entries of a directory are others now; nil
 	// without a mount.
 	changed  func(dir uint64, names []string)
@@ -37,25 +39,23 @@ type local struct {
 var _ service = (*local)(nil)
 
 // openLocal opens a store for one command.
-func openLocal(path, command string) (service, error) {
-	dir, err := storedir.Open(path, storedir.Options{Command: command})
+func openLocal(path string, how storedir.Options) (service, error) {
+	dir, err := storedir.Open(path, how)
 	if err != nil {
 		return nil, err
 	}
-	// Only drain has anything done in the background: a command that looks at
-	// a store should not have it sealed or ingested meanwhile.
-	o := &mountOptions{passive: command != drainVerb}
-	if limit := dir.Config().Settings[limitFlag]; limit != "" {
-		err = o.storeLimit.Set(limit)
+	if dir.Created() {
+		fmt.Fprintf(os.Stderr, "stepfs: created the store %s\n", dir.Path())
 	}
 	var l *local
+	o, err := localOptions(how.Command, dir.Config().Settings)
 	if err == nil {
 		l, err = openParts(dir, o, nil)
 	}
 	if err != nil {
 		return nil, errors.Join(err, dir.Close())
 	}
-	l.owned = true
+	l.owned, l.snapDirName = true, o.snapDirName
 	return l, nil
 }
 

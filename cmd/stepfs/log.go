@@ -12,5 +12,10 @@ func setUpLog(debug bool) {
 	if debug {
 		level = slog.LevelDebug
 	}
+	logFrom(level)
+}
+
+// logFrom logs what is at least of that level.
+func logFrom(level slog.Level) {
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
 }

@@ -122,9 +122,11 @@ func checkEmpty(point, store string) error {
 		}
 		return nil
 	}
-	old := shellQuote(point + ".before")
-	return fmt.Errorf("the mountpoint %s is not empty (%s); bring what is there in with:\n  mv %s %s && mkdir %s\n  stepfs mount -d %s %s && stepfs import %s %s",
-		point, names[0], shellQuote(point), old, shellQuote(point), shellQuote(store), shellQuote(point), shellQuote(point), old)
+	// Import first: the originals are where they were until all of it is in the
+	// store. -T, lest a directory that is there swallows them.
+	at, old := shellQuote(point), shellQuote(point+".before")
+	return fmt.Errorf("the mountpoint %s is not empty (%s); bring what is there in, while no job writes to it, with:\n  stepfs import --create %s %s &&\n  mv -T %s %s && mkdir %s &&\n  stepfs mount -d %s %s",
+		point, names[0], shellQuote(store), at, at, old, at, shellQuote(store), at)
 }
 
 // checkFuse says what a FUSE mount lacks here.

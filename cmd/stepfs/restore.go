@@ -88,7 +88,7 @@ func runRestore(ctx context.Context, store, what, to string, o restoreOptions) e
 	if o.workers == 0 {
 		o.workers = min(8, runtime.GOMAXPROCS(0))
 	}
-	r := newRestorer(src, dir, o)
+	r := newRestorer(src, dirSink{dir}, o)
 	err = r.run(ctx, top, name)
 	return r.finish(info, to, err)
 }

@@ -8,12 +8,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"stepfs/snapshot"
 )
 
 const (
@@ -26,47 +26,48 @@ var copyBuffers = sync.Pool{New: func() any { b := make([]byte, copyBuffer); ret
 // file restores one file: under another name, with its attributes, and then
 // renamed. So a file of the right name, size and time is a complete one.
 func (r *restorer) file(ctx context.Context, n node, name string) error {
-	if st, err := r.dir.Lstat(name); err == nil {
-		if st.IsDir() {
+	if there, err := r.to.Stat(name); err == nil {
+		kind := there.mode & unix.S_IFMT
+		if kind == unix.S_IFDIR {
 			return errors.New("a directory is in the way")
 		}
-		if st.Mode().IsRegular() && st.Size() == n.size && st.ModTime().UnixNano() == n.mtime {
+		if kind == unix.S_IFREG && there.size == n.size && there.mtime == n.mtime {
 			r.skipped.Add(1)
 			r.bar.add(n.size)
 			return nil
 		}
 	}
-	temp := tempName(name)
+	temp := tempName(snapshot.RestorePrefix, name)
 	// A leftover is of an earlier run, cut off: its time and size are lies.
-	if err := r.dir.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := r.to.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	f, err := r.dir.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := r.to.Create(temp)
 	if err != nil {
 		return err
 	}
 	warning, err := r.fill(ctx, f, n)
 	err = errors.Join(err, f.Close())
 	if err == nil {
-		err = r.dir.Rename(temp, name)
+		err = r.to.Rename(temp, name)
 	}
 	if err != nil {
-		return errors.Join(err, r.dir.Remove(temp))
+		return errors.Join(err, r.to.Remove(temp))
 	}
 	r.files.Add(1)
 	r.bytes.Add(n.size)
 	return warning
 }
 
-// tempName is the same for every run, so that a leftover is replaced.
-func tempName(name string) string {
+// tempName is the same for every run, so that a leftover is found again.
+func tempName(prefix, name string) string {
 	h := fnv.New64a()
 	io.WriteString(h, name) // never fails
-	return filepath.Join(filepath.Dir(name), fmt.Sprintf(".stepfs-restore-%016x", h.Sum64()))
+	return filepath.Join(filepath.Dir(name), fmt.Sprintf("%s%016x", prefix, h.Sum64()))
 }
 
 // fill copies content and attributes. A warning is an attribute that could not be set.
-func (r *restorer) fill(ctx context.Context, f *os.File, n node) (warning, err error) {
+func (r *restorer) fill(ctx context.Context, f sinkFile, n node) (warning, err error) {
 	c, err := r.src.Open(n)
 	if err != nil {
 		return nil, err
@@ -82,7 +83,7 @@ func (r *restorer) fill(ctx context.Context, f *os.File, n node) (warning, err e
 }
 
 // copy copies the data and leaves the holes.
-func (r *restorer) copy(ctx context.Context, f *os.File, c content, size int64) error {
+func (r *restorer) copy(ctx context.Context, f sinkFile, c content, size int64) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(r.opts.workers)
 	var covered int64
@@ -105,7 +106,7 @@ func (r *restorer) copy(ctx context.Context, f *os.File, c content, size int64) 
 	return g.Wait()
 }
 
-func (r *restorer) piece(ctx context.Context, f *os.File, c content, from, to int64) error {
+func (r *restorer) piece(ctx context.Context, f sinkFile, c content, from, to int64) error {
 	b := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(b)
 	for from < to {
@@ -129,39 +130,18 @@ func (r *restorer) piece(ctx context.Context, f *os.File, c content, from, to in
 	return nil
 }
 
-// attributes sets owner, mode, xattrs and, last, times of an open file or
-// directory. The owner only for root, as cp -a.
-func (r *restorer) attributes(f *os.File, n node) (warning, err error) {
-	fd := int(f.Fd())
-	if os.Geteuid() == 0 {
-		if err := unix.Fchown(fd, int(n.uid), int(n.gid)); err != nil {
-			return nil, fmt.Errorf("owner: %w", err)
-		}
-	}
-	if err := unix.Fchmod(fd, n.mode&0o7777); err != nil {
-		return nil, fmt.Errorf("mode: %w", err)
-	}
+// attributes sets what the source knows of an open file or directory.
+func (r *restorer) attributes(f sinkFile, n node) (warning, err error) {
 	xattrs, err := r.src.Xattrs(n)
 	if err != nil {
 		return nil, err
 	}
-	for name, value := range xattrs {
-		err := unix.Fsetxattr(fd, name, value, 0)
-		if err != nil && (strings.HasPrefix(name, "user.") || !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EOPNOTSUPP)) {
-			warning = errors.Join(warning, fmt.Errorf("xattr %s: %w", name, err))
-		}
-	}
-	times := []unix.Timespec{unix.NsecToTimespec(n.atime), unix.NsecToTimespec(n.mtime)}
-	// A path of /proc instead of utimensat(fd, NULL), which x/sys does not give.
-	if err := unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), times, 0); err != nil {
-		return warning, fmt.Errorf("times: %w", err)
-	}
-	return warning, nil
+	return f.SetAttributes(n, xattrs)
 }
 
 // finishDir gives a directory its attributes once all is in it.
 func (r *restorer) finishDir(d dirMeta) error {
-	f, err := r.dir.Open(d.name)
+	f, err := r.to.Open(d.name)
 	if err != nil {
 		return err
 	}
@@ -178,52 +158,30 @@ func (r *restorer) special(n node, name string) error {
 			return err
 		}
 	}
-	if st, err := r.dir.Lstat(name); err == nil {
-		if r.sameSpecial(st, n, name, target) {
+	if there, err := r.to.Stat(name); err == nil {
+		if r.sameSpecial(there, n, name, target) {
 			r.skipped.Add(1)
 			return nil
 		}
-		if err := r.dir.Remove(name); err != nil {
+		if err := r.to.Remove(name); err != nil {
 			return err
 		}
 	}
-	parent, err := r.dir.Open(filepath.Dir(name))
-	if err != nil {
-		return err
-	}
-	defer parent.Close()
-	dirfd, base := int(parent.Fd()), filepath.Base(name)
-	if target != "" {
-		err = unix.Symlinkat(target, dirfd, base)
-	} else {
-		err = unix.Mknodat(dirfd, base, n.mode, int(n.rdev))
-	}
-	if err != nil {
+	if err := r.to.Special(name, n, target); err != nil {
 		return err
 	}
 	r.others.Add(1)
-	if os.Geteuid() == 0 {
-		if err := unix.Fchownat(dirfd, base, int(n.uid), int(n.gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return fmt.Errorf("owner: %w", err)
-		}
-	}
-	if target == "" {
-		if err := unix.Fchmodat(dirfd, base, n.mode&0o7777, 0); err != nil {
-			return fmt.Errorf("mode: %w", err)
-		}
-	}
-	times := []unix.Timespec{unix.NsecToTimespec(n.atime), unix.NsecToTimespec(n.mtime)}
-	return unix.UtimesNanoAt(dirfd, base, times, unix.AT_SYMLINK_NOFOLLOW)
+	return nil
 }
 
 // sameSpecial says whether an earlier run has restored n already.
-func (r *restorer) sameSpecial(st os.FileInfo, n node, name, target string) bool {
-	if !st.ModTime().Equal(time.Unix(0, n.mtime)) {
+func (r *restorer) sameSpecial(there, n node, name, target string) bool {
+	if there.mtime != n.mtime || there.mode&unix.S_IFMT != n.mode&unix.S_IFMT {
 		return false
 	}
 	if target == "" {
-		return st.Mode().Type() != 0 && !st.IsDir() && st.Mode().Type() != os.ModeSymlink
+		return true
 	}
-	there, err := r.dir.Readlink(name)
-	return err == nil && there == target
+	to, err := r.to.Readlink(name)
+	return err == nil && to == target
 }

@@ -147,7 +147,7 @@ func restoreAll(t *testing.T, store, want string) {
 	must(t, os.Truncate(out+"/sparse", 5))
 	must(t, os.Remove(out+"/checkpoint-7/latest"))
 	must(t, os.Remove(out+"/hard"))
-	must(t, os.WriteFile(out+"/"+tempName("sparse"), []byte("half"), 0o600))
+	must(t, os.WriteFile(out+"/"+tempName(".stepfs-restore-", "sparse"), []byte("half"), 0o600))
 	must(t, os.WriteFile(out+"/other", []byte("mine"), 0o600))
 	if s := restoreJSON(t, exitDone, store, "one", out); s.Files != 1 {
 		t.Errorf("resumed: %+v", s)
@@ -266,7 +266,7 @@ func TestRestoreInterrupted(t *testing.T) {
 	s := stopping{&dirSource{src}, cancel}
 	top, err := s.Stat(".")
 	must(t, err)
-	err = newRestorer(s, dir, restoreOptions{workers: 2, errs: io.Discard}).run(ctx, top, ".")
+	err = newRestorer(s, dirSink{dir}, restoreOptions{workers: 2, errs: io.Discard}).run(ctx, top, ".")
 	if exitCode(err) != exitInterrupted {
 		t.Errorf("got %v", err)
 	}
@@ -292,7 +292,7 @@ func restoreFrom(t *testing.T, src source, out string) (*restorer, string) {
 	must(t, err)
 	defer dir.Close()
 	var errs bytes.Buffer
-	r := newRestorer(src, dir, restoreOptions{workers: 3, errs: &errs, out: io.Discard})
+	r := newRestorer(src, dirSink{dir}, restoreOptions{workers: 3, errs: &errs, out: io.Discard})
 	top, err := src.Stat(".")
 	must(t, err)
 	must(t, r.run(context.Background(), top, "."))

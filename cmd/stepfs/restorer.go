@@ -18,7 +18,7 @@ import (
 // and the directories' own times come last, when all files are in place.
 type restorer struct {
 	src  source
-	dir  *os.Root
+	to   sink
 	opts restoreOptions
 	bar  *progress
 
@@ -40,12 +40,18 @@ type dirMeta struct {
 	n    node
 }
 
-func newRestorer(src source, dir *os.Root, o restoreOptions) *restorer {
-	return &restorer{src: src, dir: dir, opts: o, bar: newProgress(os.Stderr, "restoring"), first: map[uint64]string{}}
+func newRestorer(src source, to sink, o restoreOptions) *restorer {
+	return &restorer{src: src, to: to, opts: o, bar: newProgress(os.Stderr, "restoring"), first: map[uint64]string{}}
 }
 
-// errFull ends a restore: what comes after a full disk would fail, too.
-var errFull = errors.New("the target's disk is full; make room, then the same command goes on where this one was")
+// These end a restore: what comes after would fail, too.
+var (
+	errFull     = errors.New("the target's disk is full; make room, then the same command goes on where this one was")
+	errReadOnly = errors.New("the target is read-only")
+)
+
+// errInTheWay: a name that a directory has to have is taken.
+var errInTheWay = errors.New("something that is not a directory is in the way")
 
 // run restores top under name.
 func (r *restorer) run(ctx context.Context, top node, name string) error {
@@ -96,11 +102,7 @@ func (r *restorer) walk(ctx context.Context, g *errgroup.Group, n node, name str
 
 func (r *restorer) walkDir(ctx context.Context, g *errgroup.Group, n node, name string) error {
 	if name != "." {
-		err := r.dir.Mkdir(name, 0o700)
-		if errors.Is(err, os.ErrExist) {
-			err = r.existingDir(name)
-		}
-		if err != nil {
+		if err := r.to.Mkdir(name); err != nil {
 			return r.check(name, err) // and nothing of what is below it
 		}
 	}
@@ -115,25 +117,9 @@ func (r *restorer) walkDir(ctx context.Context, g *errgroup.Group, n node, name 
 	return r.check(name, err)
 }
 
-// existingDir lets this run write into a directory that an earlier one, or
-// somebody, made.
-func (r *restorer) existingDir(name string) error {
-	st, err := r.dir.Lstat(name)
-	if err != nil {
-		return err
-	}
-	if !st.IsDir() {
-		return errors.New("something that is not a directory is in the way")
-	}
-	if st.Mode().Perm()&0o700 != 0o700 {
-		return r.dir.Chmod(name, st.Mode().Perm()|0o700)
-	}
-	return nil
-}
-
 // fatal says which errors end the whole restore.
 func fatal(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, errFull)
+	return errors.Is(err, context.Canceled) || errors.Is(err, errFull) || errors.Is(err, errReadOnly)
 }
 
 // check counts and prints the failure of one entry, and passes on what ends it all.
@@ -143,6 +129,8 @@ func (r *restorer) check(name string, err error) error {
 		return nil
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return errFull
+	case errors.Is(err, unix.EROFS):
+		return errReadOnly
 	case fatal(err):
 		return err
 	}
@@ -162,35 +150,25 @@ func (r *restorer) check(name string, err error) error {
 
 // link gives a file its further names.
 func (r *restorer) link(l hardLink) error {
-	to, err := r.dir.Lstat(l.to)
-	if err != nil {
+	if _, err := r.to.Stat(l.to); err != nil {
 		return fmt.Errorf("its first name, %s, was not restored", l.to)
 	}
-	if st, err := r.dir.Lstat(l.name); err == nil {
-		if os.SameFile(st, to) {
-			r.skipped.Add(1)
-			return nil
-		}
-		if err := r.dir.Remove(l.name); err != nil {
-			return err
-		}
-	}
-	if err := r.dir.Link(l.to, l.name); err != nil {
+	made, err := r.to.Link(l.to, l.name)
+	switch {
+	case err != nil:
 		return err
+	case made:
+		r.others.Add(1)
+	default:
+		r.skipped.Add(1)
 	}
-	r.others.Add(1)
 	return nil
 }
 
 // sync makes the restored files durable, all at once.
 func (r *restorer) sync() error {
-	d, err := r.dir.Open(".")
-	if err != nil {
-		return fmt.Errorf("syncing the target: %w", err)
-	}
-	defer d.Close()
 	r.bar.note("syncing")
-	if err := unix.Syncfs(int(d.Fd())); err != nil {
+	if err := r.to.Sync(); err != nil {
 		return fmt.Errorf("syncing the target: %w", err)
 	}
 	return nil

@@ -51,6 +51,11 @@ const (
 
 // openService connects to the daemon that has the store, or opens the store.
 func openService(ctx context.Context, arg, command string) (service, error) {
+	return openServiceAs(ctx, arg, storedir.Options{Command: command})
+}
+
+// openServiceAs is openService where how the store is opened, if it is, matters.
+func openServiceAs(ctx context.Context, arg string, how storedir.Options) (service, error) {
 	t, err := resolve(arg)
 	if err != nil {
 		return nil, err
@@ -59,7 +64,7 @@ func openService(ctx context.Context, arg, command string) (service, error) {
 		if c := dial(ctx, t.Store); c != nil {
 			return c, nil
 		}
-		s, err := openLocal(t.Store, command)
+		s, err := openLocal(t.Store, how)
 		var held *storedir.InUseError
 		if !errors.As(err, &held) || held.Remote || held.Holder.Command != mountVerb || time.Now().After(end) {
 			return s, err

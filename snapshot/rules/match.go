@@ -10,11 +10,17 @@ type Match struct {
 	Rules []*Rule
 }
 
+// OwnPrefix begins the names of what stepfs itself is in the middle of writing.
+const OwnPrefix = ".stepfs-"
+
 // Match finds the step that a path belongs to: that of the outermost part that
 // a rule takes for one. A directory that only weak rules take gives way to a
 // step below it. The last part of the path is a directory, or not.
 func (s *Set) Match(parts []string, dir bool) (m Match, ok bool) {
 	for at := range parts {
+		if strings.HasPrefix(parts[at], OwnPrefix) {
+			break
+		}
 		found, any := s.matchAt(parts, at, dir)
 		if !any {
 			continue
