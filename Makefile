@@ -41,9 +41,10 @@ test: deps sweep unit real ## run every test: packages, then the binary on real 
 unit:
 	$(GO) test -p 2 $(TESTFLAGS) $(UNIT)
 
+# -count=1: a test that runs the built binary is not known to depend on it.
 real:
-	$(GO) test -p 1 -timeout 20m $(TESTFLAGS) $(filter-out stepfs/integration/...,$(REAL))
-	STEPFS_ROUNDS=$(ROUNDS) $(GO) test -p 1 -v -timeout 40m $(TESTFLAGS) ./integration/...
+	$(GO) test -count=1 -p 1 -timeout 20m $(TESTFLAGS) $(filter-out stepfs/integration/...,$(REAL))
+	STEPFS_ROUNDS=$(ROUNDS) $(GO) test -count=1 -p 1 -v -timeout 40m $(TESTFLAGS) ./integration/...
 
 race: deps sweep ## the same under the race detector, with fewer rounds of faults
 	STEPFS_LIVES=40 $(GO) test -race -p 2 -timeout 40m $(TESTFLAGS) $(UNIT)

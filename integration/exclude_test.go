@@ -60,9 +60,28 @@ func TestExclude(t *testing.T) {
 		t.Errorf("the packs take %d bytes", used)
 	}
 	must(t, d.Kill())
+	// A step that is made without a mount: the patterns are those of the last one.
+	old := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(old, "checkpoint-5"), 0o755))
+	put(t, filepath.Join(old, "checkpoint-5/config.json"), []byte("{}"))
+	if _, err := root.Must("import", d.Store, old); err != nil {
+		t.Error(err)
+	}
 	must(t, d.Start())
+	if out := shell(t, "find", in("snapshots/5")); strings.Contains(out, "cache") || !strings.Contains(out, "kept") {
+		t.Errorf("an imported step holds\n%s", out)
+	}
 	if got, err := os.ReadFile(in("run/cache/pre")); err != nil || !bytes.Equal(got, junk) {
 		t.Errorf("after kill -9: %d bytes, %v", len(got), err)
+	}
+
+	// Given later, it is for what is there too.
+	must(t, d.Stop())
+	d.Args = append(d.Args, "--exclude", "kept*")
+	must(t, d.Start())
+	must(t, os.Mkdir(in("snapshots/later"), 0o755))
+	if _, err := os.Lstat(in("snapshots/later/kept")); err == nil {
+		t.Error("what was there before is not excluded")
 	}
 
 	// Without the flag, what was excluded is in the next snapshot.

@@ -41,6 +41,7 @@ type mountOptions struct {
 	logFile       string
 	save          bool
 	json          bool // of global
+	mount         bool // it is a mount that opens the store
 	passive       bool // nothing is sealed or ingested; for commands without a mount
 }
 

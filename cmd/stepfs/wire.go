@@ -67,7 +67,7 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 	if err != nil {
 		return nil, err
 	}
-	if !o.passive && !o.readOnly && !o.snapshotsOnly {
+	if o.mount && !o.readOnly && !o.snapshotsOnly { // else what the last mount excluded stays excluded
 		if err := p.tree.Exclude(o.exclude.parsed); err != nil {
 			return nil, err
 		}

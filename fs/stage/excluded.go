@@ -228,7 +228,10 @@ func (t *Tree) apply(dir *inode, path string) error {
 		below := join(path, e.Name)
 		switch hide := t.excludes.match(below, n.dir); {
 		case hide:
-			return t.turn(dir, e.Name, n, true, true)
+			if err := t.turn(dir, e.Name, n, true, true); err != nil || !n.dir {
+				return err
+			}
+			return t.veil(n)
 		case e.Hidden && n.dir:
 			if err := t.expose(n, below, nil); err != nil {
 				return err
@@ -237,6 +240,16 @@ func (t *Tree) apply(dir *inode, path string) error {
 			return t.apply(n, below)
 		}
 		return t.turn(dir, e.Name, n, false, false)
+	})
+}
+
+// veil makes all below an excluded directory excluded.
+func (t *Tree) veil(dir *inode) error {
+	return t.eachEntry(dir, func(e Dirent, n *inode) error {
+		if err := t.turn(dir, e.Name, n, e.Hidden, true); err != nil || !n.dir {
+			return err
+		}
+		return t.veil(n)
 	})
 }
 

@@ -313,3 +313,28 @@ func opBytes(ops []Op) (b []byte) {
 	}
 	return b
 }
+
+// TestExcludedDirLater: what is in a directory that is excluded afterwards is
+// stored no more, and is in the next snapshot once it is not excluded.
+func TestExcludedDirLater(t *testing.T) {
+	w := newWorld(t)
+	defer w.close()
+	dir, err := w.tree.Mknod(RootIno, "cache", ModeDir|0o755, 0, Cred{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, fh, err := w.tree.Create(dir.Ino, "x", 0o644, unix.O_RDWR, Cred{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.exclude("cache")
+	w.mustWrite(a.Ino, fh, 'x', 100000, 0)
+	w.shut(a.Ino, fh)
+	if n := w.count(schema.PrefixPending); n != 0 || !w.tree.Excluded(a.Ino) {
+		t.Errorf("%d contents wait for ingest", n)
+	}
+	w.exclude()
+	seq := w.snap()
+	w.checkExcluded(seq)
+	w.wantSnap(seq, a.Ino, bytes.Repeat([]byte("x"), 100000), "")
+}
