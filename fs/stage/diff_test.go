@@ -247,7 +247,7 @@ func diffRound(t *testing.T, rng *rand.Rand) {
 				t.Fatal(err)
 			}
 		case 3:
-			if _, err := w.tree.Rollback(scope.Ino, snaps[rng.IntN(len(snaps))], scope.Ino); err != nil {
+			if _, err := w.tree.Rollback(scope.Ino, snaps[rng.IntN(len(snaps))], scope.Ino, ""); err != nil {
 				t.Fatal(err)
 			}
 		}
