@@ -2,11 +2,15 @@ package snapshot_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"stepfs/fs/stage"
 	"stepfs/snapshot"
@@ -23,6 +27,11 @@ type outside struct {
 // directory, which fill fills first.
 func newOutside(t *testing.T, files map[string]string, paths ...string) *outside {
 	t.Helper()
+	return newOutsideWith(t, include.Config{}, files, paths...)
+}
+
+func newOutsideWith(t *testing.T, cfg include.Config, files map[string]string, paths ...string) *outside {
+	t.Helper()
 	o := &outside{dir: t.TempDir()}
 	for name, data := range files {
 		write(t, filepath.Join(o.dir, name), data)
@@ -30,8 +39,9 @@ func newOutside(t *testing.T, files map[string]string, paths ...string) *outside
 	for k, p := range paths {
 		paths[k] = filepath.Join(o.dir, p)
 	}
+	cfg.Paths, cfg.Scratch = paths, filepath.Join(o.dir, "scratch")
 	o.world = newWorld(t, func(c *snapshot.Config) {
-		set, err := include.New(include.Config{Paths: paths, Scratch: filepath.Join(o.dir, "scratch")})
+		set, err := include.New(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -323,5 +333,174 @@ func TestIncludeDiff(t *testing.T) {
 		if len(got) != c.want {
 			t.Errorf("%d to %d: %q", c.a, c.b, got)
 		}
+	}
+}
+
+// TestIncludeChanging: a file that somebody goes on writing is taken, and marked;
+// once they rest it is taken again, and is not.
+func TestIncludeChanging(t *testing.T) {
+	o := newOutside(t, map[string]string{"log": noise(1, 16<<20)}, "log")
+	f, err := os.OpenFile(o.dir+"/log", os.O_WRONLY|os.O_APPEND, 0)
+	o.ok(err)
+	stop, stopped := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				stopped <- f.Close()
+				return
+			case <-time.After(100 * time.Microsecond):
+				if _, err := f.WriteString("more"); err != nil {
+					stopped <- err
+					return
+				}
+			}
+		}
+	}()
+	s1 := o.step("1").Seq
+	close(stop)
+	o.ok(<-stopped)
+	if r := o.manifest(s1, "")["log"]; r.Note != include.NoteChanged || r.Error != "" || r.Size < 16<<20 {
+		t.Errorf("manifest: %+v", r)
+	}
+	s2 := o.step("2").Seq
+	fi, err := os.Stat(o.dir + "/log")
+	o.ok(err)
+	if r := o.manifest(s2, "")["log"]; r.Note != "" || r.Size != fi.Size() || o.attr(s2, o.in("", "log")).Size != fi.Size() {
+		t.Errorf("manifest: %+v, the file has %d bytes", r, fi.Size())
+	}
+	o.noFaults()
+}
+
+// TestIncludeJustChanged: two contents of the same size within one tick of the
+// clock of the filesystem are told apart.
+func TestIncludeJustChanged(t *testing.T) {
+	o := newOutside(t, map[string]string{"c": "0"}, "c")
+	for k := range 8 {
+		data := string(rune('a' + k))
+		o.ok(os.WriteFile(o.dir+"/c", []byte(data), 0o640))
+		o.want(o.step(data).Seq, o.in("", "c"), data)
+	}
+	o.noFaults()
+}
+
+// TestIncludeBounds: what is too much is left out, and said, and a pipe holds
+// nothing up.
+func TestIncludeBounds(t *testing.T) {
+	o := newOutsideWith(t, include.Config{MaxFiles: 5, MaxBytes: 10},
+		map[string]string{"d/a": "123456", "d/b": "12345", "d/c": "1", "d/x": "x", "d/y": "y"}, "d")
+	o.ok(unix.Mkfifo(o.dir+"/d/pipe", 0o600))
+	seq := o.step("1").Seq
+	m := o.manifest(seq, "")
+	for name, want := range map[string]string{"d/a": "", "d/b": "too large", "d/c": "", "d/pipe": "neither a file", "d/x": "", "d/y": ""} {
+		if r := m[name]; want == "" && r.How != include.HowCopy || !strings.Contains(r.Error, want) {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+	write(t, o.dir+"/d/0", "0")
+	write(t, o.dir+"/d/00", "0")
+	seq = o.step("2").Seq
+	if r := o.manifest(seq, "")["d/pipe"]; !strings.Contains(r.Error, "more than 5") {
+		t.Errorf("%+v", r)
+	}
+	o.wantAbsent(seq, o.in("", "d/x"))
+	o.wantAbsent(seq, o.in("", "d/y"))
+	o.want(seq, o.in("", "d/c"), "1")
+}
+
+// TestIncludeBecomes: what was a file becomes a directory, and a link, and a file.
+func TestIncludeBecomes(t *testing.T) {
+	o := newOutside(t, map[string]string{"d/x": "file", "d/y/z": "z"}, "d")
+	o.want(o.step("1").Seq, o.in("", "d/x"), "file")
+	o.ok(os.Remove(o.dir + "/d/x"))
+	o.ok(os.RemoveAll(o.dir + "/d/y"))
+	write(t, o.dir+"/d/x/in", "in")
+	write(t, o.dir+"/d/y", "y")
+	s2 := o.step("2").Seq
+	o.want(s2, o.in("", "d/x/in"), "in")
+	o.want(s2, o.in("", "d/y"), "y")
+	o.ok(os.RemoveAll(o.dir + "/d/x"))
+	o.ok(os.Symlink("y", o.dir+"/d/x"))
+	s3 := o.step("3").Seq
+	if a := o.attr(s3, o.in("", "d/x")); a.Mode&stage.ModeType != stage.ModeLink {
+		t.Errorf("mode %o", a.Mode)
+	}
+	d, err := os.Stat(o.dir + "/d")
+	o.ok(err)
+	if a := o.attr(s3, o.in("", "d")); a.Mtime != d.ModTime().UnixNano() {
+		t.Error("the directory has another mtime")
+	}
+	o.noFaults()
+}
+
+// TestIncludeWithoutSQLite: a database is never copied plainly.
+func TestIncludeWithoutSQLite(t *testing.T) {
+	o := newOutsideWith(t, include.Config{SQLite: "no-such-sqlite3"},
+		map[string]string{"db": "SQLite format 3\x00 and so on", "db-wal": "its log", "plain": "p"}, "db", "db-wal", "plain")
+	seq := o.step("1").Seq
+	for name, want := range map[string]string{"db": "install sqlite3", "db-wal": "backup of that", "plain": ""} {
+		r := o.manifest(seq, "")[name]
+		if !strings.Contains(r.Error, want) || (want == "") != (r.How != "") {
+			t.Errorf("%s: %+v", name, r)
+		}
+		if want != "" {
+			o.wantAbsent(seq, o.in("", name))
+		}
+	}
+}
+
+// TestIncludeSteps: steps that are sealed by themselves have them, while many
+// are sealed at the same time and files change.
+func TestIncludeSteps(t *testing.T) {
+	o := newOutside(t, map[string]string{"c": "c", "d/a": "a"}, "c", "d")
+	var wg sync.WaitGroup
+	seqs := make([][]uint64, 4)
+	for k := range seqs {
+		scope := "run" + string(rune('A'+k))
+		o.put(scope+"/w", "w")
+		wg.Go(func() {
+			for n := range 8 {
+				if err := os.WriteFile(fmt.Sprintf("%s/d/%d-%d", o.dir, k, n), nil, 0o600); err != nil {
+					t.Error(err)
+				}
+				i, err := o.m.Snapshot(o.ctx(), scope, fmt.Sprint(n), "command", nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				seqs[k] = append(seqs[k], i.Seq)
+			}
+		})
+	}
+	wg.Wait()
+	for k := range seqs {
+		scope := "run" + string(rune('A'+k))
+		o.hidden("", scope)
+		for n, seq := range seqs[k] {
+			o.want(seq, o.in(scope, "c"), "c")
+			o.want(seq, o.in(scope, fmt.Sprintf("d/%d-%d", k, n)), "")
+			if r := o.manifest(seq, scope)["d/a"]; r.How != include.HowCopy {
+				t.Errorf("%s %d: %+v", scope, n, r)
+			}
+		}
+	}
+	o.drain()
+	o.noFaults()
+}
+
+// TestIncludeForgotten: when all steps are gone, so is what only they had.
+func TestIncludeForgotten(t *testing.T) {
+	o := newOutside(t, map[string]string{"c": noise(1, 200<<10)}, "c")
+	o.step("1")
+	o.drain()
+	write(t, o.dir+"/c", "small")
+	o.step("2")
+	o.drain()
+	i, err := o.m.Resolve("", "1")
+	o.ok(err)
+	free, err := o.tree.Freeable(o.ctx(), i.Seq)
+	o.ok(err)
+	if free < 200<<10 {
+		t.Errorf("step 1 alone needs %d bytes", free)
 	}
 }

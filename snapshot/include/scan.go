@@ -150,7 +150,10 @@ func (c *scan) add(path, real, of string, fi fs.FileInfo, dev uint64) error {
 		it.kind, it.target = kindLink, target
 	case 0:
 		if db, part := partOfSQLite(real); part {
-			return fmt.Errorf("it belongs to the database %s, and is in the backup of that", db)
+			if path == of {
+				return fmt.Errorf("it belongs to the database %s, and is in the backup of that", db)
+			}
+			return nil
 		}
 		it.kind, it.size, it.key = kindFile, fi.Size(), keyOf(real, fi)
 		if c.bytes+it.size > c.s.cfg.MaxBytes {

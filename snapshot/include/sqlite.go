@@ -41,7 +41,7 @@ func (s *Set) backup(ctx context.Context, db string) (path string, err error) {
 	}()
 	var out bytes.Buffer
 	// The name of the copy is relative, so that nothing in it needs quotes.
-	c := exec.CommandContext(ctx, program, "-batch", "-bail", "-readonly", "-init", os.DevNull, db, ".timeout 2000", ".backup backup")
+	c := exec.CommandContext(ctx, program, "-batch", "-bail", "-readonly", "-init", os.DevNull, db, ".timeout 4000", ".backup backup")
 	c.Dir, c.Env, c.Stdout, c.Stderr = dir, []string{"PATH=" + os.Getenv("PATH")}, &out, &out
 	c.WaitDelay = time.Second
 	if err := c.Run(); err != nil {
