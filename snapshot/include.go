@@ -34,12 +34,16 @@ func (in *included) ready(ctx context.Context) (dir uint64, marks []string, rele
 	if in.set == nil {
 		return 0, nil, func() {}
 	}
+	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, include.MaxTime)
 	select {
 	case in.turn <- struct{}{}:
 	case <-ctx.Done():
 		cancel()
-		return 0, in.without("those for another step are still being copied", nil), func() {}
+		if caller.Err() == nil {
+			marks = in.without("those for another step are still being copied", nil)
+		}
+		return 0, marks, func() {}
 	}
 	type result struct {
 		dir uint64
@@ -48,7 +52,9 @@ func (in *included) ready(ctx context.Context) (dir uint64, marks []string, rele
 	done := make(chan result, 1)
 	in.m.wg.Go(func() {
 		dir, misses, err := in.set.Refresh(ctx, in.m.tree)
-		in.tell(misses)
+		if caller.Err() == nil {
+			in.tell(misses)
+		}
 		done <- result{dir, err}
 	})
 	release = func() { cancel(); <-in.turn }
@@ -64,6 +70,12 @@ func (in *included) ready(ctx context.Context) (dir uint64, marks []string, rele
 		go func() { <-done; release() }()
 		return 0, in.without("copying them does not end", nil), func() {}
 	}
+}
+
+// begin copies all of it once, so that the first step does not wait for that.
+func (in *included) begin(ctx context.Context) {
+	_, _, release := in.ready(ctx)
+	release()
 }
 
 // without reports that a snapshot has nothing of what is included.

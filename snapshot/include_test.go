@@ -342,6 +342,8 @@ func TestIncludeChanging(t *testing.T) {
 	o := newOutside(t, map[string]string{"log": noise(1, 16<<20)}, "log")
 	f, err := os.OpenFile(o.dir+"/log", os.O_WRONLY|os.O_APPEND, 0)
 	o.ok(err)
+	_, err = f.WriteString("first")
+	o.ok(err)
 	stop, stopped := make(chan struct{}), make(chan error, 1)
 	go func() {
 		for {
@@ -502,5 +504,30 @@ func TestIncludeForgotten(t *testing.T) {
 	o.ok(err)
 	if free < 200<<10 {
 		t.Errorf("step 1 alone needs %d bytes", free)
+	}
+}
+
+// TestIncludeVerify: what a step includes is verified with it.
+func TestIncludeVerify(t *testing.T) {
+	o := newOutside(t, map[string]string{"c": noise(1, 100<<10)}, "c")
+	o.put("checkpoint-5/model.bin", noise(2, 100<<10))
+	i, err := o.m.Snapshot(o.ctx(), "", "5", "test", nil)
+	o.ok(err)
+	o.drain()
+	i, err = o.m.Verify(o.ctx(), i.Seq, nil)
+	o.ok(err)
+	if i.Verified == nil || !i.Verified.OK() || i.Verified.Bytes < 200<<10 {
+		t.Errorf("%+v", i.Verified)
+	}
+}
+
+// TestIncludeCopiedBack: a checkpoint that was included, and copied into the live
+// tree with a step, is not taken for one of the job's.
+func TestIncludeCopiedBack(t *testing.T) {
+	o := newOutside(t, map[string]string{"c": "c"}, "c")
+	o.put(".stepfs/included/data/checkpoint-7/model.safetensors", "m")
+	e, err := o.m.Explain("/.stepfs/included/data/checkpoint-7")
+	if err == nil && e.Step != "" {
+		t.Errorf("%+v", e)
 	}
 }

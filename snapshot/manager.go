@@ -188,6 +188,9 @@ func Open(cfg Config) (*Manager, error) {
 	if !cfg.NoSeal {
 		work = append(work, m.sealer.run)
 	}
+	if cfg.Include != nil {
+		work = append(work, m.included.begin)
+	}
 	if cfg.VerifyOnSeal {
 		work = append(work, m.verifySealed)
 	}

@@ -29,7 +29,7 @@ func TestRefused(t *testing.T) {
 		dir + "/mn*":             "",
 		dir + "/out/link":        "on the mount",
 		dir + "/store/config":    "in the store",
-		dir + "/store/pack[s]":    "in the store",
+		dir + "/store/pack[s]":   "in the store",
 		dir + "/out/[":           "syntax error",
 		dir + "/out/*.nothing":   "",
 		dir + "/out/[x]":         "",

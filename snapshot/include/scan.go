@@ -52,11 +52,13 @@ func attrOf(fi fs.FileInfo) Attr {
 	return Attr{Mode: st.Mode & 0o7777, UID: st.Uid, GID: st.Gid, Mtime: st.Mtim.Nano()}
 }
 
-// keyOf is the key of a file. A log without content is like none.
+// keyOf is the key of a file. A log without content is like none, and who only
+// reads a database may still change the owner of its log, and so its ctime.
 func keyOf(real string, fi fs.FileInfo) key {
 	k := key{file: stampOf(fi)}
 	if wal, err := os.Lstat(real + "-wal"); err == nil && wal.Size() > 0 {
 		k.wal = stampOf(wal)
+		k.wal.ctime = 0
 	}
 	return k
 }

@@ -62,7 +62,7 @@ func (s *Set) Refresh(ctx context.Context, t Tree) (dir uint64, misses []Row, er
 			rows = append(rows, row)
 		}
 	}
-	err = s.settle(t)
+	err = s.settle(t, found.items)
 	if err == nil {
 		err = s.writeManifest(t, rows)
 	}
@@ -191,8 +191,8 @@ func (s *Set) bring(ctx context.Context, t Tree, it item) (Row, error) {
 	return n.row, err
 }
 
-// dir gives the copy of a directory, making it. Of one that is only on the way
-// to an item, attributes are those of the original when it was made.
+// dir gives the copy of a directory, making it; it is nil for one that only leads
+// to an item.
 func (s *Set) dir(t Tree, path string, it *item) (ino uint64, err error) {
 	if n := s.have[path]; n != nil {
 		if n.kind != kindDir {
@@ -223,8 +223,22 @@ func (s *Set) dir(t Tree, path string, it *item) (ino uint64, err error) {
 	return ino, nil
 }
 
-// settle gives directories that got or lost entries their attributes again.
-func (s *Set) settle(t Tree) error {
+// settle gives directories that got or lost entries their attributes again. Of
+// those that only lead to an item mode and owner are followed: they may be closed
+// to others by now.
+func (s *Set) settle(t Tree, items map[string]item) error {
+	for path, n := range s.have {
+		if _, is := items[path]; is || n.kind != kindDir || path == top {
+			continue
+		}
+		if fi, err := os.Stat(path); err == nil {
+			now := attrOf(fi)
+			if now.Mtime = n.attr.Mtime; now != n.attr {
+				n.attr = now
+				s.dirty[path] = true
+			}
+		}
+	}
 	for path := range s.dirty {
 		n := s.have[path]
 		if n == nil || n.kind != kindDir {

@@ -77,7 +77,7 @@ func (s *Set) takeOnce(ctx context.Context, t Tree, dir uint64, name string, it 
 		return false, errors.New("it is not a file any more")
 	}
 	before := keyOf(it.real, fi)
-	if *k = before; begin.Sub(time.Unix(0, max(before.file.ctime, before.wal.ctime))) < fresh {
+	if *k = before; begin.Sub(time.Unix(0, max(before.file.ctime, before.wal.mtime))) < fresh {
 		*k = key{}
 	}
 	var src io.Reader = f

@@ -1,6 +1,9 @@
 package rules
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Match is the step that a path belongs to.
 type Match struct {
@@ -10,10 +13,17 @@ type Match struct {
 	Rules []*Rule
 }
 
+// Foreign is the directory in a step of what is not the job's.
+const Foreign = ".stepfs"
+
 // Match finds the step that a path belongs to: that of the outermost part that
 // a rule takes for one. A directory that only weak rules take gives way to a
-// step below it. The last part of the path is a directory, or not.
+// step below it. The last part of the path is a directory, or not. What a step
+// took from elsewhere (Foreign) is no step, wherever it was copied to.
 func (s *Set) Match(parts []string, dir bool) (m Match, ok bool) {
+	if slices.Contains(parts, Foreign) {
+		return m, false
+	}
 	for at := range parts {
 		found, any := s.matchAt(parts, at, dir)
 		if !any {
