@@ -74,3 +74,42 @@ func TestScanKeepsOut(t *testing.T) {
 		t.Errorf("%d items, %+v", len(c.items), c.rows)
 	}
 }
+
+// TestKeyOfLog: what is only in the log of a database changes its key; who reads
+// the database does not.
+func TestKeyOfLog(t *testing.T) {
+	db := t.TempDir() + "/db"
+	write := func(path, data string) {
+		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get := func() key {
+		fi, err := os.Lstat(db)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return keyOf(db, fi)
+	}
+	write(db, sqliteMagic)
+	plain := get()
+	write(db+"-wal", "")
+	if get() != plain {
+		t.Error("an empty log counts")
+	}
+	write(db+"-wal", "committed")
+	full := get()
+	if full == plain {
+		t.Error("the log does not count")
+	}
+	if err := os.Chmod(db+"-wal", 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if get() != full {
+		t.Error("the ctime of the log counts")
+	}
+	write(db+"-wal", "committed more")
+	if get() == full {
+		t.Error("more in the log does not count")
+	}
+}
