@@ -235,12 +235,14 @@ func TestIncludeRefused(t *testing.T) {
 		d.Store + "/config": "in the store", d.Mnt: "on the mount", d.Mnt + "/*.yaml": "on the mount",
 		"/no/such/file": "no such file", "/dev/zero": "neither a file",
 	} {
-		res, err := root.Stepfs("mount", "--include", path, d.Store, d.Mnt)
+		res, err := root.Stepfs("mount", "--save-settings", "--include", path, d.Store, d.Mnt)
 		must(t, err)
 		if res.Code != 1 || !strings.Contains(res.Stderr, want) || !strings.Contains(res.Stderr, path) {
 			t.Errorf("%s: exit code %d\n%s", path, res.Code, res.Both())
 		}
 	}
+	must(t, d.Start()) // nothing of it was saved
+	must(t, d.Stop())
 }
 
 // TestIncludeOfTheStore: a store's settings that anybody could have written are

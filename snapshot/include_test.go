@@ -2,6 +2,7 @@ package snapshot_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -27,10 +28,10 @@ type outside struct {
 // directory, which fill fills first.
 func newOutside(t *testing.T, files map[string]string, paths ...string) *outside {
 	t.Helper()
-	return newOutsideWith(t, include.Config{}, files, paths...)
+	return newOutsideWith(t, include.Config{}, nil, files, paths...)
 }
 
-func newOutsideWith(t *testing.T, cfg include.Config, files map[string]string, paths ...string) *outside {
+func newOutsideWith(t *testing.T, cfg include.Config, conf func(*snapshot.Config), files map[string]string, paths ...string) *outside {
 	t.Helper()
 	o := &outside{dir: t.TempDir()}
 	for name, data := range files {
@@ -46,6 +47,9 @@ func newOutsideWith(t *testing.T, cfg include.Config, files map[string]string, p
 			t.Fatal(err)
 		}
 		c.Include = set
+		if conf != nil {
+			conf(c)
+		}
 	})
 	return o
 }
@@ -374,22 +378,10 @@ func TestIncludeChanging(t *testing.T) {
 	o.noFaults()
 }
 
-// TestIncludeJustChanged: two contents of the same size within one tick of the
-// clock of the filesystem are told apart.
-func TestIncludeJustChanged(t *testing.T) {
-	o := newOutside(t, map[string]string{"c": "0"}, "c")
-	for k := range 8 {
-		data := string(rune('a' + k))
-		o.ok(os.WriteFile(o.dir+"/c", []byte(data), 0o640))
-		o.want(o.step(data).Seq, o.in("", "c"), data)
-	}
-	o.noFaults()
-}
-
 // TestIncludeBounds: what is too much is left out, and said, and a pipe holds
 // nothing up.
 func TestIncludeBounds(t *testing.T) {
-	o := newOutsideWith(t, include.Config{MaxFiles: 5, MaxBytes: 10},
+	o := newOutsideWith(t, include.Config{MaxFiles: 5, MaxBytes: 10}, nil,
 		map[string]string{"d/a": "123456", "d/b": "12345", "d/c": "1", "d/x": "x", "d/y": "y"}, "d")
 	o.ok(unix.Mkfifo(o.dir+"/d/pipe", 0o600))
 	seq := o.step("1").Seq
@@ -408,6 +400,18 @@ func TestIncludeBounds(t *testing.T) {
 	o.wantAbsent(seq, o.in("", "d/x"))
 	o.wantAbsent(seq, o.in("", "d/y"))
 	o.want(seq, o.in("", "d/c"), "1")
+
+	f, err := os.OpenFile(o.dir+"/d/a", os.O_WRONLY|os.O_APPEND, 0)
+	o.ok(err)
+	_, err = f.WriteString("too large by now")
+	o.ok(errors.Join(err, f.Close()))
+	seq = o.step("3").Seq
+	o.wantAbsent(seq, o.in("", "d/a"))
+	d, err := os.Stat(o.dir + "/d")
+	o.ok(err)
+	if a := o.attr(seq, o.in("", "d")); a.Mtime != d.ModTime().UnixNano() {
+		t.Error("the directory has another mtime")
+	}
 }
 
 // TestIncludeBecomes: what was a file becomes a directory, and a link, and a file.
@@ -437,7 +441,7 @@ func TestIncludeBecomes(t *testing.T) {
 
 // TestIncludeWithoutSQLite: a database is never copied plainly.
 func TestIncludeWithoutSQLite(t *testing.T) {
-	o := newOutsideWith(t, include.Config{SQLite: "no-such-sqlite3"},
+	o := newOutsideWith(t, include.Config{SQLite: "no-such-sqlite3"}, nil,
 		map[string]string{"db": "SQLite format 3\x00 and so on", "db-wal": "its log", "plain": "p"}, "db", "db-wal", "plain")
 	seq := o.step("1").Seq
 	for name, want := range map[string]string{"db": "install sqlite3", "db-wal": "backup of that", "plain": ""} {
@@ -490,21 +494,27 @@ func TestIncludeSteps(t *testing.T) {
 	o.noFaults()
 }
 
-// TestIncludeForgotten: when all steps are gone, so is what only they had.
+// TestIncludeForgotten: what only a forgotten step has of them comes back, and
+// what another has, or the next will, does not.
 func TestIncludeForgotten(t *testing.T) {
-	o := newOutside(t, map[string]string{"c": noise(1, 200<<10)}, "c")
-	o.step("1")
-	o.drain()
+	o := newOutsideWith(t, include.Config{}, keeping(&hands{}, unpacked),
+		map[string]string{"c": noise(1, 200<<10), "d": noise(2, 300<<10)}, "c", "d")
+	one := o.step("1")
 	write(t, o.dir+"/c", "small")
-	o.step("2")
+	two := o.step("2")
 	o.drain()
-	i, err := o.m.Resolve("", "1")
-	o.ok(err)
-	free, err := o.tree.Freeable(o.ctx(), i.Seq)
-	o.ok(err)
-	if free < 200<<10 {
-		t.Errorf("step 1 alone needs %d bytes", free)
-	}
+	o.still()
+	o.wantFrees(one, 200<<10)
+	three := o.step("3")
+	o.forget("2")
+	o.still()
+	o.gone(two.Seq)
+	o.want(three.Seq, o.in("", "c"), "small")
+	o.want(three.Seq, o.in("", "d"), noise(2, 300<<10))
+	o.ok(os.Remove(o.dir + "/d"))
+	o.step("4")
+	o.drain()
+	o.wantFrees(three, 300<<10)
 }
 
 // TestIncludeVerify: what a step includes is verified with it.

@@ -82,9 +82,6 @@ func startDaemon(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, sto
 		return nil, err
 	}
 	d.remarks()
-	if err := d.includes(); err != nil {
-		return nil, err
-	}
 	d.hook = newHook(o.onEvent, d.dir.Path(), d.point)
 	if d.store, err = openParts(d.dir, o, d.hook); err != nil {
 		return nil, err
@@ -130,6 +127,9 @@ func (d *daemon) settings(flags *pflag.FlagSet) error {
 		return err
 	}
 	d.distrust(flags)
+	if err := d.includes(flags); err != nil {
+		return err
+	}
 	space, err := d.dir.Space()
 	if err != nil {
 		return err

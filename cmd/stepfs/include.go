@@ -1,8 +1,11 @@
 package main
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
+
+	"github.com/spf13/pflag"
 
 	"stepfs/internal/storedir"
 	"stepfs/snapshot/include"
@@ -39,12 +42,15 @@ func (l *pathList) Set(s string) error {
 }
 
 // includes makes what is taken from outside into each step.
-func (d *daemon) includes() (err error) {
+func (d *daemon) includes(flags *pflag.FlagSet) (err error) {
 	if len(d.opts.include) == 0 {
 		return nil
 	}
 	d.opts.included, err = include.New(include.Config{
 		Paths: d.opts.include, Mountpoint: d.point, Store: d.dir.Path(), Scratch: d.dir.Join(storedir.ScratchDir),
 	})
+	if err != nil && !flags.Changed(includeFlag) {
+		err = fmt.Errorf("the store's setting of --%s: %w; replace it with --%[1]s … --save-settings", includeFlag, err)
+	}
 	return err
 }

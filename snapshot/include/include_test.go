@@ -4,6 +4,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestRefused: what can be known to be wrong when the mount begins is.
@@ -111,5 +112,20 @@ func TestKeyOfLog(t *testing.T) {
 	write(db+"-wal", "committed more")
 	if get() == full {
 		t.Error("more in the log does not count")
+	}
+}
+
+// TestKeyTells: a change of a moment ago does not tell the next one.
+func TestKeyTells(t *testing.T) {
+	now := time.Now()
+	at := func(d time.Duration) int64 { return now.Add(-d).UnixNano() }
+	for _, c := range []struct {
+		file, wal time.Duration
+		want      bool
+	}{{time.Hour, time.Hour, true}, {time.Millisecond, time.Hour, false}, {time.Hour, time.Millisecond, false}, {-time.Hour, time.Hour, false}} {
+		k := key{file: stamp{ctime: at(c.file)}, wal: stamp{mtime: at(c.wal)}}
+		if k.tells(now) != c.want {
+			t.Errorf("changed %v ago, its log %v ago: %v", c.file, c.wal, !c.want)
+		}
 	}
 }

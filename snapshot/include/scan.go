@@ -134,7 +134,7 @@ func (c *scan) add(path, real, of string, fi fs.FileInfo, dev uint64) error {
 	if c.full || len(c.items) >= c.s.cfg.MaxFiles {
 		if !c.full {
 			c.full = true
-			c.miss(path, of, fmt.Errorf("it is one more than %d files; neither it nor any after it is taken", c.s.cfg.MaxFiles))
+			c.miss(path, of, fmt.Errorf("it is one more than %d files and directories; neither it nor any after it is taken", c.s.cfg.MaxFiles))
 		}
 		return errFull
 	}

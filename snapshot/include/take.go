@@ -38,6 +38,12 @@ func openIncluded(path string) (*os.File, error) {
 	return f, nil
 }
 
+// tells says whether a file that is read now will have another key once it is
+// changed.
+func (k key) tells(now time.Time) bool {
+	return now.Sub(time.Unix(0, max(k.file.ctime, k.wal.mtime))) >= fresh
+}
+
 // take copies a file, or backs it up, into a directory of the tree. It gives the
 // row of the manifest and the key by which an unchanged file is known: zero if
 // it can't be.
@@ -77,7 +83,7 @@ func (s *Set) takeOnce(ctx context.Context, t Tree, dir uint64, name string, it 
 		return false, errors.New("it is not a file any more")
 	}
 	before := keyOf(it.real, fi)
-	if *k = before; begin.Sub(time.Unix(0, max(before.file.ctime, before.wal.mtime))) < fresh {
+	if *k = before; !before.tells(begin) {
 		*k = key{}
 	}
 	var src io.Reader = f
