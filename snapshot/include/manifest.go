@@ -3,6 +3,7 @@ package include
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -50,7 +51,7 @@ type Row struct {
 func encodeManifest(rows []Row) ([]byte, error) {
 	slices.SortFunc(rows, func(a, b Row) int { return strings.Compare(a.Source, b.Source) })
 	var b bytes.Buffer
-	b.WriteString("{\"version\": 1, \"files\": [")
+	fmt.Fprintf(&b, "{\"version\": %d, \"files\": [", manifestVersion)
 	for k, r := range rows {
 		line, err := json.Marshal(r)
 		if err != nil {
