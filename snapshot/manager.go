@@ -10,6 +10,7 @@ import (
 
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
+	"stepfs/snapshot/include"
 	"stepfs/snapshot/rules"
 )
 
@@ -55,6 +56,8 @@ type Config struct {
 	// HotLimit is how many bytes the hot copies of stored files may take; 0:
 	// as many as there is room for. Either way they go when room gets scarce.
 	HotLimit int64
+	// Include is what is taken from outside into each sealed snapshot; nil: nothing.
+	Include  *include.Set
 	NoSeal   bool // no step is sealed but by Snapshot
 	ReadOnly bool // no sealing, no ingest, nothing evicted, nothing expires by itself
 
@@ -134,6 +137,7 @@ type Manager struct {
 	clock   *clock
 	keeper  *keeper
 
+	included *included
 	outlooks outlooks
 	verify   *verifying
 	sealer   *sealer
@@ -158,6 +162,7 @@ func Open(cfg Config) (*Manager, error) {
 	m := &Manager{Registry: reg, cfg: cfg, db: cfg.DB, tree: cfg.Tree, clock: clock}
 	m.unjudged = unjudged{reg.pending, make(chan struct{}, 1)}
 	m.verify = newVerifying()
+	m.included = newIncluded(m)
 	m.keeper = newKeeper(m)
 	m.sealer = newSealer(m)
 	m.store = newStorer(m)
@@ -182,6 +187,9 @@ func Open(cfg Config) (*Manager, error) {
 	work := []func(context.Context){m.judge, m.store.run, m.evict.run, m.keeper.run}
 	if !cfg.NoSeal {
 		work = append(work, m.sealer.run)
+	}
+	if cfg.Include != nil {
+		work = append(work, m.included.begin)
 	}
 	if cfg.VerifyOnSeal {
 		work = append(work, m.verifySealed)

@@ -3,10 +3,13 @@ package snapshot
 import (
 	"context"
 	"fmt"
+
+	"stepfs/snapshot/include"
 )
 
 // Rollback makes the live scope exactly what a step was, after a snapshot of
-// what it is now, and returns that one.
+// what it is now, and returns that one. What steps include from outside is not
+// brought into it.
 func (m *Manager) Rollback(ctx context.Context, scope, step string) (Info, error) {
 	to, err := m.Resolve(scope, step)
 	if err == nil {
@@ -29,7 +32,7 @@ func (m *Manager) Rollback(ctx context.Context, scope, step string) (Info, error
 	}
 	var names []string
 	err = m.sealer.without(ino, func() (err error) {
-		names, err = m.tree.Rollback(ino, to.Seq, to.ScopeIno)
+		names, err = m.tree.Rollback(ino, to.Seq, to.ScopeIno, include.Dir)
 		return err
 	})
 	if m.cfg.Events.RolledBack != nil {

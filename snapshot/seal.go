@@ -30,10 +30,12 @@ func (m *Manager) seal(ctx context.Context, s sealing) (Info, error) {
 		return Info{}, err
 	}
 	defer m.wg.Done()
+	dir, late, release := m.included.ready(ctx)
 	m.turn.Lock()
 	before := m.openFiles()
-	cut, err := m.tree.Cut(nil, true, true)
+	cut, mark, err := m.included.cut(s.ScopeIno, dir)
 	m.turn.Unlock()
+	release()
 	if err != nil {
 		return Info{}, fmt.Errorf("cut: %w", err)
 	}
@@ -41,7 +43,7 @@ func (m *Manager) seal(ctx context.Context, s sealing) (Info, error) {
 		cut.Done()
 		return Info{}, err
 	}
-	s.Marks = m.writingMarks(before, cut.Marked(), s.ScopeIno)
+	s.Marks = append(m.writingMarks(before, cut.Marked(), s.ScopeIno), append(late, mark...)...)
 	if err := m.commit(cut, &s.Snapshot, s.more); err != nil {
 		return Info{}, err
 	}

@@ -8,6 +8,7 @@ import (
 	"stepfs/chunkstore"
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
+	"stepfs/snapshot/include"
 )
 
 // Tree is what the package needs of the live tree. fs/stage has one; fs makes
@@ -21,6 +22,13 @@ type Tree interface {
 	// SyncLive makes durable, but for the journal, what one holds now.
 	Excluded(inos ...uint64) bool
 	SyncLive(ino uint64) error
+	// CutWith is Cut of everything, with logs, that also shows the hidden directory
+	// ino as name in dir; the live tree never does. What the job has there itself
+	// under that name stays, if it is a directory; else that is an error. Without
+	// such a dir it is a plain cut.
+	CutWith(dir uint64, name string, ino uint64) (Cut, error)
+	// Hidden directories are what is included.
+	include.Tree
 	// PathOf gives the path of a live inode; "" is the root.
 	PathOf(ino uint64) (string, error)
 	// Parent gives the directory of an inode's last known name.
@@ -68,8 +76,9 @@ type Tree interface {
 	Unlinked(fn func(name string, bytes int64)) error
 
 	// Rollback makes the directory dst of the live tree what src was in
-	// snapshot seq, without copying data. It gives the names in dst that changed.
-	Rollback(dst, seq, src uint64) (names []string, err error)
+	// snapshot seq, without copying data, but for the entry spare of both. It gives
+	// the names in dst that changed.
+	Rollback(dst, seq, src uint64, spare string) (names []string, err error)
 }
 
 // Cut is a frozen tree.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"stepfs/internal/schema"
+	"stepfs/snapshot/include"
 )
 
 // Verifying a snapshot reads it back from where it lies: every chunk out of its
@@ -20,8 +21,8 @@ import (
 // from staging. Then the structure of a step's files is checked, with all that
 // has a checksum of its own.
 //
-// Of a step its own directories and files are read, and not what else the job
-// had at that moment: the cost is that of the step. Of a snapshot that a person
+// Of a step its own directories and files are read, and what it includes, and not
+// what else the job had at that moment: the cost is that of the step. Of a snapshot that a person
 // named all of it is read, and no structure is asked for: it may well show files
 // that were half written.
 
@@ -154,9 +155,12 @@ type verifier struct {
 // snapshot verifies all there is. An error is one of ctx.
 func (v *verifier) snapshot(i Info) error {
 	own := piecesOf(v.view, i)
-	pieces := own
-	if len(own) == 0 {
-		pieces = []string{i.Scope}
+	pieces := []string{i.Scope}
+	if len(own) > 0 {
+		pieces = own
+		if dir := join(i.Scope, include.Dir); exists(v.view, dir) {
+			pieces = append(slices.Clone(own), dir)
+		}
 	}
 	for _, p := range pieces {
 		v.walk(p, func(_ string, n Node) { v.total += n.Size })
@@ -174,6 +178,11 @@ func (v *verifier) snapshot(i Info) error {
 		v.problems = append(v.problems, fmt.Sprintf("and %d more problems", v.left))
 	}
 	return v.ctx.Err()
+}
+
+func exists(v View, path string) bool {
+	_, ok := find(v, path)
+	return ok
 }
 
 // piecesOf gives the paths of a step's own directories and files; none where a

@@ -128,6 +128,9 @@ func (d *daemon) settings(flags *pflag.FlagSet) error {
 		return err
 	}
 	d.distrust(flags)
+	if err := d.includes(flags); err != nil {
+		return err
+	}
 	space, err := d.dir.Space()
 	if err != nil {
 		return err
@@ -141,15 +144,22 @@ func (d *daemon) settings(flags *pflag.FlagSet) error {
 	return d.dir.SaveSettings(changedSettings(flags, d.dir.Config().Settings))
 }
 
-// distrust does not run a command that somebody else has put into the store's
-// config: whoever mounts a store would run it.
+// distrust does not run a command, nor read files, that somebody else has put
+// into the store's config: whoever mounts a store would.
 func (d *daemon) distrust(flags *pflag.FlagSet) {
-	if d.opts.onEvent == "" || flags.Changed(onEventFlag) {
+	runs := d.opts.onEvent != "" && !flags.Changed(onEventFlag)
+	reads := len(d.opts.include) > 0 && !flags.Changed(includeFlag)
+	if !runs && !reads {
 		return
 	}
-	if err := checkConfigOwner(d.dir.Join(storedir.ConfigName)); err != nil {
+	err := checkConfigOwner(d.dir.Join(storedir.ConfigName))
+	if err != nil && runs {
 		slog.Warn("the store's --on-event is not run", "error", err)
 		d.opts.onEvent = ""
+	}
+	if err != nil && reads {
+		slog.Warn("the store's --include is not followed", "error", err)
+		d.opts.include = nil
 	}
 }
 

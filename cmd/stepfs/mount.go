@@ -14,6 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"stepfs/snapshot/include"
 )
 
 // mountVerb is the command in the lease of a store that a daemon has.
@@ -38,6 +40,8 @@ type mountOptions struct {
 	onEvent       string // a command
 	verifyOnSeal  bool
 	exclude       excludes
+	include       pathList
+	included      *include.Set // made of it
 	logFile       string
 	save          bool
 	json          bool // of global
@@ -88,7 +92,18 @@ of stepfs snapshots --json of what it is about, and
 One runs at a time, for a minute at most; it may use the mount, and nothing waits
 for it. What it prints and how it fails is in the daemon's log. What the mount's
 end finds in the queue gets 5 seconds. A command from the store's settings is run
-only if nobody but you and root can write to STORE/config.`,
+only if nobody but you and root can write to STORE/config.
+
+What --include names is copied into each step as it is when that is sealed, and
+is never in MOUNTPOINT itself: snapshots/100/.stepfs/included/etc/train.yaml, with
+mode, owner and mtime. A directory is taken with all below it on its filesystem,
+at most 10000 entries and 1 GiB in all; a pattern is looked up at each seal; a link
+is followed if it is named itself. A SQLite database is taken by its online backup
+(needs the program sqlite3), never by a plain copy. A seal waits 10 seconds at most
+for all of it. What could not be taken does not stop a step: .stepfs/included.json
+says why, and a fault is reported. A path that is not there when you mount, or is
+on MOUNTPOINT or in STORE, is refused. Paths from the store's settings are taken
+under the condition that its command is; --include "" takes them back.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			store, rest, err := g.storeAnd(args, usage, 1, 1)
 			if err != nil {
@@ -119,6 +134,7 @@ only if nobody but you and root can write to STORE/config.`,
 	f.StringVar(&o.onEvent, onEventFlag, "", "run this command with /bin/sh for each event, one JSON object on its standard input (see above)")
 	f.BoolVar(&o.verifyOnSeal, "verify-on-seal", false, "read each step back in the background once it is stored (see stepfs verify)")
 	f.Var(&o.exclude, "exclude", "keep what matches out of every snapshot: a name, or with a slash a path from the root on, with *, ** and ? as in gitignore; for caches and temporaries (can be given several times)")
+	f.Var(&o.include, includeFlag, "take a file, directory or quoted pattern from outside the mount into .stepfs/included of each step (repeatable; see above)")
 	f.StringVar(&o.logFile, "log-file", "", "where a mount in the background logs (default STORE/stepfs.log)")
 	f.BoolVar(&o.save, "save-settings", false, "keep the flags given here as the store's defaults")
 	return c

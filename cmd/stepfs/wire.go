@@ -82,7 +82,7 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 	}
 	p.manager, err = snapshot.Open(snapshot.Config{
 		DB: p.engine, Tree: livetree.New(p.tree), Chunks: p.chunks,
-		Rules: own, SealQuiet: o.sealQuiet, SealGrace: o.sealGrace, NoSeal: o.noSeal, VerifyOnSeal: o.verifyOnSeal,
+		Rules: own, SealQuiet: o.sealQuiet, SealGrace: o.sealGrace, NoSeal: o.noSeal, VerifyOnSeal: o.verifyOnSeal, Include: o.included,
 		Workers: o.ingestWorkers(), HotLimit: int64(o.hotLimit), ReadOnly: o.passive,
 		Policy: &policy, KeepSteps: o.onFull == "stop", Collector: livetree.Collector(p.chunks, collectRate),
 		Events: snapshot.Events{Fault: l.faults.add, Sealed: func(i snapshot.Info) {

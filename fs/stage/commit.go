@@ -131,6 +131,12 @@ func (c *cutSet) under() []uint64 {
 // inode that is gone by now is passed over. The caller ends the cut with
 // CutDone, unless it is the Same as an earlier one.
 func (t *Tree) Cut(inos []uint64, logs, force bool) (*Cut, error) {
+	return t.cut(inos, logs, force, nil)
+}
+
+// cut is Cut with a graft, or nil; without an error, nil when that has no place
+// any more.
+func (t *Tree) cut(inos []uint64, logs, force bool, g *graft) (*Cut, error) {
 	var nodes []*inode
 	defer func() {
 		for _, n := range nodes {
@@ -159,9 +165,12 @@ func (t *Tree) Cut(inos []uint64, logs, force bool) (*Cut, error) {
 	}
 	cut := &Cut{}
 	t.giveWay(cut, !logs)
-	defer lockAll(nodes...)()
-	_, err := t.update(schema.KindCut, func(tx *txn) error { return t.cutIn(tx, cut, nodes, marked, force) })
-	if err != nil {
+	defer lockAll(append(g.inodes(), nodes...)...)()
+	valid, err := t.valid(g)
+	if valid && err == nil {
+		_, err = t.update(schema.KindCut, func(tx *txn) error { return t.cutIn(tx, cut, nodes, marked, force, g) })
+	}
+	if !valid || err != nil {
 		t.CutDone(cut)
 		return nil, err
 	}
@@ -181,7 +190,7 @@ func (t *Tree) giveWay(c *Cut, on bool) {
 	c.waits = on
 }
 
-func (t *Tree) cutIn(tx *txn, cut *Cut, nodes []*inode, marked map[uint64]bool, force bool) error {
+func (t *Tree) cutIn(tx *txn, cut *Cut, nodes []*inode, marked map[uint64]bool, force bool, g *graft) error {
 	seen := map[uint64]bool{}
 	changed := false
 	for _, n := range nodes {
@@ -216,7 +225,11 @@ func (t *Tree) cutIn(tx *txn, cut *Cut, nodes []*inode, marked map[uint64]bool, 
 		cut.Seq, cut.Same = t.cuts.last, true
 		return nil
 	}
+	if err := t.show(tx, g); err != nil {
+		return err
+	}
 	cut.Seq = tx.Cut()
+	g.unshow(tx)
 	t.cuts.pending[cut.Seq] = true
 	// Until its snapshot is recorded (Published), nobody wants what it shows.
 	tx.Put(schema.Numbered(schema.PrefixExpired, cut.Seq), nil)

@@ -251,7 +251,7 @@ func diffRound(t *testing.T, rng *rand.Rand) {
 		case 4:
 			r.exclude([...]string{"f", "e", "/run/a", "d/"}[rng.IntN(4)])
 		case 3:
-			if _, err := w.tree.Rollback(scope.Ino, snaps[rng.IntN(len(snaps))], scope.Ino); err != nil {
+			if _, err := w.tree.Rollback(scope.Ino, snaps[rng.IntN(len(snaps))], scope.Ino, ""); err != nil {
 				t.Fatal(err)
 			}
 		}

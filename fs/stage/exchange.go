@@ -27,8 +27,9 @@ type relocation struct {
 
 // exchange puts the entries of fresh in the place of dst's, which go to old,
 // and gives dst the attributes that src has in the view, in one record. What is
-// excluded stays in its directory, if the view has one of that name.
-func (t *Tree) exchange(dst, fresh, old uint64, v *View, src uint64) (names []string, err error) {
+// excluded stays in its directory, if the view has one of that name; an entry of
+// dst called spare stays too.
+func (t *Tree) exchange(dst, fresh, old uint64, v *View, src uint64, spare string) (names []string, err error) {
 	t.renameMu.Lock()
 	defer t.renameMu.Unlock()
 	x := &exchange{t: t, dirs: map[uint64]*inode{}, next: map[uint64]*schema.Inode{}}
@@ -42,7 +43,7 @@ func (t *Tree) exchange(dst, fresh, old uint64, v *View, src uint64) (names []st
 		return nil, err
 	}
 	defer lockAll(slices.Collect(maps.Values(x.dirs))...)()
-	if err := x.list(x.dirs[dst], x.dirs[fresh], x.dirs[old]); err != nil {
+	if err := x.list(x.dirs[dst], x.dirs[fresh], x.dirs[old], spare); err != nil {
 		return nil, err
 	}
 	var moving []*inode
@@ -112,10 +113,10 @@ func (x *exchange) pair(live, next *inode) error {
 }
 
 // list finds what moves; the directories are locked.
-func (x *exchange) list(dst, fresh, old *inode) error {
+func (x *exchange) list(dst, fresh, old *inode, spare string) error {
 	seen := func(e Dirent) bool { return !e.Hidden }
 	hidden := func(e Dirent) bool { return e.Hidden }
-	err := x.add(dst, old, seen)
+	err := x.add(dst, old, func(e Dirent) bool { return !e.Hidden && e.Name != spare })
 	for _, p := range x.pairs {
 		err = errors.Join(err, x.add(p[0], p[1], hidden))
 	}

@@ -259,7 +259,7 @@ func TestExcludedSurvivesRollback(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.mustWrite(a.Ino, fh, 'c', 10, 0) // and stays open
-	if _, err := w.tree.Rollback(RootIno, seq, RootIno); err != nil {
+	if _, err := w.tree.Rollback(RootIno, seq, RootIno, ""); err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]uint64{"log": ino, "run/cache/x": a.Ino} {

@@ -153,7 +153,7 @@ func TestManyAtOnce(t *testing.T) {
 	})
 	run(func(*rand.Rand) error {
 		did[4].Add(1)
-		_, err := w.tree.Rollback(home.Ino, w.snap(), RootIno)
+		_, err := w.tree.Rollback(home.Ino, w.snap(), RootIno, "")
 		return err
 	})
 	run(func(rng *rand.Rand) error {

@@ -218,7 +218,7 @@ func (m *machine) rollback() {
 		}
 		m.logf("rollback to %d", seq)
 		before := m.names
-		_, err := m.tree.Rollback(RootIno, seq, RootIno)
+		_, err := m.tree.Rollback(RootIno, seq, RootIno, "")
 		m.must(err)
 		m.names = map[string]*cutFile{}
 		if f := before["d"]; f != nil {

@@ -172,7 +172,7 @@ func TestEvictShared(t *testing.T) {
 	w.mustWrite(ino, fh, 'b', 100000, 100000)
 	seq := w.snap(ino)
 	w.shut(ino, fh)
-	if _, err := w.tree.Rollback(RootIno, seq, RootIno); err != nil {
+	if _, err := w.tree.Rollback(RootIno, seq, RootIno, ""); err != nil {
 		t.Fatal(err)
 	}
 	a, err := w.tree.Lookup(RootIno, "f")

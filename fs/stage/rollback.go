@@ -13,8 +13,9 @@ import (
 // generations. The new tree is built out of sight; then one record puts its
 // entries in the place of dst's, which go to a directory out of sight too and
 // are removed. A crash before that record leaves the live tree as it was, and
-// one after it leaves it rolled back. It gives the names in dst that changed.
-func (t *Tree) Rollback(dst, seq, src uint64) (names []string, err error) {
+// one after it leaves it rolled back. An entry of dst called spare stays, and
+// none of src is taken for it. It gives the names in dst that changed.
+func (t *Tree) Rollback(dst, seq, src uint64, spare string) (names []string, err error) {
 	fresh, err := t.hidden()
 	if err != nil {
 		return nil, err
@@ -27,13 +28,17 @@ func (t *Tree) Rollback(dst, seq, src uint64) (names []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &copier{t: t, v: t.At(seq), links: map[uint64]uint64{}}
+	c := &copier{t: t, v: t.At(seq), links: map[uint64]uint64{}, top: src, spare: spare}
 	err = c.dir(src, fresh, path)
 	if err == nil {
-		names, err = t.exchange(dst, fresh, old, c.v, src)
+		names, err = t.exchange(dst, fresh, old, c.v, src, spare)
 	}
 	return names, errors.Join(err, t.removeAll(fresh), t.removeAll(old))
 }
+
+// Hidden makes a directory that no name leads to, and that a cut can show
+// (CutWith).
+func (t *Tree) Hidden() (uint64, error) { return t.hidden() }
 
 // hidden makes a directory that no name leads to. It is an orphan: should the
 // daemon die, the next start removes it with all that is in it.
@@ -73,6 +78,23 @@ func (t *Tree) removeAll(dir uint64) error {
 	return t.freeOrphan(n)
 }
 
+// RemoveAll removes an entry with all below it.
+func (t *Tree) RemoveAll(dir uint64, name string) error {
+	d, err := t.findDentry(dir, name, newest)
+	switch {
+	case err != nil:
+		return err
+	case !d.live():
+		return ErrNotExist
+	case d.Type != ModeDir:
+		return t.Unlink(dir, name)
+	}
+	if err := t.empty(d.Ino); err != nil {
+		return err
+	}
+	return t.Rmdir(dir, name)
+}
+
 // empty removes everything below a directory.
 func (t *Tree) empty(dir uint64) error {
 	for {
@@ -98,6 +120,8 @@ type copier struct {
 	t     *Tree
 	v     *View
 	links map[uint64]uint64 // inodes with several names: the view's -> the new one
+	top   uint64            // of its entries, the one called spare is left out
+	spare string
 }
 
 // dir copies all below a directory of the view into a live one, which will be
@@ -110,7 +134,7 @@ func (c *copier) dir(src, dst uint64, path string) error {
 		}
 		for _, e := range es {
 			after = e.Name
-			if c.t.excludes.match(join(path, e.Name), e.Type == ModeDir) {
+			if src == c.top && e.Name == c.spare || c.t.excludes.match(join(path, e.Name), e.Type == ModeDir) {
 				continue
 			}
 			if err := c.entry(e, dst, path); err != nil {

@@ -13,11 +13,12 @@ const module = "stepfs/"
 // import. A layer is a package with all that lies below it, unless something
 // below is a layer of its own. Tests are free: they may wire layers together.
 var mayImport = map[string][]string{
-	"cmd": {"fs", "fs/stage", "snapshot", "snapshot/inspect", "snapshot/rules", "chunkstore", "chunkstore/pack", "chunkstore/remote",
+	"cmd": {"fs", "fs/stage", "snapshot", "snapshot/include", "snapshot/inspect", "snapshot/rules", "chunkstore", "chunkstore/pack", "chunkstore/remote",
 		"internal/check", "internal/journal", "internal/livetree", "internal/schema", "internal/state", "internal/storedir"},
 	"fs":               {"fs/stage", "snapshot"},
 	"fs/stage":         {"internal/check", "internal/journal", "internal/pace", "internal/schema", "internal/state"},
-	"snapshot":         {"snapshot/inspect", "snapshot/rules", "chunkstore", "internal/check", "internal/journal", "internal/schema", "internal/state"},
+	"snapshot":         {"snapshot/include", "snapshot/inspect", "snapshot/rules", "chunkstore", "internal/check", "internal/journal", "internal/schema", "internal/state"},
+	"snapshot/include": {},
 	"snapshot/inspect": {},
 	"snapshot/rules":   {},
 	"chunkstore": {"chunkstore/pack", "chunkstore/remote", "internal/check", "internal/journal", "internal/pace",
@@ -29,7 +30,7 @@ var mayImport = map[string][]string{
 	"internal/journal":  {},
 	"internal/pace":     {},
 	"internal/schema":   {},
-	"internal/livetree": {"fs/stage", "snapshot", "chunkstore"},
+	"internal/livetree": {"fs/stage", "snapshot", "snapshot/include", "chunkstore"},
 	"internal/storedir": {},
 	"internal/lint":     {},
 	// These drive the built binary from outside and know nothing of its inside.

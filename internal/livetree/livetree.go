@@ -6,6 +6,7 @@ package livetree
 
 import (
 	"context"
+	"errors"
 
 	"golang.org/x/sys/unix"
 
@@ -22,6 +23,18 @@ type liveTree struct{ *stage.Tree }
 // Cut freezes the tree.
 func (t liveTree) Cut(inos []uint64, logs, force bool) (snapshot.Cut, error) {
 	c, err := t.Tree.Cut(inos, logs, force)
+	if err != nil {
+		return nil, err
+	}
+	return cut{t.Tree, c}, nil
+}
+
+// CutWith freezes the tree and shows a hidden directory in it.
+func (t liveTree) CutWith(dir uint64, name string, ino uint64) (snapshot.Cut, error) {
+	c, err := t.Tree.CutWith(stage.Graft{Dir: dir, Name: name, Ino: ino})
+	if errors.Is(err, stage.ErrNotExist) {
+		return t.Cut(nil, true, true) // dir is gone, as the caller will find
+	}
 	if err != nil {
 		return nil, err
 	}

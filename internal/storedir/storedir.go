@@ -20,6 +20,7 @@ const (
 	StagingDir = "staging"
 	IndexDir   = "index"
 	PacksDir   = "packs"
+	ScratchDir = "scratch" // there when it is needed; nothing in it outlives the daemon
 
 	SocketName = "stepfs.sock"
 	LogName    = "stepfs.log"

@@ -1,6 +1,9 @@
 package rules
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Match is the step that a path belongs to.
 type Match struct {
@@ -13,10 +16,17 @@ type Match struct {
 // OwnPrefix begins the names of what stepfs itself is in the middle of writing.
 const OwnPrefix = ".stepfs-"
 
+// Foreign is the directory in a step of what is not the job's.
+const Foreign = ".stepfs"
+
 // Match finds the step that a path belongs to: that of the outermost part that
 // a rule takes for one. A directory that only weak rules take gives way to a
-// step below it. The last part of the path is a directory, or not.
+// step below it. The last part of the path is a directory, or not. What a step
+// took from elsewhere (Foreign) is no step, wherever it was copied to.
 func (s *Set) Match(parts []string, dir bool) (m Match, ok bool) {
+	if slices.Contains(parts, Foreign) {
+		return m, false
+	}
 	for at := range parts {
 		if strings.HasPrefix(parts[at], OwnPrefix) {
 			break
