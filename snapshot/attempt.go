@@ -158,6 +158,7 @@ func (s *sealer) seal(ctx context.Context, a *attempt) (Info, error) {
 			return err
 		},
 		ready: func(ctx context.Context) error { return s.stragglers(ctx, a) },
+		gone:  func() bool { return s.gone(a) },
 		more:  func(tx *state.Tx) { s.unrecord(tx, a) },
 	})
 }
@@ -198,6 +199,14 @@ func (s *sealer) changed(a *attempt) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return a.candidate.version != a.version
+}
+
+// gone says whether something that was committed has been changed or removed
+// since.
+func (s *sealer) gone(a *attempt) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return a.candidate.undone != a.undone
 }
 
 // writing says whether a file of the step is open for writing.

@@ -23,6 +23,16 @@ type included struct {
 // disk that it reads from hangs, is waited for beyond that.
 const includeSlack = time.Second
 
+// includeSoon is how long a cut waits for copies before there is one without.
+const includeSoon = 50 * time.Millisecond
+
+// copies is what is included, up to date until release.
+type copies struct {
+	dir     uint64 // 0: there is nothing
+	marks   []string
+	release func()
+}
+
 func newIncluded(m *Manager) *included {
 	return &included{m: m, set: m.cfg.Include, turn: make(chan struct{}, 1), told: map[string]string{}}
 }
@@ -70,6 +80,21 @@ func (in *included) ready(ctx context.Context) (dir uint64, marks []string, rele
 		go func() { <-done; release() }()
 		return 0, in.without("copying them does not end", nil), func() {}
 	}
+}
+
+// start is ready for a caller who does something else meanwhile, and who has to
+// receive and release what comes.
+func (in *included) start(ctx context.Context) <-chan copies {
+	out := make(chan copies, 1)
+	if in.set == nil {
+		out <- copies{release: func() {}}
+		return out
+	}
+	in.m.wg.Go(func() {
+		dir, marks, release := in.ready(ctx)
+		out <- copies{dir, marks, release}
+	})
+	return out
 }
 
 // begin copies all of it once, so that the first step does not wait for that.

@@ -541,3 +541,27 @@ func TestIncludeCopiedBack(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 }
+
+// TestIncludeGoneMeanwhile: a job removes a checkpoint while what is included,
+// which takes long, is still being copied. The step is sealed without that.
+func TestIncludeGoneMeanwhile(t *testing.T) {
+	dir := t.TempDir()
+	slow := filepath.Join(dir, "slow-sqlite3")
+	if err := os.WriteFile(slow, []byte("#!/bin/sh\ntouch "+dir+"/copying\nwhile [ ! -e "+dir+"/go ]; do sleep 0.01; done\nexit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	o := newOutsideWith(t, include.Config{SQLite: slow},
+		func(c *snapshot.Config) { c.SealQuiet, c.SealGrace = never, 10*time.Second }, map[string]string{"conf": "c"}, "conf", "*.db")
+	write(t, o.dir+"/x.db", "SQLite format 3\x00 and so on")
+	o.play(`checkpoint-7/ checkpoint-7/config.json=~{} checkpoint-7/trainer_state.json=~{"global_step":7}`)
+	until(t, "the copy is under way", func() bool { _, err := os.Stat(dir + "/copying"); return err == nil })
+	until(t, "the step is cut", func() bool { return o.m.Sealing() })
+	o.play("-checkpoint-7/trainer_state.json -checkpoint-7/config.json -checkpoint-7")
+	write(t, dir+"/go", "")
+	i := o.sealedAs("", "7", 1)
+	o.want(i.Seq, "checkpoint-7/config.json", "{}")
+	o.wantAbsent(i.Seq, ".stepfs/included.json")
+	if !strings.Contains(strings.Join(i.Marks, "\n"), "no included files: the job went on") {
+		t.Errorf("marks: %q", i.Marks)
+	}
+}

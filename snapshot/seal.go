@@ -3,7 +3,9 @@ package snapshot
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -20,8 +22,17 @@ type sealing struct {
 	check func(seq uint64, v View, s *schema.Snapshot) error
 	// ready is called last, and may refuse too. Nil: none.
 	ready func(ctx context.Context) error
+	// gone says whether what was to be sealed is being removed or overwritten.
+	// Nil: it does not matter.
+	gone func() bool
 	// more adds to the record. Nil: nothing.
 	more func(tx *state.Tx)
+}
+
+// shot is a cut that may become a sealed snapshot, with its record.
+type shot struct {
+	sealing
+	cut Cut
 }
 
 // seal takes a strict snapshot.
@@ -30,24 +41,14 @@ func (m *Manager) seal(ctx context.Context, s sealing) (Info, error) {
 		return Info{}, err
 	}
 	defer m.wg.Done()
-	dir, late, release := m.included.ready(ctx)
-	m.turn.Lock()
-	before := m.openFiles()
-	cut, mark, err := m.included.cut(s.ScopeIno, dir)
-	m.turn.Unlock()
-	release()
+	taken, err := m.withIncluded(ctx, s)
 	if err != nil {
-		return Info{}, fmt.Errorf("cut: %w", err)
-	}
-	if err := m.checkCut(ctx, cut, &s); err != nil {
-		cut.Done()
 		return Info{}, err
 	}
-	s.Marks = append(m.writingMarks(before, cut.Marked(), s.ScopeIno), append(late, mark...)...)
-	if err := m.commit(cut, &s.Snapshot, s.more); err != nil {
+	if err := m.commit(taken.cut, &taken.Snapshot, s.more); err != nil {
 		return Info{}, err
 	}
-	i := infoOf(cut.Seq(), &s.Snapshot)
+	i := infoOf(taken.cut.Seq(), &taken.Snapshot)
 	m.store.sealed(i.Seq)
 	if i.Pending {
 		m.later(i.Seq)
@@ -56,6 +57,57 @@ func (m *Manager) seal(ctx context.Context, s sealing) (Info, error) {
 		m.cfg.Events.Sealed(i)
 	}
 	return i, nil
+}
+
+// withIncluded cuts with what is included. A job may remove what it has just
+// committed, so what takes long to copy must not cost the step: it is cut
+// without, too, and that is what counts if the job has gone on meanwhile.
+func (m *Manager) withIncluded(ctx context.Context, s sealing) (*shot, error) {
+	ready := m.included.start(ctx)
+	var first *shot
+	var err error
+	var c copies
+	select {
+	case c = <-ready:
+	case <-time.After(includeSoon):
+		if s.gone != nil {
+			first, err = m.shoot(ctx, s, copies{})
+		}
+		if err != nil {
+			go func() { c := <-ready; c.release() }()
+			return nil, err
+		}
+		c = <-ready
+	}
+	last, err := m.shoot(ctx, s, c)
+	c.release()
+	switch {
+	case first == nil:
+		return last, err
+	case err == nil, !s.gone():
+		first.cut.Done()
+		return last, err
+	}
+	first.Marks = append(first.Marks, m.included.without("the job went on while they were copied", nil)...)
+	return first, nil
+}
+
+// shoot cuts the tree, and checks what came of it.
+func (m *Manager) shoot(ctx context.Context, s sealing, c copies) (*shot, error) {
+	m.turn.Lock()
+	before := m.openFiles()
+	cut, marks, err := m.included.cut(s.ScopeIno, c.dir)
+	m.turn.Unlock()
+	if err != nil {
+		return nil, fmt.Errorf("cut: %w", err)
+	}
+	taken := &shot{s, cut}
+	if err := m.checkCut(ctx, cut, &taken.sealing); err != nil {
+		cut.Done()
+		return nil, err
+	}
+	taken.Marks = append(m.writingMarks(before, cut.Marked(), s.ScopeIno), append(slices.Clone(c.marks), marks...)...)
+	return taken, nil
 }
 
 // checkCut says whether the cut may become the snapshot s, and makes it durable.
