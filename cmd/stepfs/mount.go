@@ -14,6 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	stepfsfs "stepfs/fs"
 )
 
 // mountVerb is the command in the lease of a store that a daemon has.
@@ -39,8 +41,9 @@ type mountOptions struct {
 	verifyOnSeal  bool
 	logFile       string
 	save          bool
-	json          bool // of global
-	passive       bool // nothing is sealed or ingested; for commands without a mount
+	kernel        stepfsfs.MountFlags // of -o
+	json          bool                // of global
+	passive       bool                // nothing is sealed or ingested; for commands without a mount
 }
 
 // onEventFlag is the flag whose value is run.
@@ -48,7 +51,7 @@ const onEventFlag = "on-event"
 
 // notSettings are the flags of mount that describe one start of it, and are
 // never kept in the store's config.
-var notSettings = []string{"daemon", "log-file", "save-settings", "json", "debug", "store", "help"}
+var notSettings = []string{"daemon", "log-file", "save-settings", "json", "debug", "store", "help", optionsFlag}
 
 func mountCommand(g *global) *cobra.Command {
 	var o mountOptions
@@ -66,6 +69,15 @@ background, and returns once the mount answers.
 On SIGTERM or Ctrl-C it serves on while files are open for writing, for --grace
 at most, then syncs, unmounts and leaves. A second signal ends it at once;
 nothing that was acknowledged is lost by that.
+
+The options of -o are those of mount(8) that make sense here (ro, rw,
+allow_other, [no]suid, [no]dev, [no]exec, [no]atime, [no]diratime, relatime),
+those that mount(8) and systemd read (noauto, nofail, _netdev, user, x-…), and
+every flag of this command: -o store-limit=100G,no-seal. nosuid and nodev are the
+default. A value with commas stands between double quotes. mount(8) and fstab work
+as well, with the type stepfs or fuse.stepfs, once make install has made the links.
+
+As the service of a systemd unit with Type=notify it says when it is ready.
 
 The command of --on-event gets one JSON object on its standard input: the fields
 of stepfs snapshots --json of what it is about, and
@@ -87,12 +99,13 @@ only if nobody but you and root can write to STORE/config.`,
 			}
 			o.json = g.json
 			if err := o.validate(); err != nil {
-				return err
+				return &usageError{err}
 			}
 			return mountError(runMount(c.Context(), c.Flags(), &o, store, rest[0], c.OutOrStdout()))
 		},
 	}
 	f := c.Flags()
+	f.VarP(&optionList{flags: f, kernel: &o.kernel}, optionsFlag, "o", "options as in fstab, with commas between them (see above)")
 	f.BoolVarP(&o.background, "daemon", "d", false, "go to the background once the mount answers")
 	f.StringVar(&o.snapDir, "snapdir", "hidden", "whether readdir of the root lists the snapshots directory: hidden or visible")
 	f.StringVar(&o.snapDirName, "snapdir-name", "snapshots", "name of the snapshots directory")
@@ -194,6 +207,7 @@ func runMount(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, store,
 	if ready != nil {
 		err = d.detach(ready)
 	} else {
+		notifyReady(d.readyLine())
 		err = printReady(out, d.readyLine(), o.json)
 	}
 	if err != nil {

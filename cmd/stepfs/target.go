@@ -30,7 +30,7 @@ func resolve(arg string) (target, error) {
 	}
 	for _, follow := range []bool{false, true} {
 		if follow {
-			resolved, err := filepath.EvalSymlinks(abs)
+			resolved, err := realPath(abs)
 			if err != nil {
 				break // Open says what is wrong with it
 			}
@@ -55,6 +55,7 @@ func openService(ctx context.Context, arg, command string) (service, error) {
 	if err != nil {
 		return nil, err
 	}
+	remarkOnDead(t)
 	for end := time.Now().Add(startPatience); ; {
 		if c := dial(ctx, t.Store); c != nil {
 			return c, nil

@@ -205,7 +205,7 @@ func mountParts(l *local, point string, o *mountOptions) (*mounted, error) {
 		return nil, err
 	}
 	conn, err := stepfsfs.Mount(point, stepfsfs.MountOptions{
-		Source: l.dir.Path(), AllowOther: o.allowOther, ReadOnly: o.readOnly || o.snapshotsOnly,
+		Source: l.dir.Path(), AllowOther: o.allowOther, ReadOnly: o.readOnly || o.snapshotsOnly, Flags: o.kernel,
 	})
 	if err != nil {
 		return nil, err
