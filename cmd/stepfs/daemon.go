@@ -86,7 +86,7 @@ func startDaemon(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, sto
 	if d.store, err = openParts(d.dir, o, d.hook); err != nil {
 		return nil, err
 	}
-	d.store.describe = d.describe
+	d.store.describe, d.store.readOnly = d.describe, o.liveReadOnly()
 	if err := d.store.remarkOnLimit(func(s string) { slog.Warn(s) }); err != nil {
 		return nil, err
 	}

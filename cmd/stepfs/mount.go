@@ -165,6 +165,9 @@ func (o *mountOptions) ingestWorkers() int {
 	return max(1, runtime.GOMAXPROCS(0)/4)
 }
 
+// liveReadOnly says whether the mount takes no changes.
+func (o *mountOptions) liveReadOnly() bool { return o.readOnly || o.snapshotsOnly }
+
 // applySettings gives flags that neither the command line nor the environment
 // set the values that the store's owner saved.
 func applySettings(flags *pflag.FlagSet, settings map[string]string) error {

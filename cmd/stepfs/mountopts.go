@@ -49,15 +49,15 @@ func (l *optionList) set(opt string) error {
 		return errors.New("remount: a stepfs mount takes no other options while it is there; unmount it and mount it again " +
 			"(what the kernel alone does can be changed: mount -i -o remount,ro DIR)")
 	}
-	if set, ok := kernelOptions[name]; ok {
-		if valued {
-			return fmt.Errorf("the option %s takes no value", name)
-		}
-		set(l.kernel)
-		return nil
-	}
+	set, kernel := kernelOptions[name]
+	_, alias := flagAliases[name]
 	f := flagOfOption(l.flags, name)
 	switch {
+	case valued && (kernel || alias):
+		return fmt.Errorf("the option %s takes no value", name)
+	case kernel:
+		set(l.kernel)
+		return nil
 	case f == nil:
 		return unknownOption(l.flags, name)
 	case name == "rw": // the one that is a flag's contrary
