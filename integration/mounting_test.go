@@ -1,13 +1,19 @@
 package integration
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"stepfs/integration/harness"
 )
 
 // wantOptions holds the options of a mount to those that must be and must not be there.
@@ -274,4 +280,38 @@ func TestUmountOfADeadMount(t *testing.T) {
 	fill(t, d.Mnt, 3, 1)
 	must(t, d.Stop())
 	d.Mnt = dead
+}
+
+// TestAutomount: systemd's automount waits at the mountpoint for the mount.
+// Whoever opens the directory before it is there waits, too, so the mount must
+// not; here nobody would ever answer.
+func TestAutomount(t *testing.T) {
+	d := prepare(t)
+	asked, ask, err := os.Pipe()
+	must(t, err)
+	defer asked.Close()
+	systemd := exec.Command("sleep", "infinity")
+	systemd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // who is in this group is not made to wait
+	must(t, systemd.Start())
+	defer func() { systemd.Process.Kill(); systemd.Wait() }()
+	must(t, unix.Mount("systemd-1", d.Mnt, "autofs", 0,
+		fmt.Sprintf("fd=%d,pgrp=%d,minproto=5,maxproto=5,direct", ask.Fd(), systemd.Process.Pid)))
+	must(t, ask.Close())
+	t.Cleanup(func() { unix.Unmount(d.Mnt, unix.MNT_DETACH) })
+
+	res, err := harness.Run("timeout", "--kill-after=5", "30", root.Bin, "mount", "-d", d.Store, d.Mnt)
+	must(t, err)
+	if res.Code != 0 {
+		t.Fatalf("exit code %d\n%s", res.Code, res.Both())
+	}
+	fill(t, d.Mnt, 3, 1)
+	if res, err := root.Stepfs("status", d.Mnt); err != nil || !strings.Contains(res.Stdout, "on "+d.Mnt) {
+		t.Errorf("%v\n%s", err, res.Both())
+	}
+	_, err = root.Must("umount", d.Mnt)
+	must(t, err)
+	must(t, asked.SetReadDeadline(time.Now()))
+	if n, err := asked.Read(make([]byte, 4096)); n > 0 {
+		t.Errorf("somebody has asked for the mount (%v)", err)
+	}
 }

@@ -31,6 +31,9 @@ func (l *optionList) String() string { return strings.Join(l.given, ",") }
 
 // Set sets every option of a list.
 func (l *optionList) Set(list string) error {
+	if strings.Count(list, `"`)%2 != 0 {
+		return fmt.Errorf("a quotation mark is missing in the options %s", list)
+	}
 	for _, opt := range splitOptions(list) {
 		if err := l.set(opt); err != nil {
 			return err
