@@ -191,6 +191,12 @@ func TestFstab(t *testing.T) {
 		t.Errorf("a holds %q", got)
 	}
 	m.userMust("umount", m.mnt)
+	m.must("mount", "-a") // root does the same when the machine starts
+	m.wantOptions("rw,user_id=0", "noexec")
+	if got := m.must(m.bin, "status", m.mnt); !strings.Contains(got, "by pid") {
+		t.Errorf("root's daemon on the user's store:\n%s", got)
+	}
+	m.must(m.bin, "umount", m.mnt)
 
 	must(t, os.WriteFile(m.fstab, []byte(m.dir+"/rootstore "+m.mnt+" stepfs defaults,nofail 0 0\n"), 0o644))
 	m.store = m.dir + "/rootstore"
