@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"stepfs/integration/harness"
 )
 
 // wantOptions holds the options of a mount to those that must be and must not be there.
@@ -305,17 +303,12 @@ func TestAutomount(t *testing.T) {
 	must(t, ask.Close())
 	t.Cleanup(func() { unix.Unmount(d.Mnt, unix.MNT_DETACH) })
 
-	res, err := harness.Run("timeout", "--kill-after=5", "30", root.Bin, "mount", "-d", d.Store, d.Mnt)
-	must(t, err)
-	if res.Code != 0 {
-		t.Fatalf("exit code %d\n%s", res.Code, res.Both())
-	}
+	must(t, d.Start())
 	fill(t, d.Mnt, 3, 1)
 	if res, err := root.Stepfs("status", d.Mnt); err != nil || !strings.Contains(res.Stdout, "on "+d.Mnt) {
 		t.Errorf("%v\n%s", err, res.Both())
 	}
-	_, err = root.Must("umount", d.Mnt)
-	must(t, err)
+	must(t, d.Stop())
 	must(t, asked.SetReadDeadline(time.Now()))
 	if n, err := asked.Read(make([]byte, 4096)); n > 0 {
 		t.Errorf("somebody has asked for the mount (%v)", err)

@@ -183,6 +183,11 @@ func TestTerminalCloses(t *testing.T) {
 				return res.Code == 0 && strings.Contains(res.Stdout, "by pid")
 			})
 			fill(t, d.Mnt, 3, 1)
+			if tc.name == "background" { // nor is a Ctrl-C meant for it, nor a SIGHUP of its own
+				_, err := term.master.WriteString("\x03")
+				must(t, err)
+				must(t, unix.Kill(daemonOf(t, d), unix.SIGHUP))
+			}
 			term.close()
 			if !tc.stays {
 				eventually(t, "the mount's end", func() bool { mounted, err := harness.Mounted(d.Mnt); return err == nil && !mounted })
@@ -194,6 +199,14 @@ func TestTerminalCloses(t *testing.T) {
 			must(t, err)
 		})
 	}
+}
+
+// daemonOf is the pid of the daemon that has the store.
+func daemonOf(t *testing.T, d *harness.Daemon) int {
+	t.Helper()
+	lines, err := root.JSONLines("status", "--json", d.Store)
+	must(t, err)
+	return int(lines[0]["pid"].(float64))
 }
 
 // terminal is a pseudo terminal with a session on it.
