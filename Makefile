@@ -15,10 +15,16 @@ TESTFLAGS   ?=
 ROUNDS      ?= 50
 SOAK_ROUNDS ?= 2000
 
+# Where make install puts things, below DESTDIR. mount(8) looks for its helpers
+# in /sbin alone.
+PREFIX      ?= /usr/local
+SBINDIR     ?= /sbin
+UNITDIR     ?= $(PREFIX)/lib/systemd/system
+
 VERSION     := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps demo test unit real race lint fmt bench soak clean leftovers sweep
+.PHONY: help build install uninstall deps demo test unit real race lint fmt bench soak clean leftovers sweep
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +32,16 @@ help: ## say what can be made
 build: ## build bin/stepfs
 	@mkdir -p bin
 	$(GO) build -trimpath -o $(BIN) ./cmd/stepfs
+
+install: build ## install the command, the helpers of mount(8), the systemd unit (PREFIX, SBINDIR, UNITDIR, DESTDIR)
+	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/stepfs
+	mkdir -p $(DESTDIR)$(SBINDIR) $(DESTDIR)$(UNITDIR)
+	ln -sf $(PREFIX)/bin/stepfs $(DESTDIR)$(SBINDIR)/mount.stepfs
+	ln -sf $(PREFIX)/bin/stepfs $(DESTDIR)$(SBINDIR)/mount.fuse.stepfs
+	sed 's|/usr/local/bin|$(PREFIX)/bin|' docs/stepfs@.service >$(DESTDIR)$(UNITDIR)/stepfs@.service
+
+uninstall: ## remove what make install installed
+	rm -f $(DESTDIR)$(PREFIX)/bin/stepfs $(DESTDIR)$(SBINDIR)/mount.stepfs $(DESTDIR)$(SBINDIR)/mount.fuse.stepfs $(DESTDIR)$(UNITDIR)/stepfs@.service
 
 deps: ## install what tests and demo need (apt-get; only what is missing)
 	@tools/deps.sh

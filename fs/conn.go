@@ -27,6 +27,8 @@ type MountOptions struct {
 	AllowOther bool
 	// ReadOnly mounts with "ro".
 	ReadOnly bool
+	// Flags are what the kernel itself does and leaves.
+	Flags MountFlags
 }
 
 // Conn is a connection to the kernel's side of a mount: the descriptor on
@@ -82,11 +84,7 @@ func mountDirect(dir string, o MountOptions) (int, error) {
 		fmt.Sprintf("rootmode=%o", st.Mode&unix.S_IFMT),
 		fmt.Sprintf("user_id=%d", os.Geteuid()),
 		fmt.Sprintf("group_id=%d", os.Getegid()))
-	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV)
-	if o.ReadOnly {
-		flags |= unix.MS_RDONLY
-	}
-	if err := unix.Mount(o.Source, dir, "fuse."+fsType, flags, strings.Join(opts, ",")); err != nil {
+	if err := unix.Mount(o.Source, dir, "fuse."+fsType, o.kernelFlags(), strings.Join(opts, ",")); err != nil {
 		return -1, errors.Join(err, unix.Close(fd))
 	}
 	return fd, nil
@@ -112,10 +110,8 @@ func mountHelper(dir string, o MountOptions) (int, error) {
 	defer ours.Close()
 	defer theirs.Close()
 
-	opts := append(commonOptions(o), "nosuid", "nodev", "subtype="+fsType, "fsname="+escapeOption(o.Source))
-	if o.ReadOnly {
-		opts = append(opts, "ro")
-	}
+	opts := append(commonOptions(o), "subtype="+fsType, "fsname="+escapeOption(o.Source))
+	opts = append(opts, o.flagNames()...)
 	if err := runHelper(theirs, "-o", strings.Join(opts, ","), "--", dir); err != nil {
 		return -1, err
 	}

@@ -10,21 +10,43 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// HelperPath finds fusermount3: in PATH, or where distributions have it, since
+// whoever mounts for a user may have no PATH.
+func HelperPath() (string, error) {
+	const name = "fusermount3"
+	found, err := exec.LookPath(name)
+	if err == nil {
+		return found, nil
+	}
+	for _, dir := range []string{"/usr/bin/", "/bin/", "/usr/local/bin/"} {
+		if found, err := exec.LookPath(dir + name); err == nil {
+			return found, nil
+		}
+	}
+	return "", fmt.Errorf("only root can mount and unmount without fusermount3 (package fuse3): %w", err)
+}
+
 // runHelper runs fusermount3; comm, when not nil, is the socket on which it
 // passes the descriptor.
 func runHelper(comm *os.File, args ...string) error {
-	bin, err := exec.LookPath("fusermount3")
+	bin, err := HelperPath()
 	if err != nil {
-		return fmt.Errorf("mounting as an ordinary user needs fusermount3 (package fuse3): %w", err)
+		return err
 	}
 	var said bytes.Buffer
 	cmd := exec.Command(bin, args...)
 	cmd.Stderr = &said
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	if comm != nil {
 		cmd.ExtraFiles = []*os.File{comm} // descriptor 3 of the child
-		cmd.Env = append(os.Environ(), "_FUSE_COMMFD=3")
+		cmd.Env = append(cmd.Env, "_FUSE_COMMFD=3")
 	}
-	if err := cmd.Run(); err != nil {
+	err = cmd.Run()
+	// Its exit code is 1 whatever happens: only the text tells a busy mount.
+	if bytes.HasSuffix(bytes.ToLower(bytes.TrimSpace(said.Bytes())), []byte(unix.EBUSY.Error())) {
+		err = unix.EBUSY
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", bytes.TrimSpace(said.Bytes()), err)
 	}
 	return nil

@@ -26,6 +26,9 @@ if [ "${1:-all}" != demo ]; then
 	need_command losetup mount
 	need_command unshare util-linux
 	need_command taskset util-linux
+	need_command setpriv util-linux
+	need_command findmnt util-linux
+	need_command systemd-analyze systemd
 	need_command sqlite3 sqlite3
 fi
 [ -n "$missing" ] || exit 0

@@ -29,7 +29,7 @@ const maxLog = 10 << 20
 func startBackground(ctx context.Context, o *mountOptions, out io.Writer) error {
 	r, w, err := os.Pipe()
 	if err != nil {
-		return fmt.Errorf("starting in the background: %w", err)
+		return &systemError{fmt.Errorf("starting in the background: %w", err)}
 	}
 	defer r.Close()
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
@@ -41,7 +41,7 @@ func startBackground(ctx context.Context, o *mountOptions, out io.Writer) error 
 	err = cmd.Start()
 	w.Close()
 	if err != nil {
-		return fmt.Errorf("starting in the background: %w", err)
+		return &systemError{fmt.Errorf("starting in the background: %w", err)}
 	}
 	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Signal(syscall.SIGTERM) }) // it may have ended
 	defer stop()
@@ -52,6 +52,7 @@ func startBackground(ctx context.Context, o *mountOptions, out io.Writer) error 
 		err = json.Unmarshal(line, &ready)
 	}
 	if err == nil {
+		notifyReady(ready)
 		return errors.Join(printReady(out, ready, o.json), cmd.Process.Release())
 	}
 	waited := cmd.Wait()

@@ -57,14 +57,14 @@ type leaveCall struct {
 // has started it takes down again when a later part fails.
 func startDaemon(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, storeArg, pointArg string) (_ *daemon, err error) {
 	d := &daemon{opts: o, since: time.Now(), sigs: make(chan os.Signal, 4), leave: make(chan leaveCall), served: make(chan error, 1)}
-	signal.Notify(d.sigs, syscall.SIGINT, syscall.SIGTERM)
+	d.listenToSignals()
 	defer func() {
 		if err != nil {
 			signal.Stop(d.sigs)
 			err = errors.Join(err, d.teardown())
 		}
 	}()
-	if err := checkFuse(o.allowOther); err != nil {
+	if err := checkFuse(o); err != nil {
 		return nil, err
 	}
 	storePath, err := plannedPath(storeArg)
@@ -74,8 +74,8 @@ func startDaemon(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, sto
 	if d.point, err = checkMountpoint(pointArg, storePath, func(s string) { slog.Warn(s) }); err != nil {
 		return nil, err
 	}
-	d.dir, err = storedir.Open(storePath, storedir.Options{Create: true, Command: mountVerb, Mountpoint: d.point})
-	if err != nil {
+	notifyStarting(storePath)
+	if err := d.openStore(ctx, storePath); err != nil {
 		return nil, err
 	}
 	if err := d.settings(flags); err != nil {
@@ -87,7 +87,7 @@ func startDaemon(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, sto
 	if d.store, err = openParts(d.dir, o, d.hook); err != nil {
 		return nil, err
 	}
-	d.store.describe = d.describe
+	d.store.describe, d.store.readOnly = d.describe, o.liveReadOnly()
 	if err := d.store.remarkOnLimit(func(s string) { slog.Warn(s) }); err != nil {
 		return nil, err
 	}
@@ -102,6 +102,43 @@ func startDaemon(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, sto
 	d.hook.start(func(i snapshot.Info) SnapshotInfo { return d.store.acted(context.Background(), i) })
 	d.api, err = listen(d.dir.Lease().Socket, d.store, d.leave)
 	return d, err
+}
+
+// listenToSignals: a terminal that is closed ends a mount in the foreground in
+// order, unless it was started to outlive it (nohup), and one in the background
+// not at all.
+func (d *daemon) listenToSignals() {
+	signal.Notify(d.sigs, syscall.SIGINT, syscall.SIGTERM)
+	switch {
+	case d.opts.background:
+		signal.Ignore(syscall.SIGHUP)
+	case !signal.Ignored(syscall.SIGHUP):
+		signal.Notify(d.sigs, syscall.SIGHUP)
+	}
+}
+
+// openStore opens the store, or creates it. After umount(8), which does not wait
+// for the daemon, it may still be closing the store: it is waited for. A daemon
+// that answers is not leaving.
+func (d *daemon) openStore(ctx context.Context, path string) (err error) {
+	for end := time.Now().Add(startPatience); ; {
+		d.dir, err = storedir.Open(path, storedir.Options{Create: d.opts.create, Command: mountVerb, Mountpoint: d.point})
+		if errors.Is(err, storedir.ErrNoStore) && !d.opts.create {
+			return fmt.Errorf("%w; if its disk is mounted, make it with -o create", err)
+		}
+		var held *storedir.InUseError
+		if !errors.As(err, &held) || held.Remote || held.Holder.Command != mountVerb || time.Now().After(end) {
+			return err
+		}
+		if c := dial(ctx, path); c != nil {
+			return errors.Join(err, c.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(startPoll):
+		}
+	}
 }
 
 // plannedPath is where the store is or will be, as far as links can be resolved.
@@ -212,6 +249,7 @@ func (d *daemon) run() error {
 		select {
 		case err := <-d.served:
 			d.served <- err
+			notifyStopping("unmounted, closing the store")
 			slog.Info("unmounted", "mountpoint", d.point)
 			return errors.Join(err, d.teardown())
 		case sig := <-d.sigs:
@@ -220,6 +258,7 @@ func (d *daemon) run() error {
 			err := d.unmount(call.lazy)
 			call.done <- err
 			if err == nil {
+				notifyStopping("unmounted, closing the store")
 				slog.Info("unmounted on request", "mountpoint", d.point)
 				return d.teardown()
 			}
@@ -232,6 +271,7 @@ func (d *daemon) run() error {
 // onSignal: the job may be writing its last checkpoint; see --grace.
 func (d *daemon) onSignal(sig os.Signal) error {
 	slog.Info("leaving", "signal", sig.String(), "open_for_writing", d.store.openFiles())
+	notifyStopping(fmt.Sprintf("waiting %v at most for files that are open for writing", d.opts.grace))
 	end := time.After(d.opts.grace)
 	poll := time.NewTicker(gracePoll)
 	defer poll.Stop()

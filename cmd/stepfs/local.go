@@ -31,6 +31,7 @@ type local struct {
 	// without a mount.
 	changed  func(dir uint64, names []string)
 	describe func(*Status) // adds what the daemon knows; nil without one
+	readOnly bool          // the live tree is mounted read-only
 	faults   *faultLog
 
 	policyMu sync.Mutex // held while the policy is changed
@@ -221,6 +222,9 @@ func (l *local) Snapshot(ctx context.Context, r SnapshotRequest) (SnapshotInfo, 
 
 // Rollback returns the snapshot of what was there before.
 func (l *local) Rollback(ctx context.Context, r RollbackRequest) (SnapshotInfo, error) {
+	if l.readOnly {
+		return SnapshotInfo{}, errors.New("not rolling back: the store is mounted read-only")
+	}
 	i, err := l.parts.manager.Rollback(ctx, r.Scope, r.Step)
 	switch {
 	case errors.Is(err, snapshot.ErrNotExist):

@@ -4,7 +4,8 @@
 // what) and daemon.go (the life of a mount). Every subcommand has a file of its
 // own; those that look at a store do so through service (service.go), which is
 // either the running daemon behind its socket (client.go, socket.go) or the
-// store opened here (local.go).
+// store opened here (local.go). Under the name mount.stepfs it is a helper of
+// mount(8) (mounthelper.go).
 //
 // This is the only package with flags, logging and exit codes.
 package main
@@ -40,6 +41,12 @@ type codedError struct {
 func (e *codedError) Error() string { return e.err.Error() }
 func (e *codedError) Unwrap() error { return e.err }
 
+// usageError: the command line itself is wrong, nothing was tried.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
 // errReported: everything was said already, only the exit code is missing.
 var errReported = errors.New("reported")
 
@@ -66,6 +73,9 @@ func main() {
 	// one cancels and the second one, no longer caught, kills.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
+	if isMountHelper(os.Args[0]) {
+		os.Exit(runMountHelper(ctx, os.Args))
+	}
 	err := newRoot().ExecuteContext(ctx)
 	if err != nil && !errors.Is(err, errReported) {
 		fmt.Fprintln(os.Stderr, "stepfs:", err)

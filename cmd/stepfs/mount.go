@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	stepfsfs "stepfs/fs"
 	"stepfs/snapshot/include"
 )
 
@@ -24,6 +25,7 @@ const mountVerb = "mount"
 // mountOptions are the flags of mount.
 type mountOptions struct {
 	background    bool
+	create        bool
 	snapDir       string // hidden, visible
 	snapDirName   string
 	snapshotsOnly bool
@@ -44,17 +46,21 @@ type mountOptions struct {
 	included      *include.Set // made of it
 	logFile       string
 	save          bool
-	json          bool // of global
-	mount         bool // it is a mount that opens the store
-	passive       bool // nothing is sealed or ingested; for commands without a mount
+	kernel        stepfsfs.MountFlags // of -o
+	json          bool                // of global
+	mount         bool                // it is a mount that opens the store
+	passive       bool                // nothing is sealed or ingested; for commands without a mount
 }
+
+// createFlag makes stores.
+const createFlag = "create"
 
 // onEventFlag is the flag whose value is run.
 const onEventFlag = "on-event"
 
 // notSettings are the flags of mount that describe one start of it, and are
 // never kept in the store's config.
-var notSettings = []string{"daemon", "log-file", "save-settings", "json", "debug", "store", "help"}
+var notSettings = []string{"daemon", "log-file", "save-settings", "json", "debug", "store", "help", optionsFlag, createFlag}
 
 func mountCommand(g *global) *cobra.Command {
 	var o mountOptions
@@ -79,6 +85,15 @@ from the root on, one that ends with a slash directories alone; * and ? match
 within a name, ** any directories. What is renamed out of it is in the next
 snapshot. A mount with other patterns than the one before applies them to all
 that is there; older snapshots stay as they are.
+
+The options of -o are those of mount(8) that make sense here (ro, rw,
+allow_other, [no]suid, [no]dev, [no]exec, [no]atime, [no]diratime, relatime),
+those that mount(8) and systemd read (noauto, nofail, _netdev, user, x-…), and
+every flag of this command: -o store-limit=100G,no-seal. nosuid and nodev are the
+default. A value with commas stands between double quotes. mount(8) and fstab work
+as well, with the type stepfs or fuse.stepfs, once make install has made the links.
+
+As the service of a systemd unit with Type=notify it says when it is ready.
 
 The command of --on-event gets one JSON object on its standard input: the fields
 of stepfs snapshots --json of what it is about, and
@@ -111,13 +126,15 @@ under the condition that its command is; --include "" takes them back.`,
 			}
 			o.json = g.json
 			if err := o.validate(); err != nil {
-				return err
+				return &usageError{err}
 			}
 			return mountError(runMount(c.Context(), c.Flags(), &o, store, rest[0], c.OutOrStdout()))
 		},
 	}
 	f := c.Flags()
+	f.VarP(&optionList{flags: f, kernel: &o.kernel}, optionsFlag, "o", "options as in fstab, with commas between them (see above)")
 	f.BoolVarP(&o.background, "daemon", "d", false, "go to the background once the mount answers")
+	f.BoolVar(&o.create, createFlag, true, "create the store when it is not there; through mount(8) and fstab only with -o create")
 	f.StringVar(&o.snapDir, "snapdir", "hidden", "whether readdir of the root lists the snapshots directory: hidden or visible")
 	f.StringVar(&o.snapDirName, "snapdir-name", "snapshots", "name of the snapshots directory")
 	f.BoolVar(&o.snapshotsOnly, "snapshots-only", false, "mount the snapshots alone, read-only, at MOUNTPOINT/<step>")
@@ -178,6 +195,9 @@ func (o *mountOptions) ingestWorkers() int {
 	return max(1, runtime.GOMAXPROCS(0)/4)
 }
 
+// liveReadOnly says whether the mount takes no changes.
+func (o *mountOptions) liveReadOnly() bool { return o.readOnly || o.snapshotsOnly }
+
 // applySettings gives flags that neither the command line nor the environment
 // set the values that the store's owner saved.
 func applySettings(flags *pflag.FlagSet, settings map[string]string) error {
@@ -220,6 +240,7 @@ func runMount(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, store,
 	if ready != nil {
 		err = d.detach(ready)
 	} else {
+		notifyReady(d.readyLine())
 		err = printReady(out, d.readyLine(), o.json)
 	}
 	if err != nil {

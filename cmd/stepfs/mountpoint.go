@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -17,87 +16,66 @@ import (
 // fuseDevice is what every FUSE mount needs.
 const fuseDevice = "/dev/fuse"
 
+// autofsType is what systemd mounts where an x-systemd.automount is.
+const autofsType = "autofs"
+
 // checkMountpoint returns the mountpoint, absolute and without links, or says
-// what is in the way. A mount of ours whose daemon has died is taken away, and
-// said hears of it.
+// what is in the way. What daemons of ours that have died left there is taken
+// away, and said hears of it.
 func checkMountpoint(arg, store string, said func(string)) (string, error) {
 	abs, err := filepath.Abs(arg)
 	if err != nil {
 		return "", fmt.Errorf("resolving the mountpoint: %w", err)
 	}
-	if err := clearStale(abs, said); err != nil {
-		return "", err
-	}
-	point, err := filepath.EvalSymlinks(abs)
+	point, err := realPath(abs)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return "", fmt.Errorf("the mountpoint %s does not exist; make it with: mkdir -p %s", abs, shellQuote(abs))
+	case errors.Is(err, unix.ENOTCONN):
+		return "", fmt.Errorf("the mountpoint %s is on a filesystem whose process has died: %w", abs, err)
 	case err != nil:
 		return "", fmt.Errorf("looking at the mountpoint: %w", err)
 	}
-	if point != abs {
-		if err := clearStale(point, said); err != nil {
-			return "", err
-		}
-	}
-	if err := checkPlaces(point, store); err != nil {
+	if err := clearStale(point, said); err != nil {
 		return "", err
+	}
+	auto, err := checkPlaces(point, store)
+	if err != nil || auto {
+		return point, err
 	}
 	return point, checkEmpty(point, store)
 }
 
-// clearStale unmounts what a dead daemon of ours left at path.
-func clearStale(path string, said func(string)) error {
-	if !isDead(path) {
-		return nil
-	}
+// checkPlaces refuses a mountpoint that would hide the store, or be in it. It
+// says whether an automount waits there for somebody to mount: whoever opens that
+// directory, to look whether it is empty, waits for himself.
+func checkPlaces(point, store string) (auto bool, err error) {
 	all, err := mounts()
 	if err != nil {
-		return err
-	}
-	m, ok := mountAt(all, path)
-	if !ok || m.Type != fsType {
-		return fmt.Errorf("%s is the mountpoint of a filesystem (%s) whose process has died; unmount it with: umount -l %s",
-			path, orDash(m.Type), shellQuote(path))
-	}
-	if err := stepfsfs.Unmount(path, true); err != nil {
-		return fmt.Errorf("%s was left mounted by a stepfs that died, and cannot be unmounted: %w", path, err)
-	}
-	said(fmt.Sprintf("%s was left mounted by a stepfs that died (of store %s); unmounted it", path, m.Source))
-	return nil
-}
-
-// isDead says whether path is a mount whose process has died. stat(2) does not
-// tell: the kernel may answer it from what it remembers. statfs(2) always asks.
-func isDead(path string) bool {
-	var st unix.Statfs_t
-	return unix.Statfs(path, &st) == unix.ENOTCONN
-}
-
-// checkPlaces refuses a mountpoint that would hide the store, or be in it.
-func checkPlaces(point, store string) error {
-	all, err := mounts()
-	if err != nil {
-		return err
+		return false, err
 	}
 	switch {
 	case point == store:
-		return fmt.Errorf("the mountpoint and the store are the same directory, %s", point)
+		return false, fmt.Errorf("the mountpoint and the store are the same directory, %s", point)
 	case isWithin(point, store):
-		return fmt.Errorf("the mountpoint %s is inside the store %s", point, store)
+		return false, fmt.Errorf("the mountpoint %s is inside the store %s", point, store)
 	case isWithin(store, point):
-		return fmt.Errorf("the store %s is inside the mountpoint %s and would be hidden by it", store, point)
+		return false, fmt.Errorf("the store %s is inside the mountpoint %s and would be hidden by it", store, point)
 	}
 	if m, ok := mountAt(all, point); ok {
-		if m.Type == fsType {
-			return fmt.Errorf("%s is already mounted: it is the stepfs of store %s; end it with: stepfs umount %s", point, m.Source, shellQuote(point))
+		switch m.Type {
+		case autofsType:
+			auto = true
+		case fsType:
+			return false, fmt.Errorf("%s is already mounted: it is the stepfs of store %s; end it with: stepfs umount %s", point, m.Source, shellQuote(point))
+		default:
+			return false, fmt.Errorf("%s is already mounted: it holds a %s (%s); mount on a directory in it", point, m.Type, m.Source)
 		}
-		return fmt.Errorf("%s is already mounted: it holds a %s (%s); mount on a directory in it", point, m.Type, m.Source)
 	}
 	if m, ok := mountOver(all, store); ok && m.Type == fsType {
-		return fmt.Errorf("the store %s would be on the stepfs mount %s; a store goes on a disk", store, m.Point)
+		return false, fmt.Errorf("the store %s would be on the stepfs mount %s; a store goes on a disk", store, m.Point)
 	}
-	return nil
+	return auto, nil
 }
 
 // checkEmpty: what is in the directory would be hidden for as long as stepfs is
@@ -130,29 +108,32 @@ func checkEmpty(point, store string) error {
 }
 
 // checkFuse says what a FUSE mount lacks here.
-func checkFuse(allowOther bool) error {
+func checkFuse(o *mountOptions) error {
 	f, err := os.OpenFile(fuseDevice, os.O_RDWR, 0)
 	if err == nil {
 		err = f.Close()
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
-		return fmt.Errorf("there is no %s: load the module with: modprobe fuse; in a container, start it with: --device %s --cap-add SYS_ADMIN",
-			fuseDevice, fuseDevice)
+		return &systemError{fmt.Errorf("there is no %s: load the module with: modprobe fuse; in a container, start it with: --device %s --cap-add SYS_ADMIN",
+			fuseDevice, fuseDevice)}
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%s is not for uid %d: %w; in a container, start it with: --device %s --cap-add SYS_ADMIN",
-			fuseDevice, os.Geteuid(), err, fuseDevice)
+		return &systemError{fmt.Errorf("%s is not for uid %d: %w; in a container, start it with: --device %s --cap-add SYS_ADMIN",
+			fuseDevice, os.Geteuid(), err, fuseDevice)}
 	case err != nil:
-		return fmt.Errorf("opening %s: %w", fuseDevice, err)
+		return &systemError{fmt.Errorf("opening %s: %w", fuseDevice, err)}
 	}
 	if os.Geteuid() == 0 {
 		return nil
 	}
-	if _, err := exec.LookPath("fusermount3"); err != nil {
-		return errors.New("fusermount3 is missing, and only root can mount without it: install the package fuse3")
+	if _, err := stepfsfs.HelperPath(); err != nil {
+		return &systemError{err}
 	}
-	if allowOther && !userAllowOther() {
+	switch {
+	case o.allowOther && !userAllowOther():
 		return errors.New("--allow-other needs the line user_allow_other in /etc/fuse.conf")
+	case o.kernel.Suid || o.kernel.Dev:
+		return errors.New("only root can mount with the options suid and dev")
 	}
 	return nil
 }

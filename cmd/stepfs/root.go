@@ -61,7 +61,11 @@ Exit codes: 0 done, 1 error, 3 partly done, 10 no store there, 11 store in use,
 		holdCommand(g), releaseCommand(g), forgetCommand(g), unforgetCommand(g), pruneCommand(g), policyCommand(g),
 		rulesCommand(g), statusCommand(g), statsCommand(g), drainCommand(g), checkCommand(g), versionCommand(g))
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return fmt.Errorf("%w (see %s --help)", err, c.CommandPath())
+		var invalid *pflag.InvalidValueError
+		if errors.As(err, &invalid) && invalid.GetFlag().Name == optionsFlag {
+			err = invalid.Unwrap() // it names the option, which may be one of many
+		}
+		return &usageError{fmt.Errorf("%w (see %s --help)", err, c.CommandPath())}
 	})
 	return root
 }
@@ -84,7 +88,7 @@ func flagsFromEnv(flags *pflag.FlagSet, lookup func(string) (string, bool)) erro
 	flags.VisitAll(func(f *pflag.Flag) {
 		name := envPrefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		value, ok := lookup(name)
-		if !ok || f.Changed || f.Name == "help" {
+		if !ok || f.Changed || f.Name == "help" || f.Name == optionsFlag { // -o would set flags that are on the command line
 			return
 		}
 		if err := flags.Set(f.Name, value); err != nil {

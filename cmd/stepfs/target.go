@@ -30,7 +30,7 @@ func resolve(arg string) (target, error) {
 	}
 	for _, follow := range []bool{false, true} {
 		if follow {
-			resolved, err := filepath.EvalSymlinks(abs)
+			resolved, err := realPath(abs)
 			if err != nil {
 				break // Open says what is wrong with it
 			}
@@ -60,6 +60,7 @@ func openServiceAs(ctx context.Context, arg string, how storedir.Options) (servi
 	if err != nil {
 		return nil, err
 	}
+	remarkOnDead(t)
 	for end := time.Now().Add(startPatience); ; {
 		if c := dial(ctx, t.Store); c != nil {
 			return c, nil

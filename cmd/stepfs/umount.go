@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -38,6 +39,9 @@ func runUmount(ctx context.Context, arg string, force bool) error {
 	if err != nil {
 		return err
 	}
+	if t.Mount != "" && isDead(t.Mount) { // its store may be mounted elsewhere by now
+		return clearStale(t.Mount, func(s string) { slog.Info(s) })
+	}
 	d := dial(ctx, t.Store)
 	if d == nil {
 		return umountAlone(t, arg, force)
@@ -53,12 +57,12 @@ func runUmount(ctx context.Context, arg string, force bool) error {
 	return d.waitGone(ctx, t.Store)
 }
 
-// umountAlone unmounts without a daemon: it has died, or is not ours to talk to.
+// umountAlone unmounts what has a daemon that is not ours to talk to.
 func umountAlone(t target, arg string, force bool) error {
 	if t.Mount == "" {
 		return fmt.Errorf("%s is not mounted: it is neither a stepfs mount nor the store of one", arg)
 	}
-	if err := stepfsfs.Unmount(t.Mount, force || isDead(t.Mount)); err != nil {
+	if err := stepfsfs.Unmount(t.Mount, force); err != nil {
 		return busy(err, t.Mount)
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -62,7 +63,8 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 	p.tree, err = stage.Open(stage.Config{
 		Engine: p.engine, Disk: stage.NewDisk(dir.Join(storedir.StagingDir)), Chunks: chunkReader{p.chunks},
 		Events: p.treeEvents(l.faults),
-		Limit:  o.storeLimit.of(space.Total), Rest: p.use.rest, MakeRoom: p.makeRoom, Wanted: p.wanted,
+		UID:    uint32(os.Geteuid()), GID: uint32(os.Getegid()), // whose a new store's root is
+		Limit: o.storeLimit.of(space.Total), Rest: p.use.rest, MakeRoom: p.makeRoom, Wanted: p.wanted,
 	})
 	if err != nil {
 		return nil, err
@@ -210,7 +212,7 @@ func mountParts(l *local, point string, o *mountOptions) (*mounted, error) {
 		return nil, err
 	}
 	conn, err := stepfsfs.Mount(point, stepfsfs.MountOptions{
-		Source: l.dir.Path(), AllowOther: o.allowOther, ReadOnly: o.readOnly || o.snapshotsOnly,
+		Source: l.dir.Path(), AllowOther: o.allowOther, ReadOnly: o.liveReadOnly(), Flags: o.kernel,
 	})
 	if err != nil {
 		return nil, err

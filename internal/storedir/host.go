@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // BootID names this boot of this kernel; "" where /proc does not say.
@@ -48,11 +50,15 @@ func processStart(pid int) uint64 {
 const maxSocketPath = 107
 
 // SocketPath is where the daemon of the store at path listens: STORE/stepfs.sock,
-// or a name drawn from the path in a run directory when that is too long.
+// or a name drawn from the path in a run directory when that is too long, or when
+// the store is somebody else's, who could put a socket of their own there.
 // Clients read it from the lease, so that another environment finds it too.
 func SocketPath(path string) string {
 	p := filepath.Join(path, SocketName)
-	if len(p) <= maxSocketPath {
+	var st unix.Stat_t
+	err := unix.Stat(path, &st)
+	trusted := err != nil || st.Uid == 0 || st.Uid == uint32(os.Geteuid())
+	if len(p) <= maxSocketPath && trusted {
 		return p
 	}
 	sum := sha256.Sum256([]byte(path))

@@ -316,6 +316,18 @@ func TestSocketPath(t *testing.T) {
 	if len(got) > maxSocketPath || strings.HasPrefix(got, long) {
 		t.Errorf("%s has %d bytes", got, len(got))
 	}
+	other := t.TempDir()
+	if got := SocketPath(other); got != other+"/stepfs.sock" {
+		t.Errorf("of our own store: %s", got)
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(other, 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+		if got := SocketPath(other); filepath.Dir(got) != runDir() {
+			t.Errorf("of somebody else's store: %s", got)
+		}
+	}
 	if got == SocketPath(long+"y") {
 		t.Error("two stores share a socket")
 	}
