@@ -25,7 +25,7 @@ func (t *Tree) commitContent(tx *txn, n *inode, rec *schema.Inode) {
 	c := rec.Live
 	rec.Committed = &c
 	rec.Marked, rec.Reverted = false, false
-	if c.Gen != 0 {
+	if c.Gen != 0 && !sameBytes(&c, &n.stored) {
 		t.putPending(tx, n.ino, c)
 	}
 }

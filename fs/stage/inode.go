@@ -25,10 +25,11 @@ type inode struct {
 	handles map[uint64]*handle
 	writers int // writable handles
 
-	tail       stripeCache // the stripe written last
-	appendOnly bool        // all writes since the first open writer were at the end
-	dead       bool        // no link, no opener: gone from the index
-	noted      bool        // somebody was told that it is being written (Events.Happened)
+	tail       stripeCache    // the stripe written last
+	stored     schema.Content // a live content all of whose bytes are in chunks (clone.go)
+	appendOnly bool           // all writes since the first open writer were at the end
+	dead       bool           // no link, no opener: gone from the index
+	noted      bool           // somebody was told that it is being written (Events.Happened)
 }
 
 // stripeCache spares sequential writers the look-up of the stripe they are in.

@@ -199,6 +199,9 @@ func (t *Tree) findDead(ino uint64) (*findings, error) {
 	for gen := range dead {
 		switch {
 		case live[gen]:
+			if err := t.comesBack(gen, ino); err != nil {
+				return nil, err
+			}
 		case numbers(need, gen):
 			f.shells = append(f.shells, gen)
 		default:

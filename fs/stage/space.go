@@ -255,9 +255,11 @@ func (t *Tree) unstored() (sum int64, err error) {
 	})
 	for _, n := range t.inodes.open() {
 		n.mu.RLock()
-		if rec := n.rec; rec != nil && isReg(rec) && (rec.Committed == nil || rec.Committed.Gen != rec.Live.Gen) {
+		switch rec := n.rec; {
+		case rec == nil || !isReg(rec) || sameBytes(&rec.Live, &n.stored):
+		case rec.Committed == nil || rec.Committed.Gen != rec.Live.Gen:
 			sum += rec.Live.Alloc
-		} else if rec != nil && isReg(rec) {
+		default:
 			sum += max(0, rec.Live.Alloc-rec.Committed.Alloc)
 		}
 		n.mu.RUnlock()
