@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"stepfs/fs/stage"
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -251,7 +253,43 @@ func freeableModel(t *testing.T, r *rand.Rand) {
 	files := map[string]bool{}
 	pick := func() string { return fmt.Sprint("f", r.Intn(6)) }
 	var steps []snapshot.Info
+	share := func() { // what a live file has, or a step, all of it or a part
+		from, to := pick(), pick()
+		c := stage.Copy{Len: 1 << 30}
+		var view interface {
+			Find(string) (stage.Attr, error)
+		} = w.tree
+		if len(steps) > 0 && r.Intn(3) > 0 {
+			c.From = w.tree.At(steps[r.Intn(len(steps))].Seq)
+			view = c.From
+			if r.Intn(2) == 0 {
+				to = from // often the same inode
+			}
+		} else if from == to {
+			return
+		}
+		a, err := view.Find(from)
+		if errors.Is(err, stage.ErrNotExist) {
+			return
+		}
+		w.ok(err)
+		flags := uint32(r.Intn(2)) * unix.O_TRUNC
+		if r.Intn(4) == 0 {
+			c.SrcOff, c.Len = r.Int63n(a.Size+1), 1+r.Int63n(100<<10)
+			c.DstOff = c.SrcOff
+		}
+		c.Src = a.Ino
+		c.Dst, c.Fh = w.openFile(to, flags)
+		_, err = w.tree.CopyRange(c)
+		w.ok(err)
+		w.closeFile(c.Dst, c.Fh)
+		files[to] = true
+	}
 	change := func() {
+		if r.Intn(4) == 0 {
+			share()
+			return
+		}
 		name := pick()
 		n := 1 + r.Intn(200<<10)
 		if r.Intn(4) == 0 {

@@ -303,7 +303,7 @@ func (s *sharing) putStripes(parts map[uint32][]schema.Fragment) error {
 		return now
 	}
 	hidden := false
-	if s.off < d.rec.Live.Len {
+	if int64(stripeOf(s.off))*stripeSize < d.rec.Live.Len {
 		err := t.stripes(d.ino, &d.rec.Live, stripeOf(s.off), func(k uint32, fs []schema.Fragment, ver uint64) (bool, error) {
 			if int64(k)*stripeSize >= s.end {
 				return false, nil
