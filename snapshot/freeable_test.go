@@ -450,3 +450,60 @@ func TestFreeableStaged(t *testing.T) {
 	}
 	w.noFaults()
 }
+
+// copyOut copies a file out of a step over the live one of that name.
+func (w *world) copyOut(from snapshot.Info, name string) {
+	w.t.Helper()
+	view := w.tree.At(from.Seq)
+	a, err := view.Find(name)
+	w.ok(err)
+	c := stage.Copy{From: view, Src: a.Ino, Len: 1 << 30}
+	c.Dst, c.Fh = w.openFile(name, unix.O_TRUNC)
+	n, err := w.tree.CopyRange(c)
+	if err != nil || n != a.Size {
+		w.t.Errorf("copied %d bytes of %d: %v", n, a.Size, err)
+	}
+	w.closeFile(c.Dst, c.Fh)
+}
+
+// What comes back to a file out of a step that is not the one before: the steps
+// between do not read it, and it stays all the same; until that is over.
+func TestFreeableComesBack(t *testing.T) {
+	w := newWorld(t, keeping(&hands{}, unpacked))
+	const size = 300 << 10
+	ino := w.put("f", noise(1, size))
+	one := w.step("1")
+	w.put("f", noise(2, size))
+	w.step("2")
+	w.drain()
+	w.still()
+	if n := w.freeable(one); n < size {
+		t.Errorf("%d bytes, want %d", n, size)
+	}
+	w.copyOut(one, "f")
+	if w.find("f") != ino {
+		t.Fatal("another inode: this proves nothing")
+	}
+	three := w.step("3")
+	w.put("g", "g")
+	four := w.step("4")
+	w.drain()
+	w.still()
+	if n := w.freeable(one); n > 8<<10 {
+		t.Errorf("%d bytes, though the live file and step 3 have them", n)
+	}
+	w.put("f", noise(3, size))
+	w.step("5")
+	w.drain()
+	w.still()
+	if n := w.freeable(one); n > 8<<10 {
+		t.Errorf("%d bytes, though steps 3 and 4 have them", n)
+	}
+	all, err := w.m.FreeableTogether(w.ctx(), []uint64{one.Seq, three.Seq, four.Seq})
+	if err != nil || all < size {
+		t.Errorf("all together: %d bytes, %v", all, err)
+	}
+	w.frees(three, four)
+	w.wantFrees(one, size)
+	w.noFaults()
+}
