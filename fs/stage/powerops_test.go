@@ -107,6 +107,9 @@ func (m *machine) copy(name string, f *cutFile) {
 	next := grow(clone(f.live()), c.DstOff+want)
 	copy(next[c.DstOff:], src[c.SrcOff:][:want])
 	f.versions = append(f.versions, next)
+	if c.DstOff != c.SrcOff {
+		f.pieces = len(f.versions)
+	}
 	m.logf("copy %d (of a snapshot: %v) [%d+%d] to %d at %d", c.Src, c.From != nil, c.SrcOff, want, c.Dst, c.DstOff)
 	n, err := m.tree.CopyRange(c)
 	m.must(err)
