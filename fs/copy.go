@@ -47,6 +47,12 @@ func (f *FileSystem) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRang
 	if err != nil {
 		return 0, f.told("copy", err)
 	}
+	if in.Uid != 0 {
+		// Linux leaves it to us, and does not say whether the caller may keep it.
+		if err := f.dropSuid(dst); err != nil {
+			return 0, status(err)
+		}
+	}
 	if n > 0 && f.tree.Synchronous(dst, in.FhOut) {
 		// No FSYNC follows, as it does a write.
 		if _, err := f.manager.Barrier(context.Background(), "osync", dst); err != nil {

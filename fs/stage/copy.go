@@ -156,27 +156,26 @@ func (x *copying) source() (*schema.Inode, *schema.Content, error) {
 // plain copies the bytes, from done on. Holes become holes.
 func (x *copying) plain(done int64) (n int64, err error) {
 	buf := make([]byte, min(copyPiece, x.Len-done))
-	most := min(x.Len, done+copyMost)
-	for at := done; at < most && !x.stopped(); at = done + n {
-		hole, err := x.hole(x.SrcOff+at, x.SrcOff+x.Len)
-		if err != nil {
+	for most := min(x.Len-done, copyMost); n < most && !x.stopped(); {
+		from, to := x.SrcOff+done+n, x.DstOff+done+n
+		data, k, err := x.next(from, x.SrcOff+x.Len)
+		switch {
+		case err != nil:
 			return n, err
-		}
-		if hole > 0 {
-			if err := x.t.Fallocate(x.Dst, x.Fh, x.DstOff+at, hole, unix.FALLOC_FL_ZERO_RANGE); err != nil {
+		case !data:
+			if err := x.t.Fallocate(x.Dst, x.Fh, to, k, unix.FALLOC_FL_ZERO_RANGE); err != nil {
 				return n, err
 			}
-			n += hole
-			continue
+		default:
+			got, err := x.read(buf[:min(int64(len(buf)), most-n, k)], from)
+			if err == nil && got > 0 {
+				got, err = x.t.Write(x.Dst, x.Fh, buf[:got], to)
+			}
+			if k = int64(got); err != nil || k == 0 {
+				return n, err
+			}
 		}
-		k, err := x.read(buf[:min(int64(len(buf)), most-at)], x.SrcOff+at)
-		if err != nil || k == 0 {
-			return n, err
-		}
-		if k, err = x.t.Write(x.Dst, x.Fh, buf[:k], x.DstOff+at); err != nil {
-			return n, err
-		}
-		n += int64(k)
+		n += k
 	}
 	return n, nil
 }
@@ -188,16 +187,23 @@ func (x *copying) read(dst []byte, off int64) (int, error) {
 	return x.t.Read(x.Src, x.Fh, dst, off)
 }
 
-// hole says how many bytes from off on, up to end, are in a hole of the source.
-func (x *copying) hole(off, end int64) (n int64, err error) {
-	var data int64
+// next says whether the source has data at off, and how far it goes on like
+// that, up to end.
+func (x *copying) next(off, end int64) (data bool, n int64, err error) {
+	seek := x.t.Lseek
 	if x.From != nil {
-		data, err = x.From.Lseek(x.Src, off, unix.SEEK_DATA)
-	} else {
-		data, err = x.t.Lseek(x.Src, off, unix.SEEK_DATA)
+		seek = x.From.Lseek
 	}
+	at, err := seek(x.Src, off, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, ErrNXIO):
+		return false, end - off, nil
+	case err != nil || at > off:
+		return false, min(at, end) - off, err
+	}
+	at, err = seek(x.Src, off, unix.SEEK_HOLE)
 	if errors.Is(err, ErrNXIO) {
-		data, err = end, nil
+		return true, 1, nil // cut off since: there is nothing to be read
 	}
-	return min(data, end) - off, err
+	return true, min(at, end) - off, err
 }
