@@ -14,7 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func init() { mappers["copies"], mappers["suid"], mappers["fsize"] = copyMapped, copyOverSuid, copyTooMuch }
+func init() {
+	mappers["copies"], mappers["suid"], mappers["fsize"] = copyMapped, copyOverSuid, copyTooMuch
+}
 
 // copyRange is copy_file_range(2) once.
 func copyRange(from *os.File, off int64, to *os.File, at int64, n int) (int, error) {
