@@ -55,7 +55,7 @@ var (
 // share makes the destination name what the source does, from x.SrcOff on, and
 // gives how many bytes that are.
 func (x *copying) share() (done int64, err error) {
-	for tries := 0; done < x.Len && !x.stopped(); {
+	for tries := 0; done < x.Len && (done+int64(tries) == 0 || !x.stopped()); {
 		off := x.SrcOff + done
 		end := min(x.SrcOff+x.Len, (int64(stripeOf(off))+shareStripes)*stripeSize)
 		n, unsynced, err := x.shareSome(off, end)

@@ -191,6 +191,38 @@ func (t *Tree) mustGen(tb testing.TB, ino uint64) uint64 {
 	return rec.Live.Gen
 }
 
+// What the reaper found dead of a file, and somebody else still has, may be
+// shared with the file again before it is freed.
+func TestCopyBesideTheReaper(t *testing.T) {
+	w, _ := memWorld(t)
+	defer w.close()
+	src, sfh := w.create("src")
+	w.mustWrite(src, sfh, 's', 300000, 0)
+	dst, dfh := w.copyTo(nil, src, "dst", 300000)
+	w.tree.reaper.work.Lock()
+	_, err := w.tree.SetAttr(dst, SetAttr{Size: new(int64)})
+	must(t, err)
+	f, err := w.tree.findDead(dst)
+	must(t, err)
+	if len(f.gens) == 0 {
+		t.Fatal("nothing is dead: this proves nothing")
+	}
+	n, err := w.tree.CopyRange(Copy{Src: src, Dst: dst, Fh: dfh, Len: 300000})
+	if err != nil || n != 300000 {
+		t.Fatal(n, err)
+	}
+	_, err = w.tree.update(schema.KindReap, func(tx *txn) error { return w.tree.free(tx, f) })
+	must(t, err)
+	w.tree.reaper.work.Unlock()
+	w.unlink("src")
+	w.tree.Release(src, sfh)
+	w.reapAll()
+	w.wantLive(dst, bytes.Repeat([]byte{'s'}, 300000))
+	if fs := treeFindings(w.tree); len(fs) > 0 {
+		t.Errorf("the check finds %+v", fs)
+	}
+}
+
 // A snapshot that is removed meanwhile gives an error, and never other bytes.
 func TestCopyOfWhatIsPruned(t *testing.T) {
 	w, _ := memWorld(t)

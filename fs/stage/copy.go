@@ -156,7 +156,7 @@ func (x *copying) source() (*schema.Inode, *schema.Content, error) {
 // plain copies the bytes, from done on. Holes become holes.
 func (x *copying) plain(done int64) (n int64, err error) {
 	buf := make([]byte, min(copyPiece, x.Len-done))
-	for most := min(x.Len-done, copyMost); n < most && !x.stopped(); {
+	for most := min(x.Len-done, copyMost); n < most && (n == 0 || !x.stopped()); {
 		from, to := x.SrcOff+done+n, x.DstOff+done+n
 		data, k, err := x.next(from, x.SrcOff+x.Len)
 		switch {
