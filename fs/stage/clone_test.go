@@ -162,7 +162,7 @@ func TestCopyOfWhatFails(t *testing.T) {
 	first, _ := w.barrier(src)
 	bad := w.tree.mustGen(t, src)
 	w.mustWrite(src, sfh, 'b', 100000, 100000) // goes on in the same
-	w.mustWrite(src, sfh, 'c', 9000, 0)        // and in a new one
+	w.mustWrite(src, sfh, 'c', 90000, 0)       // and in a new one
 	must(t, w.tree.Flush(src, sfh, false))
 	disk.before = func(op string, gen uint64) error {
 		if op == "sync" && gen == bad {
@@ -171,12 +171,18 @@ func TestCopyOfWhatFails(t *testing.T) {
 		return nil
 	}
 	old, _ := w.copyTo(w.tree.At(first), src, "old", 100000)
+	part, pfh := w.create("part") // of the sound one alone
+	_, err := w.tree.CopyRange(Copy{Src: src, Dst: part, Fh: pfh, Len: 90000})
+	must(t, err)
 	now, _ := w.copyTo(nil, src, "now", 200000)
-	want := fill('c', 9000, 'a', 91000, 'b', 100000)
+	want := fill('c', 90000, 'a', 10000, 'b', 100000)
 	w.wantLive(now, want)
+	if err := w.tree.Settle(src); err == nil {
+		t.Fatal("the sync did not fail: this proves nothing")
+	}
 	w.mustWrite(src, sfh, 'd', 5000, 3000)
-	w.tree.settler.wait()
 	w.wantLive(now, want)
+	w.wantLive(part, bytes.Repeat([]byte{'c'}, 90000))
 	w.wantLive(old, bytes.Repeat([]byte{'a'}, 100000))
 	if _, failed := w.barrier(now, old); len(failed) > 0 {
 		t.Errorf("the copies fail: %v", failed)
