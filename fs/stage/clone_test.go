@@ -335,6 +335,59 @@ func TestCopyTakesNoRoom(t *testing.T) {
 	w.tree.cfg.Chunks = nil
 }
 
+// What a copy takes the place of gives back its room, though the file goes on
+// under the same number.
+func TestCopyGivesBack(t *testing.T) {
+	w, disk := memWorld(t)
+	defer w.close()
+	src, sfh := w.create("src")
+	w.mustWrite(src, sfh, 's', 1<<20, 0)
+	was := disk.bytes()
+	dst, dfh := w.create("dst")
+	w.mustWrite(dst, dfh, 'x', 2<<20, 0)
+	_, err := w.tree.SetAttr(dst, SetAttr{Size: new(int64(1 << 20))})
+	must(t, err)
+	w.reapAll()
+	before := w.tree.mustGen(t, dst)
+	_, err = w.tree.CopyRange(Copy{Src: src, Dst: dst, Fh: dfh, Len: 1 << 20})
+	must(t, err)
+	if w.tree.mustGen(t, dst) != before {
+		t.Fatal("another number: this proves nothing")
+	}
+	w.reapAll()
+	if now := disk.bytes(); now != was {
+		t.Errorf("%d bytes are staged, want %d", now, was)
+	}
+}
+
+// A copy is a write: the handle has to be closed again, and who listens is told.
+func TestCopyIsAWrite(t *testing.T) {
+	w, _ := memWorld(t)
+	defer w.close()
+	src, sfh := w.create("src")
+	w.mustWrite(src, sfh, 's', 1000, 0)
+	dst, dfh := w.create("dst")
+	must(t, w.tree.Flush(dst, dfh, false))
+	shows := func(want []byte) {
+		t.Helper()
+		seq, _ := w.barrier()
+		w.wantSnap(seq, dst, want, "")
+	}
+	var told []Op
+	w.tree.cfg.Events.Happened = func(e Event) { told = append(told, e.Op) }
+	_, err := w.tree.CopyRange(Copy{Src: src, Dst: dst, Fh: dfh, Len: 1000})
+	must(t, err)
+	shows(nil)
+	_, err = w.tree.SetAttr(dst, SetAttr{Size: new(int64(500))}) // commits what is closed
+	must(t, err)
+	shows(nil)
+	must(t, w.tree.Flush(dst, dfh, false))
+	shows(bytes.Repeat([]byte{'s'}, 500))
+	if fmt.Sprint(told) != fmt.Sprint([]Op{OpWrite, OpClose}) {
+		t.Errorf("told of %v", told)
+	}
+}
+
 // A copy of what was stored only later is not stored again either.
 func TestCopyIsStoredWithItsSource(t *testing.T) {
 	w, _ := memWorld(t)
