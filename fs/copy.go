@@ -18,7 +18,7 @@ import (
 // The kernel has cut the range off at the source's end and at RLIMIT_FSIZE, has
 // refused what overlaps and what appends, and has written back what mappings
 // hold of either range. Afterwards it drops the destination's cached pages.
-// What is asked here comes again to the daemon, since others than Linux may ask.
+// The tree looks at what matters to it again.
 //
 // COPY_FILE_RANGE_64, which Linux asks for first since 6.18, go-fuse answers
 // with ENOSYS; then comes this one, up to 2 GiB at a time.
@@ -47,7 +47,7 @@ func (f *FileSystem) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRang
 	if err != nil {
 		return 0, f.told("copy", err)
 	}
-	if in.Uid != 0 {
+	if n > 0 && in.Uid != 0 {
 		// Linux leaves it to us, and does not say whether the caller may keep it.
 		if err := f.dropSuid(dst); err != nil {
 			return 0, status(err)

@@ -48,8 +48,8 @@ var (
 	// errUnsynced and errPassed end a transaction that shares nothing.
 	errUnsynced = errors.New("what is to be shared is not durable yet")
 	errPassed   = errors.New("the source ends before the range")
-	// errUnshared: the range can't be shared, though its bytes can be read.
-	errUnshared = errors.New("the source changes too fast")
+	// errUnshared: the range is copied instead. It moves, or can't be made durable.
+	errUnshared = errors.New("the range is not shared")
 )
 
 // share makes the destination name what the source does, from x.SrcOff on, and
@@ -90,7 +90,7 @@ func (x *copying) shareSome(off, end int64) (n int64, unsynced []mark, err error
 	if err := x.freeze(off, end); err != nil {
 		return 0, nil, err
 	}
-	s := &sharing{x: x, tx: nil, rec: *x.dst.rec, off: off, end: end, gens: map[uint64]schema.Generation{}}
+	s := &sharing{x: x, rec: *x.dst.rec, off: off, end: end, gens: map[uint64]schema.Generation{}}
 	if err := s.version(); err != nil {
 		return 0, nil, err
 	}
