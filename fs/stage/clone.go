@@ -179,8 +179,8 @@ type sharing struct {
 
 // version chooses the generation under whose number the stripes stand. It takes
 // no bytes, so that the next write starts one more: should power fail before
-// those are durable, what shows in their place is what was shared, and not what
-// lay there before.
+// those are durable, what shows in their place is what was shared, as long as
+// the reaper leaves it, and not what lay there before.
 func (s *sharing) version() (err error) {
 	live, t, ino := &s.rec.Live, s.x.t, s.x.dst.ino
 	if live.Gen > t.gens.old && s.off >= frozen(&s.rec) {
