@@ -393,6 +393,24 @@ func TestCopyIsAWrite(t *testing.T) {
 	}
 }
 
+// A range that nobody wrote is told of in a copy, too: half a checkpoint does
+// not become a whole one by being copied.
+func TestCopyOfTheUnwritten(t *testing.T) {
+	w, _ := memWorld(t)
+	defer w.close()
+	src, _ := w.create("src")
+	w.mustWrite(src, 0, 's', 1000, 0)
+	_, err := w.tree.SetAttr(src, SetAttr{Size: new(int64(2000))})
+	must(t, err)
+	dst, _ := w.copyTo(nil, src, "dst", 2000)
+	seq, _ := w.barrier(src, dst)
+	for _, ino := range []uint64{src, dst} {
+		if yes, err := w.tree.At(seq).Unwritten(ino); err != nil || !yes {
+			t.Errorf("inode %d: unwritten %v, %v", ino, yes, err)
+		}
+	}
+}
+
 // A copy of what was stored only later is not stored again either.
 func TestCopyIsStoredWithItsSource(t *testing.T) {
 	w, _ := memWorld(t)
