@@ -90,7 +90,9 @@ func (t *Tree) free(tx *txn, f *findings) error {
 		return err
 	}
 	for _, gen := range f.gens {
-		if t.reaper.shared(gen) {
+		if t.reaper.shared(gen) { // it may be dead all the same: the next look says so
+			tx.Put(schema.ReapKey(f.ino, gen), nil)
+			t.reaper.note(tx, f.ino)
 			continue
 		}
 		if err := t.dropGen(tx, f.ino, gen); err != nil {
