@@ -33,6 +33,7 @@ var errnos = []struct {
 	{stage.ErrTooBig, unix.EFBIG},
 	{stage.ErrPerm, unix.EPERM},
 	{stage.ErrStale, unix.ESTALE},
+	{stage.ErrBadHandle, unix.EBADF},
 	{stage.ErrNotSupported, unix.EOPNOTSUPP},
 	{stage.ErrNoAttr, unix.ENODATA},
 	{stage.ErrRange, unix.ERANGE},

@@ -120,6 +120,7 @@ const forever = 10 * 365 * 24 * time.Hour
 //	setattr.go    SetAttr
 //	open.go       Open, Create, Flush, Release
 //	io.go         Read, Write
+//	copy.go       CopyFileRange
 //	sync.go       Fsync, FsyncDir
 //	namespace.go  Mknod, Mkdir, Symlink, Link, Unlink, Rmdir, Rename, Readlink
 //	readdir.go    OpenDir, ReadDir, ReadDirPlus, ReleaseDir
@@ -127,8 +128,7 @@ const forever = 10 * 365 * 24 * time.Hour
 //	space.go      Fallocate, Lseek, StatFs
 //
 // The others are not implemented: permissions (ACCESS) and locks are the
-// kernel's, copy_file_range falls back to reads and writes, and FORGET says
-// nothing to somebody who keeps no table of nodes.
+// kernel's, and FORGET says nothing to somebody who keeps no table of nodes.
 type FileSystem struct {
 	fuse.RawFileSystem // answers ENOSYS to what is not implemented
 

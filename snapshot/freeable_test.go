@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"stepfs/fs/stage"
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -251,7 +253,43 @@ func freeableModel(t *testing.T, r *rand.Rand) {
 	files := map[string]bool{}
 	pick := func() string { return fmt.Sprint("f", r.Intn(6)) }
 	var steps []snapshot.Info
+	share := func() { // what a live file has, or a step, all of it or a part
+		from, to := pick(), pick()
+		c := stage.Copy{Len: 1 << 30}
+		var view interface {
+			Find(string) (stage.Attr, error)
+		} = w.tree
+		if len(steps) > 0 && r.Intn(3) > 0 {
+			c.From = w.tree.At(steps[r.Intn(len(steps))].Seq)
+			view = c.From
+			if r.Intn(2) == 0 {
+				to = from // often the same inode
+			}
+		} else if from == to {
+			return
+		}
+		a, err := view.Find(from)
+		if errors.Is(err, stage.ErrNotExist) {
+			return
+		}
+		w.ok(err)
+		flags := uint32(r.Intn(2)) * unix.O_TRUNC
+		if r.Intn(4) == 0 {
+			c.SrcOff, c.Len = r.Int63n(a.Size+1), 1+r.Int63n(100<<10)
+			c.DstOff = c.SrcOff
+		}
+		c.Src = a.Ino
+		c.Dst, c.Fh = w.openFile(to, flags)
+		_, err = w.tree.CopyRange(c)
+		w.ok(err)
+		w.closeFile(c.Dst, c.Fh)
+		files[to] = true
+	}
 	change := func() {
+		if r.Intn(4) == 0 {
+			share()
+			return
+		}
 		name := pick()
 		n := 1 + r.Intn(200<<10)
 		if r.Intn(4) == 0 {
@@ -409,6 +447,76 @@ func TestFreeableStaged(t *testing.T) {
 	}
 	if pendings(w) > 2 {
 		t.Error("something was stored: this proves nothing")
+	}
+	w.noFaults()
+}
+
+// copyOut copies a file out of a snapshot over the live one of that name.
+func (w *world) copyOut(seq uint64, name string) {
+	w.t.Helper()
+	view := w.tree.At(seq)
+	a, err := view.Find(name)
+	w.ok(err)
+	c := stage.Copy{From: view, Src: a.Ino, Len: 1 << 30}
+	c.Dst, c.Fh = w.openFile(name, unix.O_TRUNC)
+	n, err := w.tree.CopyRange(c)
+	if err != nil || n != a.Size {
+		w.t.Errorf("copied %d bytes of %d: %v", n, a.Size, err)
+	}
+	w.closeFile(c.Dst, c.Fh)
+}
+
+// What comes back to a file out of a snapshot that is not the one before: those
+// between do not read it, and it stays all the same; until that is over. (They
+// are no steps, whose trees might share chunks: then nothing known holds.)
+func TestFreeableComesBack(t *testing.T) {
+	w := newWorld(t, keeping(&hands{}, unpacked))
+	const size = 300 << 10
+	var seqs []uint64
+	save := func(data string) {
+		ino := w.find("f")
+		if data != "" {
+			w.put("f", data)
+		} else {
+			w.copyOut(seqs[0], "f")
+		}
+		if w.find("f") != ino {
+			t.Fatal("another inode: this proves nothing")
+		}
+		seqs = append(seqs, w.barrier(ino))
+		w.drain()
+		w.still()
+	}
+	want := func(what string, most, least int64) {
+		t.Helper()
+		i, err := w.m.Get(seqs[0])
+		w.ok(err)
+		if n := w.freeable(i); n > most || n < least {
+			t.Errorf("%s: %d bytes", what, n)
+		}
+	}
+	w.put("f", "")
+	save(noise(1, size))
+	save(noise(2, size))
+	want("replaced", 2*size, size)
+	save("")
+	save(noise(3, size))
+	save(noise(4, size))
+	want("another snapshot has it", 8<<10, 0)
+	both, err := w.m.FreeableTogether(w.ctx(), []uint64{seqs[0], seqs[2]})
+	if err != nil || both < size {
+		t.Errorf("both together: %d bytes, %v", both, err)
+	}
+	_, err = w.m.Expire("test", seqs[2])
+	w.ok(err)
+	w.still()
+	want("that is gone", 2*size, size)
+	before := w.taken()
+	_, err = w.m.Expire("test", seqs[0])
+	w.ok(err)
+	w.still()
+	if got := before - w.taken(); got < size {
+		t.Errorf("%d bytes were freed", got)
 	}
 	w.noFaults()
 }

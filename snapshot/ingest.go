@@ -24,6 +24,7 @@ type splitted struct {
 	pending *chunkstore.Pending
 	path    string // "" when it has none any more
 	key     string // of the content for the next version of the same file
+	done    bool   // there was nothing to be stored
 	err     error
 }
 
@@ -68,6 +69,9 @@ func (s *storer) swap(ctx context.Context, results []splitted) error {
 	var failures []*splitted
 	for k := range results {
 		r := &results[k]
+		if r.done {
+			continue
+		}
 		if r.err == nil {
 			r.err = r.pending.Wait(ctx)
 		}
@@ -188,6 +192,9 @@ func (s *storer) split(ctx context.Context, f Frozen) (r splitted) {
 	r.path = path
 	if err := f.Settle(); err != nil {
 		r.err = fmt.Errorf("settle before ingest: %w", err)
+		return r
+	}
+	if r.done, r.err = f.Done(); r.done || r.err != nil {
 		return r
 	}
 	segs, err := f.Segments()

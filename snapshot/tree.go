@@ -149,6 +149,9 @@ type Frozen interface {
 	Bytes() int64
 	Segments() ([]chunkstore.Segment, error)
 	Settle() error
+	// Done takes it off what waits if it needs no storing: it shares what
+	// others have stored.
+	Done() (bool, error)
 	Path() (path string, ok bool)
 	// Store records that the content lies in chunks that are durable.
 	Store(ctx context.Context, es []schema.ChunkExtent, key string) error

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io/fs"
+	"slices"
 
 	"stepfs/internal/check"
 	"stepfs/internal/schema"
@@ -60,7 +61,7 @@ func (c *treeCheck) generations(r *check.Run, yield func(m []byte) error) error 
 		if err := c.generationOf(r, g, gen, rec, len(others)); err != nil {
 			return err
 		}
-		if rec.Ino != 0 {
+		if rec.Ino != 0 && !slices.Contains(others, rec.Ino) { // it may have come back to it (clone.go)
 			others = append(others, rec.Ino)
 		}
 		for _, ino := range others {

@@ -19,15 +19,20 @@ func (t *Tree) commitContent(tx *txn, n *inode, rec *schema.Inode) {
 	if !isReg(rec) || rec.Failed || rec.Excluded || rec.Committed != nil && *rec.Committed == rec.Live {
 		return
 	}
+	t.fixContent(n, rec)
+	if c := rec.Live; c.Gen != 0 && !sameBytes(&c, &n.stored) {
+		t.putPending(tx, n.ino, c)
+	}
+}
+
+// fixContent is commitContent for what waits for no ingest.
+func (t *Tree) fixContent(n *inode, rec *schema.Inode) {
 	if old := rec.Committed; old != nil && settledBy(t.marks(n.ino), old) {
 		rec.Settled = old
 	}
 	c := rec.Live
 	rec.Committed = &c
 	rec.Marked, rec.Reverted = false, false
-	if c.Gen != 0 {
-		t.putPending(tx, n.ino, c)
-	}
 }
 
 // putPending queues a content for ingest. One that goes on from an earlier

@@ -303,7 +303,7 @@ func (r *diffRun) step() {
 	if e.Name == "run" {
 		return
 	}
-	switch r.rng.IntN(12) {
+	switch r.rng.IntN(13) {
 	case 0, 1, 2:
 		if a, fh, err := r.tree.Create(dir, name, 0o644, unix.O_RDWR, Cred{}); err == nil {
 			r.fill(a.Ino, fh)
@@ -334,6 +334,11 @@ func (r *diffRun) step() {
 		mode, uid, mtime := uint32(0o600+r.rng.IntN(4)), uint32(r.rng.IntN(2)), int64(r.rng.IntN(3))
 		sets := []SetAttr{{Mode: &mode}, {UID: &uid}, {Mtime: &mtime}}
 		_, _ = r.tree.SetAttr(e.Ino, sets[r.rng.IntN(3)])
+	case 12:
+		if a, fh, err := r.tree.Create(dir, name, 0o644, unix.O_RDWR, Cred{}); err == nil {
+			_, _ = r.tree.CopyRange(Copy{Src: e.Ino, Dst: a.Ino, Fh: fh, Len: 1 + r.rng.Int64N(1<<20)})
+			r.shut(a.Ino, fh)
+		}
 	case 11:
 		_ = r.tree.SetXattr(e.Ino, "user."+name, []byte{byte('0' + r.rng.IntN(2))}, 0)
 	}

@@ -17,6 +17,7 @@ var (
 	ErrTooBig       = errors.New("file too large")
 	ErrPerm         = errors.New("operation not permitted")
 	ErrStale        = errors.New("stale file handle")
+	ErrBadHandle    = errors.New("bad file descriptor")
 	ErrNotSupported = errors.New("operation not supported")
 )
 

@@ -13,15 +13,14 @@ import (
 // What is excluded is in the live tree, as durable as the rest, and in no
 // snapshot. Two flags say so. The entry at which a pattern begins to match is
 // hidden: no view follows it, so nothing below it needs to be looked at. And
-// the inodes below are excluded: their content is never committed, so that it
-// is neither frozen nor stored, and an overwrite goes where the bytes are.
+// the inodes below are excluded: their content is committed by their own syncs
+// alone, and not stored.
 //
 // The flags are set when a name is made or moved, and when the tree is given
 // other patterns; a look at the patterns is never needed to read. An inode that
 // is not excluded may well be below a hidden entry (a directory that was moved
 // there): that costs space, and is seen by nobody. The other way round must
-// not be: whatever a view can reach is not excluded, unless it was committed
-// before. So what leaves is exposed before its new name is recorded.
+// not be: whatever a view can reach is not excluded. So what leaves is exposed before its new name is recorded.
 
 // hides says whether an entry of dir, which is locked or does not move, is the
 // one at which a pattern begins to match.
@@ -285,18 +284,42 @@ func (t *Tree) Excluded(inos ...uint64) bool {
 	return true
 }
 
-// SyncLive makes durable, but for the journal, what an inode holds now.
+// SyncLive makes durable, but for the journal, what an excluded inode holds now.
+// Its content is committed by that, though no snapshot shows it: what was synced
+// stays where it is until something newer is durable.
 func (t *Tree) SyncLive(ino uint64) error {
 	n, err := t.get(ino)
 	if err != nil {
 		return ErrStale
 	}
 	defer t.put(n)
-	n.mu.RLock()
+	n.mu.Lock()
 	failed := n.rec.Failed
-	n.mu.RUnlock()
-	if failed {
+	err = t.commitUnseen(n)
+	n.mu.Unlock()
+	switch {
+	case err != nil:
+		return err
+	case failed:
 		return fmt.Errorf("%w: an earlier sync of this file failed", ErrIO)
 	}
 	return t.Settle(ino)
 }
+
+// commitUnseen commits n, which is locked, if it is excluded.
+func (t *Tree) commitUnseen(n *inode) error {
+	rec := *n.rec
+	if n.dead || !rec.Excluded || !isReg(&rec) || rec.Failed || rec.Committed != nil && *rec.Committed == rec.Live {
+		return nil
+	}
+	_, err := t.update(schema.KindClose, func(tx *txn) error {
+		t.fixContent(n, &rec)
+		t.putInode(tx, n, &rec)
+		return nil
+	})
+	return err
+}
+
+// unseen says whether no snapshot shows a version, unless it is the newest, and
+// the file comes into sight: whatever it holds.
+func unseen(rec *schema.Inode) bool { return rec.Excluded }

@@ -101,8 +101,7 @@ func TestExcludes(t *testing.T) {
 }
 
 // TestExcludedIsNotStored: nothing of an excluded file waits for ingest, is
-// held by a cut, or counts as bytes that a pack will need; an overwrite goes
-// where the bytes are.
+// held by a cut, or counts as bytes that a pack will need.
 func TestExcludedIsNotStored(t *testing.T) {
 	w := newWorld(t)
 	defer w.close()
@@ -135,6 +134,8 @@ func TestExcludedIsNotStored(t *testing.T) {
 	if n := w.count(schema.PrefixPending); n != 0 {
 		t.Errorf("%d contents wait for ingest", n)
 	}
+	w.tree.settler.wait()
+	w.reapAll()
 	if n := w.count(schema.PrefixGen); n != 1 {
 		t.Errorf("%d generations, want one", n)
 	}

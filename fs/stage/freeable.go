@@ -19,11 +19,13 @@ import (
 // generations that such a version reads, the others need those that the next
 // older and the next newer version read, too: a byte that was overwritten or
 // cut off does not come back under the same inode, so what both sides of a
-// version do not read, nothing beyond them does. A generation that no inode
-// needs then is freed, and of its chunks those that nobody else holds.
+// version do not read, nothing beyond them does. But what an inode shares it may
+// share again later: of that, all of its versions are asked. A generation that
+// no inode needs then is freed, and of its chunks those that nobody else holds.
 //
 // So the cost is that of the files of which the snapshot shows a version of its
-// own, whatever their history and the rest of the store.
+// own, whatever their history (but for what is shared) and the rest of the
+// store.
 //
 // A snapshot that was forgotten counts as one that is kept until prune has
 // removed it: unforget can bring it back, so until then nothing that it shows
@@ -105,8 +107,10 @@ type freed struct {
 // loser finds what inodes would name no more.
 type loser struct {
 	t    *Tree
-	lost map[uint64]uint64 // generation -> the first inode that loses it
-	also map[loss]bool     // and other inodes; few
+	lost map[uint64]uint64          // generation -> the first inode that loses it
+	also map[loss]bool              // and other inodes; few
+	ends map[uint64]bool            // the snapshots that would be removed
+	kept map[uint64]map[uint64]bool // inode -> what versions that stay read; see shared.go
 	freed
 }
 
@@ -123,7 +127,11 @@ func (l *loser) lose(gen, ino uint64) {
 func (l *loser) loses(gen, ino uint64) bool { return l.lost[gen] == ino || l.also[loss{gen, ino}] }
 
 func (t *Tree) freeable(ctx context.Context, near []neighbour) (f freed, err error) {
-	l := &loser{t: t, lost: map[uint64]uint64{}, also: map[loss]bool{}, freed: freed{lo: math.MaxUint64, final: true}}
+	l := &loser{t: t, lost: map[uint64]uint64{}, also: map[loss]bool{}, ends: map[uint64]bool{}, kept: map[uint64]map[uint64]bool{},
+		freed: freed{lo: math.MaxUint64, final: true}}
+	for _, n := range near {
+		l.ends[n.seq] = true
+	}
 	for _, n := range near {
 		if err := l.listed(ctx, n); err != nil {
 			return f, err
@@ -250,6 +258,10 @@ func (l *loser) contents(ino, seq, least uint64) (out []schema.Content, err erro
 	if err != nil || rec.Deleted || !isReg(rec) {
 		return nil, wrapDisk(err)
 	}
+	newest := !it.Prev()
+	if unseen(rec) && !newest {
+		return nil, wrapDisk(it.Error())
+	}
 	if rec.Committed != nil {
 		out = append(out, *rec.Committed)
 	}
@@ -257,7 +269,7 @@ func (l *loser) contents(ino, seq, least uint64) (out []schema.Content, err erro
 		out = append(out, *rec.Settled)
 		l.final = false
 	}
-	if !it.Prev() {
+	if newest {
 		out = append(out, rec.Live)
 	}
 	return out, wrapDisk(it.Error())
@@ -293,7 +305,7 @@ func (l *loser) unnamed(gen uint64) (bool, error) {
 		return false, err
 	}
 	if rec.Ino != 0 && !l.loses(gen, rec.Ino) {
-		return false, nil
+		return false, nil // if it has come back to it, there is a reference, too
 	}
 	prefix := schema.Numbered(schema.PrefixGenRef, gen)
 	it, err := l.t.db.NewIter(prefix, schema.After(prefix))
@@ -302,8 +314,12 @@ func (l *loser) unnamed(gen uint64) (bool, error) {
 	}
 	defer it.Close()
 	for ok := it.First(); ok; ok = it.Next() {
-		if !l.loses(gen, binary.BigEndian.Uint64(it.Key()[len(prefix):])) {
+		ino := binary.BigEndian.Uint64(it.Key()[len(prefix):])
+		if !l.loses(gen, ino) {
 			return false, nil
+		}
+		if stays, err := l.stays(gen, ino); err != nil || stays {
+			return false, err
 		}
 	}
 	return true, wrapDisk(it.Error())

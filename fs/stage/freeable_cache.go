@@ -16,7 +16,7 @@ import (
 //   - nobody else began or ceased to hold the same chunks, or to name the same
 //     generations: the tree and the chunk store tell of each generation that
 //     this happens to, and an answer goes whose snapshot reads generations
-//     around it.
+//     around it. So they do when an inode that shares one reads less of it.
 //
 // The newest snapshot, whose files still change, and one of which something is
 // not stored yet, have no such answer.

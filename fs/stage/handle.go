@@ -11,12 +11,13 @@ type handle struct {
 	fh       uint64
 	writable bool
 	append   bool
+	sync     bool // O_SYNC or O_DSYNC
 	flushed  bool // a FLUSH came after the last write through it
 }
 
 func newHandle(fh uint64, flags uint32) *handle {
 	acc := flags & unix.O_ACCMODE
-	return &handle{fh: fh, writable: acc == unix.O_WRONLY || acc == unix.O_RDWR, append: flags&unix.O_APPEND != 0}
+	return &handle{fh: fh, writable: acc == unix.O_WRONLY || acc == unix.O_RDWR, append: flags&unix.O_APPEND != 0, sync: flags&unix.O_DSYNC != 0}
 }
 
 func (n *inode) addHandle(h *handle) {
@@ -166,6 +167,19 @@ func (t *Tree) freeOrphan(n *inode) error {
 		return nil
 	})
 	return err
+}
+
+// Synchronous says whether what comes through a handle is a barrier each time.
+func (t *Tree) Synchronous(ino, fh uint64) bool {
+	n, err := t.get(ino)
+	if err != nil {
+		return false
+	}
+	defer t.put(n)
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	h := n.handles[fh]
+	return h != nil && h.sync
 }
 
 // Writers counts the writable handles of a file.

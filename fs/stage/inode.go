@@ -25,10 +25,11 @@ type inode struct {
 	handles map[uint64]*handle
 	writers int // writable handles
 
-	tail       stripeCache // the stripe written last
-	appendOnly bool        // all writes since the first open writer were at the end
-	dead       bool        // no link, no opener: gone from the index
-	noted      bool        // somebody was told that it is being written (Events.Happened)
+	tail       stripeCache    // the stripe written last
+	stored     schema.Content // a live content all of whose bytes are in chunks (clone.go)
+	appendOnly bool           // all writes since the first open writer were at the end
+	dead       bool           // no link, no opener: gone from the index
+	noted      bool           // somebody was told that it is being written (Events.Happened)
 }
 
 // stripeCache spares sequential writers the look-up of the stripe they are in.
@@ -140,9 +141,6 @@ func seqOf(k []byte) uint64 { return ^binary.BigEndian.Uint64(k[9:]) }
 // A version that a cut has frozen gets a successor; one of this epoch is
 // replaced.
 func (t *Tree) putInode(tx *txn, n *inode, rec *schema.Inode) {
-	if rec.Excluded {
-		letGo(rec)
-	}
 	seq := tx.Epoch()
 	if n.seq != seq && n.rec != nil {
 		rec.HasOlder = true
@@ -156,17 +154,8 @@ func (t *Tree) putInode(tx *txn, n *inode, rec *schema.Inode) {
 	if old != nil {
 		t.supersede(tx, old.Committed, rec.Committed, seq)
 	}
-	if old != nil && oldSeq == seq { // else a snapshot may name what it drops
+	if old != nil && (oldSeq == seq || old.Excluded) { // else a snapshot may name what it drops
 		t.dropped(tx, n.ino, old, rec)
-	}
-}
-
-// letGo ends the commit of a file that was excluded afterwards, once the live
-// content is another one. Before that it has to stand: it is what keeps an
-// overwrite from going to bytes that older snapshots show.
-func letGo(rec *schema.Inode) {
-	if rec.Committed != nil && rec.Committed.Gen != rec.Live.Gen {
-		rec.Committed, rec.Settled = nil, nil
 	}
 }
 

@@ -245,7 +245,7 @@ func (m *model) exclude(rt *rapid.T, on bool) {
 func (m *model) step(rt *rapid.T, seed byte, chunks *memChunks) {
 	name := rapid.SampledFrom(names4).Draw(rt, "name")
 	f := m.files[name]
-	op := rapid.SampledFrom([]string{"write", "write", "write", "append", "append", "truncate", "trunc-open", "close", "close", "unlink", "rename", "snap", "fsync", "punch", "kill", "reap", "store", "evict", "expire", "exclude"}).Draw(rt, "op")
+	op := rapid.SampledFrom([]string{"write", "write", "write", "append", "append", "truncate", "trunc-open", "close", "close", "unlink", "rename", "snap", "fsync", "punch", "copy", "copy", "kill", "reap", "store", "evict", "expire", "exclude"}).Draw(rt, "op")
 	fail := func(err error) {
 		rt.Helper()
 		if err != nil {
@@ -253,6 +253,8 @@ func (m *model) step(rt *rapid.T, seed byte, chunks *memChunks) {
 		}
 	}
 	switch op {
+	case "copy":
+		m.copy(rt, name)
 	case "write", "append", "trunc-open":
 		if f == nil {
 			a, fh, err := m.tree.Create(RootIno, name, 0o644, unix.O_RDWR, Cred{})
@@ -384,6 +386,70 @@ func (m *model) step(rt *rapid.T, seed byte, chunks *memChunks) {
 			fail(m.tree.Evict(g))
 		}
 		fail(m.tree.UnlinkEvicted())
+	}
+}
+
+// copy copies a range, most often from the same offset, out of a live file or a
+// snapshot to a live file, which is made or opened for it.
+func (m *model) copy(rt *rapid.T, to string) {
+	from := rapid.SampledFrom(names4).Draw(rt, "from")
+	c := Copy{}
+	var src []byte
+	if f := m.files[from]; f != nil {
+		c.Src, src = f.ino, f.live
+	}
+	if seqs := slices.Sorted(maps.Keys(m.snaps)); len(seqs) > 0 && rapid.Bool().Draw(rt, "of a snapshot") {
+		seq := rapid.SampledFrom(seqs).Draw(rt, "seq")
+		c.From = m.tree.At(seq)
+		a, err := c.From.Lookup(RootIno, from)
+		if errors.Is(err, ErrNotExist) {
+			return
+		}
+		c.Src, src = a.Ino, m.snaps[seq][from]
+	}
+	if c.Src == 0 {
+		return
+	}
+	f := m.files[to]
+	switch {
+	case f == nil:
+		a, fh, err := m.tree.Create(RootIno, to, 0o644, unix.O_RDWR, Cred{})
+		if err != nil {
+			rt.Fatal(err)
+		}
+		f = &modelFile{ino: a.Ino, fh: fh, open: true}
+		m.files[to] = f
+	case !f.open:
+		fh, err := m.tree.Open(f.ino, unix.O_WRONLY, Cred{})
+		if err != nil {
+			rt.Fatal(err)
+		}
+		f.fh, f.open = fh, true
+	}
+	c.Dst, c.Fh, c.Len = f.ino, f.fh, 1<<40
+	offs := []int64{0, 0, 0, 1, 4096, 60000, 1<<20 - 5, 2<<20 + 1}
+	c.SrcOff = rapid.SampledFrom(offs).Draw(rt, "off")
+	if c.DstOff = c.SrcOff; rapid.IntRange(0, 4).Draw(rt, "moved") == 0 {
+		c.DstOff = rapid.SampledFrom(offs).Draw(rt, "to")
+	}
+	if rapid.Bool().Draw(rt, "part") {
+		c.Len = rapid.SampledFrom([]int64{1, 4096, 70000, 1 << 20, 2<<20 + 9}).Draw(rt, "len")
+	}
+	n, err := m.tree.CopyRange(c)
+	want := min(c.Len, max(0, int64(len(src))-c.SrcOff))
+	if c.From == nil && c.Src == c.Dst && want > 0 && c.SrcOff < c.DstOff+want && c.DstOff < c.SrcOff+want {
+		if !errors.Is(err, ErrInvalid) {
+			rt.Fatalf("overlapping ranges: %v", err)
+		}
+		return
+	}
+	if err != nil || n != want {
+		rt.Fatalf("%d bytes copied, want %d, %v", n, want, err)
+	}
+	if n > 0 {
+		data := clone(src[c.SrcOff:][:n])
+		f.live = append([]byte(nil), grow(f.live, c.DstOff+n)...)
+		copy(f.live[c.DstOff:], data)
 	}
 }
 

@@ -48,7 +48,7 @@ type needs struct {
 }
 
 func (n *needs) add(rec *schema.Inode) {
-	if n.versions++; rec.Deleted {
+	if n.versions++; rec.Deleted || unseen(rec) && n.versions > 1 {
 		return
 	}
 	add := func(c *schema.Content) {

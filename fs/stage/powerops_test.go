@@ -3,7 +3,6 @@ package stage
 import (
 	"bytes"
 	"maps"
-	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,7 +13,7 @@ import (
 func (m *machine) step() {
 	m.did.ops.Add(1)
 	name := string("abcd"[m.rng.IntN(4)])
-	ops := []func(string, *cutFile){m.write, m.write, m.write, m.append, m.append, m.truncate, m.punch, m.close, m.close, m.fsync, m.fsync, m.unlink, m.rename, m.background}
+	ops := []func(string, *cutFile){m.write, m.write, m.write, m.append, m.append, m.truncate, m.punch, m.close, m.close, m.fsync, m.fsync, m.unlink, m.rename, m.background, m.copy, m.copy}
 	ops[m.rng.IntN(len(ops))](name, m.names[name])
 }
 
@@ -69,6 +68,54 @@ func (m *machine) put(f *cutFile, off int64) {
 	m.logf("write %d [%d+%d] = %d", f.ino, off, n, data[0])
 	_, err := m.tree.Write(f.ino, f.fh, data, off)
 	m.must(err)
+}
+
+// copy shares all or a part of a file, or copies it elsewhere; of a live one, or
+// of what a crash has fixed in a snapshot.
+func (m *machine) copy(name string, f *cutFile) {
+	from := string("abcd"[m.rng.IntN(4)])
+	var c Copy
+	var src []byte
+	if s := m.names[from]; s != nil {
+		c.Src, src = s.ino, s.live()
+	}
+	for seq, s := range m.snaps {
+		if _, ok := s.fixed[from]; !ok || s.gone || m.rng.IntN(2) == 0 {
+			continue
+		}
+		c.From = m.tree.At(seq)
+		a, err := c.From.Lookup(RootIno, from)
+		m.must(err)
+		c.Src, src = a.Ino, s.fixed[from]
+		break
+	}
+	if c.Src == 0 || c.From == nil && from == name {
+		return
+	}
+	f = m.opened(name, f)
+	c.Dst, c.Fh, c.Len = f.ino, f.fh, 1<<40
+	if m.rng.IntN(3) == 0 {
+		c.SrcOff, c.Len = m.rng.Int64N(9000), 1+m.rng.Int64N(70000)
+	}
+	if c.DstOff = c.SrcOff; m.rng.IntN(6) == 0 {
+		c.DstOff = m.rng.Int64N(70000)
+	}
+	want := min(c.Len, max(0, int64(len(src))-c.SrcOff))
+	if want == 0 {
+		return
+	}
+	next := grow(clone(f.live()), c.DstOff+want)
+	copy(next[c.DstOff:], src[c.SrcOff:][:want])
+	f.versions = append(f.versions, next)
+	if c.DstOff != c.SrcOff {
+		f.pieces = len(f.versions)
+	}
+	m.logf("copy %d (of a snapshot: %v) [%d+%d] to %d at %d", c.Src, c.From != nil, c.SrcOff, want, c.Dst, c.DstOff)
+	n, err := m.tree.CopyRange(c)
+	m.must(err)
+	if n != want {
+		m.fail("%d bytes copied, want %d", n, want)
+	}
 }
 
 func (m *machine) truncate(name string, f *cutFile) {
@@ -151,14 +198,7 @@ func (m *machine) rename(name string, f *cutFile) {
 	if f.excluded && f.open {
 		m.shut(f)
 	}
-	// Snapshots name the file as it was; what its commits were before, a new
-	// one need not fall back to.
-	f = &cutFile{ino: f.ino, versions: f.versions, durable: f.durable, commits: slices.Clone(f.commits),
-		acks: f.acks, fh: f.fh, open: f.open, excluded: to == "d"}
-	switch {
-	case f.excluded:
-		f.acks = nil
-	case name == "d":
+	if f.excluded = to == "d"; name == "d" {
 		f.commits = append(f.commits, f.live())
 	}
 	m.names[to] = f

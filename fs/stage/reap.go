@@ -15,7 +15,9 @@ import (
 // Reaping looks first and holds no lock meanwhile, then frees what it found.
 // That is sound since what nobody needs is never needed again: a new content
 // reads what the live one reads, or what is new, and versions that show
-// anything else are not made but from versions that show it.
+// anything else are not made but from versions that show it. But a generation
+// that is nobody's of one inode may be shared with it once more by another, which
+// names it: that is told (reaper.shares).
 //
 // Invariant: the record that makes a generation dead is synced before its
 // staging file is unlinked; the dead generation stays listed (PrefixDoomed)
@@ -88,6 +90,11 @@ func (t *Tree) free(tx *txn, f *findings) error {
 		return err
 	}
 	for _, gen := range f.gens {
+		if t.reaper.shared(gen) { // it may be dead all the same: the next look says so
+			tx.Put(schema.ReapKey(f.ino, gen), nil)
+			t.reaper.note(tx, f.ino)
+			continue
+		}
 		if err := t.dropGen(tx, f.ino, gen); err != nil {
 			return err
 		}
@@ -164,7 +171,7 @@ func (t *Tree) numberedSince(tx *txn, ino, seq uint64) (map[uint64]bool, error) 
 func (t *Tree) findDead(ino uint64) (*findings, error) {
 	f := &findings{ino: ino}
 	// Under the ordering lock: what is counted by then is recorded, too.
-	_, err := t.update(schema.KindReap, func(*txn) error { f.begun = t.reaper.begin(ino); return nil })
+	_, err := t.update(schema.KindReap, func(*txn) error { f.begun = t.reaper.look(ino); return nil })
 	if err != nil {
 		return nil, err
 	}
@@ -199,6 +206,9 @@ func (t *Tree) findDead(ino uint64) (*findings, error) {
 	for gen := range dead {
 		switch {
 		case live[gen]:
+			if err := t.comesBack(gen, ino); err != nil {
+				return nil, err
+			}
 		case numbers(need, gen):
 			f.shells = append(f.shells, gen)
 		default:

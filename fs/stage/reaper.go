@@ -25,6 +25,8 @@ type reaper struct {
 	in    map[uint64]bool      // queued, or to be when its rest is over
 	added map[uint64]uint64    // how often an inode was queued since it was reaped last; 0: nothing to do
 	rest  map[uint64]time.Time // not before
+	looks uint64               // the inode that is looked at
+	again map[uint64]bool      // generations that it has come to share since
 	busy  bool
 	quit  bool
 	wg    sync.WaitGroup
@@ -194,6 +196,31 @@ func (r *reaper) take() []uint64 {
 	}
 	r.busy = true
 	return batch
+}
+
+// look begins to look at an inode, whose generations may turn out to be dead.
+// It and shares run in transactions.
+func (r *reaper) look(ino uint64) (begun uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.looks, r.again = ino, map[uint64]bool{}
+	return r.added[ino]
+}
+
+// shares notes that an inode names a generation that another one does.
+func (r *reaper) shares(ino, gen uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.looks == ino && r.again != nil {
+		r.again[gen] = true
+	}
+}
+
+// shared says whether the inode looked at has come to share a generation since.
+func (r *reaper) shared(gen uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.again[gen]
 }
 
 // begin gives how often an inode was queued so far, and done, in a

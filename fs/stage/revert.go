@@ -50,6 +50,9 @@ func (t *Tree) revert(n *inode, marks []mark, failed bool) error {
 		var older *schema.Content // newest durable one that an older version names
 		for k := len(versions) - 1; k >= 0; k-- {
 			rec := *versions[k].rec
+			if unseen(&rec) && k > 0 {
+				continue
+			}
 			good := newerOf(older, rec.Settled)
 			torn := rec.Committed != nil && !settledBy(marks, rec.Committed)
 			if torn {

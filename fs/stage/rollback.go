@@ -236,6 +236,7 @@ func (t *Tree) shareGen(tx *txn, gen, ino uint64) error {
 		return wrapDisk(err)
 	}
 	tx.Put(schema.GenRefKey(gen, ino), nil)
+	t.reaper.shares(ino, gen)
 	t.freeables.touch(gen)
 	return nil
 }

@@ -52,16 +52,23 @@ func (t *Tree) Settle(ino uint64) error { return t.settle(ino, nil) }
 // the file that is about to be synced.
 func (t *Tree) settle(ino uint64, gently func(File) error) error {
 	for _, m := range t.marks(ino) {
-		err := t.settleGen(ino, m, gently)
-		if err == nil {
-			continue
+		if err := t.settleOne(ino, m, gently); err != nil {
+			return err
 		}
-		if _, gone := t.db.Get(schema.UnsettledKey(ino, m.gen)); errors.Is(gone, state.ErrNotFound) {
-			continue // freed meanwhile: nobody names it any more
-		}
-		return err
 	}
 	return nil
+}
+
+// settleOne is settle for one generation.
+func (t *Tree) settleOne(ino uint64, m mark, gently func(File) error) error {
+	err := t.settleGen(ino, m, gently)
+	if err == nil {
+		return nil
+	}
+	if _, gone := t.db.Get(schema.UnsettledKey(ino, m.gen)); errors.Is(gone, state.ErrNotFound) {
+		return nil // freed meanwhile: nobody names it any more
+	}
+	return err
 }
 
 func (t *Tree) settleGen(ino uint64, m mark, gently func(File) error) error {

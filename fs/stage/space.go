@@ -256,7 +256,7 @@ func (t *Tree) unstored() (sum int64, err error) {
 	for _, n := range t.inodes.open() {
 		n.mu.RLock()
 		switch rec := n.rec; {
-		case rec == nil || !isReg(rec) || rec.Excluded:
+		case rec == nil || !isReg(rec) || rec.Excluded || sameBytes(&rec.Live, &n.stored):
 		case rec.Committed == nil || rec.Committed.Gen != rec.Live.Gen:
 			sum += rec.Live.Alloc
 		default:

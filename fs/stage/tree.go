@@ -2,12 +2,13 @@
 // addressed by inode number. It knows nothing of FUSE and nothing of
 // snapshots but their numbers.
 //
-// Read tree.go first, then namespace.go (names), content.go (how a file's
-// bytes are found), write.go (how they get there), commit.go (what a close
-// and a cut freeze), settle.go (how they become durable), excluded.go (what no snapshot shows), view.go (how a
-// snapshot reads the same keys), prune.go and reap.go (how space comes back),
-// freeable.go (how much of it would), revert.go (what snapshots show of content
-// that was lost) and recover.go (what a crash leaves).
+// Read tree.go first, then namespace.go (names), content.go (how a file's bytes
+// are found), write.go (how they get there), commit.go (what a close and a cut
+// freeze), settle.go (how they become durable), excluded.go (what no snapshot
+// shows), view.go (how a snapshot reads the same keys), clone.go (how files
+// share content), prune.go and reap.go (how space comes back), freeable.go (how
+// much of it would), revert.go (what snapshots show of content that was lost)
+// and recover.go (what a crash leaves).
 //
 // Every change is one transaction of internal/state, so that what was
 // answered is in the journal. The in-memory inode (type inode) only caches

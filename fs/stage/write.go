@@ -177,8 +177,7 @@ func (t *Tree) inlineFits(g *generation, off int64, n int) bool {
 }
 
 // spill moves an inline generation into a staging file. If some of it was
-// committed, or is of an excluded file, which may have been synced without a
-// commit, it is durable by the journal alone so far, so the file is synced
+// committed, it is durable by the journal alone so far, so the file is synced
 // before the record that takes the blocks out of the index.
 func (t *Tree) spill(w *writing) error {
 	g := w.g
@@ -198,7 +197,7 @@ func (t *Tree) spill(w *writing) error {
 		}
 	}
 	g.named = false
-	if err == nil && (frozen(&w.rec) > 0 || w.rec.Excluded) {
+	if err == nil && frozen(&w.rec) > 0 {
 		if err = f.Sync(); err == nil {
 			err = t.cfg.Disk.SyncDir(g.id)
 			g.named = err == nil

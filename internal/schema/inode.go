@@ -33,7 +33,7 @@ type Inode struct {
 	Reverted bool // content had not settled when power failed, or its sync failed
 	Failed   bool // a sync of the live content failed: fsync fails until truncated
 	Grown    bool // a change of size has added a range; it may still be a hole
-	Excluded bool // no snapshot shows it: its content is never committed; of a directory, nor what is made in it
+	Excluded bool // no snapshot shows it, nor what is made in it
 }
 
 const (

@@ -35,7 +35,7 @@ const (
 	PrefixPending   = 'W' // W gen                        -> Pending; waits for ingest
 	PrefixHot       = 'H' // H gen                        -> bytes; stored, its own copy still kept
 	PrefixDeath     = 'Z' // Z seq key                    -> empty; version `key` is superseded from seq on
-	PrefixGenRef    = 'R' // R gen ino                    -> empty; an inode other than its owner names it
+	PrefixGenRef    = 'R' // R gen ino                    -> empty; an inode other than its owner names it, or its owner again
 	PrefixReap      = 'V' // V ino [gen]                  -> empty; dead content to look for; gen lost its last name
 	PrefixDoomed    = 'Y' // Y gen                        -> empty; dead, staging file to unlink
 	PrefixSnapshot  = 'S' // S seq                        -> Snapshot
