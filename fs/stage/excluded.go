@@ -20,7 +20,8 @@ import (
 // other patterns; a look at the patterns is never needed to read. An inode that
 // is not excluded may well be below a hidden entry (a directory that was moved
 // there): that costs space, and is seen by nobody. The other way round must
-// not be: whatever a view can reach is not excluded. So what leaves is exposed before its new name is recorded.
+// not be: whatever a view can reach is not excluded. So what leaves is exposed
+// before its new name is recorded.
 
 // hides says whether an entry of dir, which is locked or does not move, is the
 // one at which a pattern begins to match.

@@ -339,3 +339,25 @@ func TestExcludedDirLater(t *testing.T) {
 	w.checkExcluded(seq)
 	w.wantSnap(seq, a.Ino, bytes.Repeat([]byte("x"), 100000), "")
 }
+
+// TestExcludedGivesBack: what an excluded file held before goes at once, though
+// snapshots were taken meanwhile.
+func TestExcludedGivesBack(t *testing.T) {
+	w := newWorld(t)
+	defer w.close()
+	w.exclude("x")
+	ino, fh := w.create("x")
+	for k := range 5 {
+		w.mustWrite(ino, fh, byte('a'+k), 300000, 0)
+		w.shut(ino, fh)
+		w.snap()
+		var err error
+		if fh, err = w.tree.Open(ino, unix.O_RDWR|unix.O_TRUNC, Cred{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.reapAll()
+	if n := w.count(schema.PrefixGen); n != 1 { // without bytes
+		t.Errorf("%d generations, want one", n)
+	}
+}
