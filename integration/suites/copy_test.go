@@ -60,6 +60,7 @@ func TestRsyncChanges(t *testing.T) {
 			os.Remove(fmt.Sprintf("%s/d/e/f%03d", source, 30+round)),
 			os.Chmod(fmt.Sprintf("%s/d/e/f%03d", source, 40+round), 0o7),
 			os.Lchown(fmt.Sprintf("%s/d/e/f%03d", source, 50+round), 7, round))
+		backdate(t, source)
 		shell(t, "rsync", "-aHAXS", "--delete", "--inplace", "--no-whole-file", source+"/", there+"/")
 		byRsync.copy(t, source, there) // a second run transfers nothing
 		equal(t, source, there, copied)

@@ -18,7 +18,8 @@ func TestDbench(t *testing.T) {
 	for _, args := range [][]string{{"-t", seconds, "4"}, {"-s", "-S", "-t", seconds, "2"}} {
 		dir := mkdir(t, d.Mnt+"/w"+strings.Join(args, ""))
 		out := shell(t, "dbench", append([]string{"-D", dir}, args...)...)
-		if strings.Contains(out, "failed") || !regexp.MustCompile(`Throughput [1-9]`).MatchString(out) {
+		// A client tells of what failed in a line that begins with its number.
+		if regexp.MustCompile(`(?m)^\[\d+\]|ERROR`).MatchString(out) || !regexp.MustCompile(`Throughput [1-9]`).MatchString(out) {
 			t.Errorf("dbench %q:\n%s", args, out)
 		}
 	}

@@ -230,8 +230,20 @@ func makeTree(t *testing.T, dir string) {
 		must(t, unix.Lchown(filepath.Join(dir, name), 1000+i, 2000+i))
 	}
 	must(t, unix.Chmod(dir+"/suid", 0o4755), unix.Chmod(dir+"/sticky", 0o1777), unix.Chmod(dir+"/setgid", 0o2775))
-	for i, name := range []string{"d/e/f003", "d/soft", "fifo", "empty", "d", ""} {
-		when := unix.Timespec{Sec: int64(1 + i*400000000), Nsec: 123456789}
-		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, filepath.Join(dir, name), []unix.Timespec{when, when}, unix.AT_SYMLINK_NOFOLLOW))
+	backdate(t, dir)
+}
+
+// backdate gives everything below dir a time of its own, long ago: rsync takes
+// times of one second for the same where it does not copy content.
+func backdate(t *testing.T, dir string) {
+	t.Helper()
+	var names []string
+	must(t, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		names = append(names, path)
+		return err
+	}))
+	for i, path := range names {
+		when := unix.Timespec{Sec: int64(1 + i*1000003), Nsec: int64(i)*4567891%1e9 + 1}
+		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{when, when}, unix.AT_SYMLINK_NOFOLLOW))
 	}
 }
