@@ -1,6 +1,7 @@
 package suites
 
 import (
+	"os"
 	"testing"
 
 	"stepfs/integration/harness"
@@ -36,7 +37,11 @@ const memoryLimit = 256 << 20
 // TestMemoryPressure: the daemon lives in a small memory cgroup, whose limit
 // what is written exceeds several times.
 func TestMemoryPressure(t *testing.T) {
-	c, err := harness.NewCgroup("stepfs-suites", memoryLimit)
+	limit := int64(memoryLimit)
+	if os.Getenv("STEPFS_RACE") == "1" {
+		limit *= 8 // what the race detector takes for itself
+	}
+	c, err := harness.NewCgroup("stepfs-suites", limit)
 	must(t, err)
 	t.Cleanup(func() { must(t, c.Close()) }) // after the daemon's end
 	d := prepare(t)
