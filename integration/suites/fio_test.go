@@ -33,7 +33,7 @@ func fio(t *testing.T, dir string, check bool) {
 	}
 	for _, job := range fioJobs {
 		args := []string{"--name=" + job.name, "--directory=" + dir, fmt.Sprintf("--size=%dm", job.mib*times),
-			"--ioengine=psync", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--group_reporting", "--randseed=7"}
+			"--ioengine=psync", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_state_save=0", "--group_reporting", "--randseed=7"}
 		args = append(args, job.args...)
 		if check {
 			args = append(args, "--verify_only")
