@@ -309,6 +309,7 @@ func TestWriterWaitsForRoom(t *testing.T) {
 	w.shut(ino, fh)
 	w.store(newMemChunks())
 	time.Sleep(hotAge) // statfs need not know at once
+	w.tree.space.stale()
 	st, err := w.tree.StatFS()
 	must(t, err)
 	if st.Bavail*4096 != 31<<20/2 { // packs take nothing in this test
