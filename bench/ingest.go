@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -187,14 +188,19 @@ func readRate(path string) (float64, error) {
 	return float64(n) / t / 1e6, err
 }
 
-// diskUsage is the space that the files below dir take.
+// diskUsage is the space that the files below dir take; some may go meanwhile.
 func diskUsage(dir string) (total int64, err error) {
 	err = filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
 		if err != nil || !e.Type().IsRegular() {
 			return err
 		}
 		var st unix.Stat_t
-		if err := unix.Stat(path, &st); err != nil {
+		if err := unix.Stat(path, &st); errors.Is(err, os.ErrNotExist) {
+			return nil
+		} else if err != nil {
 			return err
 		}
 		total += st.Blocks * 512

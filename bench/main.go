@@ -45,6 +45,9 @@ var rows = []row{
 	{"seal", sealVisible},
 	{"scope", largeScope},
 	{"database", syncingDatabase},
+	{"bigdir", bigDirectory},
+	{"clone", cloneRepository},
+	{"overwrite", overwriteRandomly},
 }
 
 func main() {
@@ -71,13 +74,17 @@ func parse() (b *bench, names, jsonPath string) {
 	flag.Int64Var(&b.ingestMiB, "ingest", 1024, "MiB of the file of the ingest and read rows")
 	flag.Int64Var(&b.memoryMiB, "memory", 16384, "MiB written in the memory rows")
 	flag.Int64Var(&b.closedMiB, "closed", 4096, "MiB that another process closed in the busy-fsync row")
-	flag.IntVar(&b.files, "files", 10000, "files of the create and fsync rows")
+	flag.IntVar(&b.files, "files", 10000, "files of the create, fsync and clone rows")
 	flag.IntVar(&b.snapshots, "snapshots", 10000, "snapshots of the many row")
 	flag.IntVar(&b.steps, "steps", 1000, "steps of the prune row")
 	flag.IntVar(&b.commits, "commits", 100000, "commits of the database row")
 	flag.IntVar(&b.scope, "scope", 100000, "files of the scope row")
+	flag.IntVar(&b.bigDir, "bigdir", 1000000, "files of the bigdir row")
+	flag.Int64Var(&b.overwriteMiB, "overwrite", 1024, "MiB of the file of the overwrite row")
+	flag.IntVar(&b.overwriteSeconds, "overwrite-seconds", 100, "how long the overwrite row watches space")
 	flag.Parse()
 	if *quick {
+		b.bigDir, b.overwriteMiB, b.overwriteSeconds = 20000, 64, 10
 		b.rounds, b.fileMiB, b.ingestMiB, b.memoryMiB, b.closedMiB, b.files, b.snapshots, b.steps, b.commits, b.scope = 2, 200, 128, 1024, 400, 1000, 500, 100, 2000, 5000
 	}
 	return b, names, jsonPath

@@ -18,6 +18,8 @@ type bench struct {
 	rounds                                   int
 	fileMiB, ingestMiB, memoryMiB, closedMiB int64
 	files, snapshots, steps, commits, scope  int
+	bigDir, overwriteSeconds                 int
+	overwriteMiB                             int64
 	open                                     []*harness.Daemon
 }
 

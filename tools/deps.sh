@@ -30,6 +30,13 @@ if [ "${1:-all}" != demo ]; then
 	need_command findmnt util-linux
 	need_command systemd-analyze systemd
 	need_command sqlite3 sqlite3
+	need_command git git
+	need_command fio fio
+	need_command stress-ng stress-ng
+	need_command dbench dbench
+	need_command setfattr attr
+	need_command setfacl acl
+	/usr/bin/python3 -c 'import h5py' 2>/dev/null || missing="$missing python3-h5py"
 fi
 [ -n "$missing" ] || exit 0
 

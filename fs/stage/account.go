@@ -58,7 +58,7 @@ func (t *Tree) evictable(hot int64) int64 {
 // what can be evicted. Bavail is half of that: a byte is staged before it is
 // stored.
 func (t *Tree) StatFS() (StatFS, error) {
-	sp, err := t.space.room()
+	sp, err := t.space.roomWithin(countAge) // git, stress-ng and others ask all the time
 	if err != nil {
 		return StatFS{}, err
 	}
@@ -93,13 +93,13 @@ type hotBytes struct {
 
 // hotAge is how old the number of statfs may be. A count that takes long is
 // made the more seldom.
-const hotAge, hotShare = time.Second, 20
+const hotAge = time.Second
 
 // get counts, unless that was done within age.
 func (h *hotBytes) get(t *Tree, age time.Duration) (int64, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if age > 0 && time.Since(h.at) < max(age, hotShare*h.took) {
+	if age > 0 && time.Since(h.at) < max(age, countShare*h.took) {
 		return h.bytes, nil
 	}
 	start, sum := time.Now(), int64(0)

@@ -119,7 +119,7 @@ func BenchmarkReapLog(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := w.tree.reap(ino); err != nil {
+		if _, _, err := w.tree.reap(ino); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -28,7 +29,8 @@ type findings struct {
 	ino     uint64
 	begun   uint64   // what reaper.begin gave
 	newest  uint64   // version of the inode when it was looked at
-	stripes [][]byte // keys of versions that no content reads
+	looked  int      // how many versions of stripes there are
+	stripes [][]byte // keys of those that no content reads
 	gens    []uint64 // of whose bytes nothing is named
 	shells  []uint64 // so, too, but contents are numbered by them
 	pending []uint64 // contents that wait for ingest and are nobody's
@@ -41,12 +43,14 @@ type findings struct {
 const freeBatch = 256
 
 // reap frees what is dead of one inode. It gives the generations that contents
-// are still numbered by but of whose bytes nothing is named.
-func (t *Tree) reap(ino uint64) (shells []uint64, err error) {
+// are still numbered by but of whose bytes nothing is named, and how many times
+// as long as it took the inode is to rest.
+func (t *Tree) reap(ino uint64) (shells []uint64, rest time.Duration, err error) {
 	f, err := t.findDead(ino)
 	if err != nil {
-		return nil, err
+		return nil, reapRest, err
 	}
+	rest = f.rest()
 	// Should this end in the middle, the generations must not be forgotten, and
 	// nothing must be stored that has lost some of its stripes.
 	if len(f.stripes) > freeBatch {
@@ -60,21 +64,29 @@ func (t *Tree) reap(ino uint64) (shells []uint64, err error) {
 			return t.dropPending(tx, f)
 		})
 		if err != nil {
-			return nil, err
+			return nil, rest, err
 		}
 		if f.queue, err = t.queueKeys(ino); err != nil {
-			return nil, err
+			return nil, rest, err
 		}
 	}
 	for len(f.stripes) > freeBatch {
 		_, err := t.update(schema.KindReap, func(tx *txn) error { deleteAll(tx, f.stripes[:freeBatch]); return nil })
 		if err != nil {
-			return nil, err
+			return nil, rest, err
 		}
 		f.stripes = f.stripes[freeBatch:]
 	}
 	_, err = t.update(schema.KindReap, func(tx *txn) error { return t.free(tx, f) })
-	return f.shells, err
+	return f.shells, rest, err
+}
+
+// rest is how many times as long as it took to find this the inode is to rest.
+func (f *findings) rest() time.Duration {
+	if 4*len(f.stripes) >= f.looked {
+		return reapRestFound
+	}
+	return reapRest
 }
 
 func deleteAll(tx *txn, keys [][]byte) {
@@ -271,6 +283,7 @@ func (t *Tree) findPending(f *findings, live, waits map[uint64]bool) error {
 func deadStripes(f *findings, it *pebble.Iterator, need []schema.Content) (dead, live map[uint64]bool, err error) {
 	dead, live = map[uint64]bool{}, map[uint64]bool{}
 	last, next := int64(-1), newest // next: the version that follows this one
+	var fs []schema.Fragment
 	for ok := it.First(); ok; ok = it.Next() {
 		s, gen, err := schema.ParseStripeKey(it.Key())
 		if err != nil {
@@ -281,10 +294,10 @@ func deadStripes(f *findings, it *pebble.Iterator, need []schema.Content) (dead,
 		}
 		used := reads(need, gen, next)
 		next = gen
-		fs, err := schema.DecodeStripe(it.Value())
-		if err != nil {
+		if fs, err = schema.AppendStripe(fs[:0], it.Value()); err != nil {
 			return nil, nil, fmt.Errorf("inode %d stripe %d: %w", f.ino, s, err)
 		}
+		f.looked++
 		set := live
 		if !used {
 			f.stripes = append(f.stripes, append([]byte(nil), it.Key()...))

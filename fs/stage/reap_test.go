@@ -3,6 +3,7 @@ package stage
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -313,4 +314,31 @@ func TestReapedContentIsNotStored(t *testing.T) {
 		t.Errorf("%+v", fs)
 	}
 	w.wantSnap(seqs[1], ino, append(fill('b', 1000), fill('a', 99000)...), "")
+}
+
+// TestReapRest: an inode of which nothing could be freed rests for long; one of
+// which much was dead is looked at again soon, or a job that overwrites fast
+// would be ahead of the reaper for ever.
+func TestReapRest(t *testing.T) {
+	for _, kept := range []bool{true, false} {
+		w, _ := memWorld(t)
+		ino, fh := w.create("f")
+		w.tree.reaper.work.Lock() // so that nobody reaps but us
+		for round := range 8 {
+			w.mustWrite(ino, fh, byte('a'+round), 2<<20, 0)
+			if kept {
+				w.barrier(ino) // a snapshot, which nobody expires
+			} else if err := w.tree.Flush(ino, fh, false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f, err := w.tree.findDead(ino)
+		w.tree.reaper.work.Unlock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := map[bool]time.Duration{true: reapRest, false: reapRestFound}[kept]; f.looked < 2 || f.rest() != want {
+			t.Errorf("kept %v: %d of %d versions are dead, it rests %d times as long, want %d", kept, len(f.stripes), f.looked, f.rest(), want)
+		}
+	}
 }

@@ -40,9 +40,10 @@ type spaceGauge struct {
 		admitted uint64    // since then
 		unstored uint64    // when they were last counted
 		counted  time.Time
-		removed  uint64    // files by then
-		written  uint64    // since then
-		barren   time.Time // when waiting for room was last in vain
+		took     time.Duration // for counting them
+		removed  uint64        // files by then
+		written  uint64        // since then
+		barren   time.Time     // when waiting for room was last in vain
 	}
 }
 
@@ -50,6 +51,9 @@ const (
 	spaceAge  = 200 * time.Millisecond
 	spaceStep = 16 << 20
 	countAge  = 100 * time.Millisecond
+	// countShare: a caller who can do with an older count has one made for a
+	// twentieth of the time at most.
+	countShare = 20
 	// minInodes is how many inodes of the disk stay free for journal, index
 	// and packs.
 	minInodes = 256
@@ -213,11 +217,13 @@ func (s *spaceGauge) recount() error {
 	before := s.mu.written
 	removed := s.disk.removed()
 	s.mu.Unlock()
+	start := time.Now()
 	sum, err := s.count()
 	s.mu.Lock()
 	if err != nil {
 		return err
 	}
+	s.mu.took = time.Since(start)
 	// What was written while it was counted may or may not be in the sum.
 	s.mu.unstored, s.mu.counted, s.mu.removed = uint64(sum), time.Now(), removed
 	s.mu.written -= min(s.mu.written, before)
@@ -235,10 +241,19 @@ func (s *spaceGauge) roomy() Space {
 
 // room counts and asks, and gives the disk's state with what writers may still
 // use as free.
-func (s *spaceGauge) room() (Space, error) {
+func (s *spaceGauge) room() (Space, error) { return s.roomWithin(0) }
+
+// roomWithin is room with a count that may be of some time ago, the longer the
+// longer it took: what was written since is taken off, and what was stored or
+// deleted since is not yet added.
+func (s *spaceGauge) roomWithin(age time.Duration) (Space, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.recount(); err != nil {
+	update := s.recount
+	if age > 0 && time.Since(s.mu.counted) < max(age, countShare*s.mu.took) {
+		update = s.ask
+	}
+	if err := update(); err != nil {
 		return Space{}, err
 	}
 	return s.roomy(), nil

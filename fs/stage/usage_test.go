@@ -261,6 +261,34 @@ func TestStoreLimit(t *testing.T) {
 	}
 }
 
+// Whoever asks for statfs all the time does not have all that waits for ingest
+// counted all the time; what is written is taken off at once all the same.
+func TestStatFSCountsSeldom(t *testing.T) {
+	w, _ := limitedWorld(t, func(*Config) {})
+	ino, fh := w.create("f")
+	counts, count := 0, w.tree.space.count
+	w.tree.space.count = func() (int64, error) {
+		counts++
+		time.Sleep(50 * time.Millisecond) // there is much to count
+		return count()
+	}
+	time.Sleep(countAge)
+	before, err := w.tree.StatFS()
+	must(t, err)
+	w.mustWrite(ino, fh, 'a', 1<<20, 0)
+	for i := range 500 {
+		st, err := w.tree.StatFS()
+		must(t, err)
+		if fell := (before.Bavail - st.Bavail) * 4096; fell < 1<<20 {
+			t.Fatalf("call %d: a MiB was written, and %d bytes less are free", i, fell)
+		}
+	}
+	if counts == 0 || counts > 50 {
+		t.Errorf("%d counts for 500 calls", counts)
+	}
+	w.shut(ino, fh)
+}
+
 // A writer that would be refused waits for what can be given up, and for
 // nothing else.
 func TestWriterWaitsForRoom(t *testing.T) {
@@ -281,6 +309,7 @@ func TestWriterWaitsForRoom(t *testing.T) {
 	w.shut(ino, fh)
 	w.store(newMemChunks())
 	time.Sleep(hotAge) // statfs need not know at once
+	w.tree.space.stale()
 	st, err := w.tree.StatFS()
 	must(t, err)
 	if st.Bavail*4096 != 31<<20/2 { // packs take nothing in this test

@@ -41,9 +41,11 @@ func EncodeStripe(fs []Fragment) []byte {
 }
 
 // DecodeStripe is the inverse of EncodeStripe.
-func DecodeStripe(v []byte) ([]Fragment, error) {
+func DecodeStripe(v []byte) ([]Fragment, error) { return AppendStripe(nil, v) }
+
+// AppendStripe is DecodeStripe for who decodes many: it appends to fs.
+func AppendStripe(fs []Fragment, v []byte) ([]Fragment, error) {
 	r := &reader{b: v}
-	var fs []Fragment
 	prev := uint64(0)
 	for len(r.b) > 0 && r.err == nil {
 		off := prev + r.uint()
