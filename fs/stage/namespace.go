@@ -71,6 +71,7 @@ type spec struct {
 	target     string // of a symlink
 	cred       Cred
 	open       *handle // a first handle, or nil
+	nameless   bool    // O_TMPFILE: it goes with its last handle, unless it is linked
 }
 
 // Mknod makes an inode of any type but a symlink.
@@ -164,6 +165,9 @@ func (t *Tree) newInode(tx *txn, dir *inode, name string, s spec) *inode {
 	switch {
 	case isdir:
 		rec.Nlink = 2
+	case s.nameless:
+		rec.Nlink = 0
+		tx.Put(schema.Numbered(schema.PrefixOrphan, ino), nil)
 	case s.mode&ModeType == ModeLink:
 		rec.Live.Len = int64(len(s.target))
 		tx.Put(schema.Numbered(schema.PrefixSymlink, ino), []byte(s.target))
@@ -223,14 +227,17 @@ func (t *Tree) Link(ino, parent uint64, name string) (Attr, error) {
 		return Attr{}, err
 	case cur.live():
 		return Attr{}, ErrExist
-	case dir.rec.Nlink == 0 || n.rec.Nlink == 0:
-		return Attr{}, ErrNotExist
+	case dir.rec.Nlink == 0 || n.dead || n.rec.Nlink == 0 && n.rec.Name != "":
+		return Attr{}, ErrNotExist // an unlinked file stays so; a nameless one may get a name
 	case n.rec.Nlink >= maxLinks:
 		return Attr{}, ErrTooManyLinks
 	}
 	_, err = t.update(schema.KindNamespace, func(tx *txn) error {
 		t.putDentry(tx, parent, name, cur, ino, n.rec.Mode&ModeType)
 		rec, p := *n.rec, *dir.rec
+		if rec.Nlink == 0 {
+			tx.Delete(schema.Numbered(schema.PrefixOrphan, ino))
+		}
 		rec.Nlink++
 		rec.Ctime, rec.Parent, rec.Name = t.now(), parent, name
 		t.putInode(tx, n, &rec)
@@ -240,6 +247,7 @@ func (t *Tree) Link(ino, parent uint64, name string) (Attr, error) {
 	if err != nil {
 		return Attr{}, err
 	}
+	n.noted = n.noted || n.rec.Nlink == 1 && n.writers > 0 // it was nameless: to be told of its close
 	t.happened(Event{Op: OpCreate, Dir: parent, Name: name, Ino: ino})
 	return n.attr(), nil
 }

@@ -1,0 +1,191 @@
+package posix
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// scriptLength is how many operations one script has.
+const scriptLength = 250
+
+// TestRandom makes random scripts in lockstep. One that finds a difference is
+// made as short as it gets and written down; put into testdata, it is replayed
+// by TestScripts for ever.
+func TestRandom(t *testing.T) {
+	want := 20000
+	if s := os.Getenv("STEPFS_POSIX_OPS"); s != "" {
+		var err error
+		if want, err = strconv.Atoi(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Descriptors that are not open make some operations none.
+	checks := want/(scriptLength*3/4) + 1
+	for name, value := range map[string]string{"rapid.checks": strconv.Itoa(checks), "rapid.nofailfile": "true", "rapid.shrinktime": "0s"} {
+		if err := flag.Set(name, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, counts := newSession(t), newCounts()
+	scripts := scriptOf(scriptLength)
+	known := map[string]string{} // rapid makes a failing script again
+	rapid.Check(t, func(t *rapid.T) {
+		ops := scripts.Draw(t, "script")
+		text, again := known[formatScript(ops)]
+		if !again {
+			if _, err := s.run(ops, counts); err == nil {
+				return
+			} else {
+				text = s.explain(ops, err)
+				known[formatScript(ops)] = text
+			}
+		}
+		t.Fatal(text)
+	})
+	counts.report(t)
+	counts.prove(t, want)
+}
+
+// explain makes a script that failed short, and writes it down.
+func (s *session) explain(ops []op, err error) string {
+	var diff *found
+	if !errors.As(err, &diff) {
+		return fmt.Sprintf("the harness failed: %v", err)
+	}
+	last := err
+	tries := 0
+	differs := func(less []op) bool {
+		if tries++; tries > 600 {
+			return false
+		}
+		_, err := s.run(less, newCounts())
+		if errors.As(err, &diff) {
+			last = err
+			return true
+		}
+		return false
+	}
+	short := shorten(ops, differs)
+	if done, err := s.run(short, newCounts()); errors.As(err, &diff) {
+		short, last = done, err
+	}
+	text := formatScript(short)
+	file := filepath.Join(os.TempDir(), fmt.Sprintf("posix-%d.script", os.Getpid()))
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		file = err.Error()
+	}
+	return fmt.Sprintf("%v\nby %s:\n%s\nthe daemon said:\n%s", last, file, text, s.daemon.Output())
+}
+
+// TestScripts replays what was found before.
+func TestScripts(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.script")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSession(t)
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".script"), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ops, err := parseScript(string(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			counts := newCounts()
+			if _, err := s.run(ops, counts); err != nil {
+				t.Fatal(err)
+			}
+			for kind, n := range counts.refused {
+				if n > 0 {
+					t.Logf("%s was never possible", kind)
+				}
+			}
+		})
+	}
+}
+
+// counts says what a run did.
+type counts struct {
+	ops             int
+	done            map[string]int            // by kind, those that succeeded
+	refused         map[string]int            // on the mount alone, as they must be
+	errnos          map[string]map[string]int // by kind
+	trees, kills    int
+	remounts        int
+	snapshots       int
+	files, previous int // in snapshots: compared, and of those shown as before
+	unsure          int // could be one or the other
+}
+
+func newCounts() *counts {
+	return &counts{done: map[string]int{}, refused: map[string]int{}, errnos: map[string]map[string]int{}}
+}
+
+func (c *counts) add(o op, r [2]string) {
+	c.ops++
+	if good(r[mount]) {
+		c.done[o.kind]++
+		return
+	}
+	if kinds[o.kind].how&wantsPeerOff != 0 {
+		c.refused[o.kind]++
+	}
+	if c.errnos[o.kind] == nil {
+		c.errnos[o.kind] = map[string]int{}
+	}
+	word, _, _ := strings.Cut(strings.TrimPrefix(r[mount], "ok "), " ")
+	c.errnos[o.kind][word]++
+}
+
+func (c *counts) shown(known, dirty bool) {
+	switch {
+	case !known:
+		c.unsure++
+	case dirty:
+		c.previous++
+		fallthrough
+	default:
+		c.files++
+	}
+}
+
+func (c *counts) report(t *testing.T) {
+	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+		if kinds[kind].call != nil {
+			t.Logf("%-12s %6d done, %v", kind, c.done[kind], c.errnos[kind])
+		}
+	}
+	t.Logf("%d operations, %d whole trees, %d kills, %d remounts, %d snapshots with %d files (%d of them as before), %d unsure",
+		c.ops, c.trees, c.kills, c.remounts, c.snapshots, c.files, c.previous, c.unsure)
+}
+
+// prove fails when the run shows nothing.
+func (c *counts) prove(t *testing.T, want int) {
+	for kind, k := range kinds {
+		switch {
+		case k.call == nil:
+		case k.how&wantsPeerOff != 0:
+			if c.refused[kind] == 0 {
+				t.Errorf("%s was never refused", kind)
+			}
+		case c.done[kind] == 0:
+			t.Errorf("%s never succeeded", kind)
+		}
+	}
+	if c.ops < want || c.kills == 0 || c.remounts == 0 || c.snapshots == 0 || c.previous == 0 || c.files < 10*c.unsure {
+		t.Error("too little was done to prove anything")
+	}
+}
