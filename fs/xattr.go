@@ -37,12 +37,25 @@ var stepAttrs = map[string]func(snapshot.Info) string{
 	virtualPrefix + "stored":  func(i snapshot.Info) string { return strconv.FormatInt(i.Stored, 10) },
 }
 
-// refusedAttr says which attributes are not kept: access control lists would
-// be kept but not obeyed, and a file capability, which means nothing on a
-// mount without suid, would have to be looked for at every write.
-func refusedAttr(name string) bool {
-	return name == "security.capability" || strings.HasPrefix(name, "system.")
+// checkAttr refuses what can't be the name of an attribute: one outside the
+// namespaces that the kernel knows, or a namespace alone.
+func checkAttr(name string) error {
+	for _, space := range [...]string{"user.", "trusted.", "security."} {
+		switch {
+		case name == space:
+			return stage.ErrInvalid
+		case strings.HasPrefix(name, space):
+			return nil
+		}
+	}
+	return stage.ErrNotSupported
 }
+
+// refusedAttr says which attributes are not kept: a file capability, which means
+// nothing on a mount without suid, would have to be looked for at every write.
+// (Access control lists, which would be kept but not obeyed, are in none of the
+// namespaces of checkAttr.)
+func refusedAttr(name string) bool { return name == "security.capability" }
 
 // GetXAttr gives an attribute; an empty dest asks for its size.
 func (f *FileSystem) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
@@ -62,9 +75,10 @@ func fill(dest, val []byte) (uint32, fuse.Status) {
 }
 
 func (f *FileSystem) xattr(n nodeID, name string) ([]byte, error) {
+	if err := checkAttr(name); err != nil {
+		return nil, err
+	}
 	switch {
-	case strings.HasPrefix(name, "system."):
-		return nil, stage.ErrNotSupported
 	case refusedAttr(name), n.isName():
 		return nil, stage.ErrNoAttr
 	case strings.HasPrefix(name, virtualPrefix):
@@ -123,6 +137,9 @@ func (f *FileSystem) state(n nodeID) ([]byte, error) {
 // SetXAttr sets an attribute of a live node.
 func (f *FileSystem) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, val []byte) fuse.Status {
 	ino, err := f.live(in.NodeId)
+	if err == nil {
+		err = checkAttr(name)
+	}
 	switch {
 	case err != nil:
 	case refusedAttr(name):
@@ -178,6 +195,9 @@ func (f *FileSystem) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte
 // RemoveXAttr removes an attribute of a live node.
 func (f *FileSystem) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
 	ino, err := f.live(in.NodeId)
+	if err == nil {
+		err = checkAttr(name)
+	}
 	switch {
 	case err != nil:
 	case refusedAttr(name):

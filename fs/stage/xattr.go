@@ -101,9 +101,9 @@ func (t *Tree) SetXattr(ino uint64, name string, val []byte, flags int) error {
 	}
 	return t.changeXattr(ino, name, func(cur xattr) (schema.Xattr, error) {
 		switch {
-		case flags == unix.XATTR_CREATE && cur.live():
+		case flags&unix.XATTR_CREATE != 0 && cur.live():
 			return schema.Xattr{}, ErrExist
-		case flags == unix.XATTR_REPLACE && !cur.live():
+		case flags&unix.XATTR_REPLACE != 0 && !cur.live():
 			return schema.Xattr{}, ErrNoAttr
 		}
 		return schema.Xattr{Value: val}, nil

@@ -111,7 +111,7 @@ func (c *commits) changed(ino uint64, d *description) {
 		d.flushed = false
 	}
 	f.lost = f.unsure
-	if f.dirty = true; d == nil && f.closed() || d != nil && d.sync {
+	if f.dirty = true; d == nil && f.closed() {
 		f.commit()
 	}
 }

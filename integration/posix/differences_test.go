@@ -20,6 +20,3 @@ func wanted(o op, results [2]string) string {
 	}
 	return ""
 }
-
-// wantedTimes says whether times may move in one tree alone.
-func wantedTimes(o op, moved [2]string) bool { return false }

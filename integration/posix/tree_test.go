@@ -43,6 +43,9 @@ func (s stamp) moved(before stamp) string {
 }
 
 func stampOf(st *unix.Stat_t) stamp {
+	if st.Mode&unix.S_IFMT == unix.S_IFIFO {
+		return stamp{} // the kernel changes them for I/O on ext4, and not on FUSE
+	}
 	return stamp{st.Atim.Nano(), st.Mtim.Nano(), st.Ctim.Nano()}
 }
 
