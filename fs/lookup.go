@@ -109,7 +109,7 @@ func joinTime(sec uint64, nsec uint32) int64 {
 // GetAttr gives a node's attributes.
 func (f *FileSystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	n := f.node(in.NodeId)
-	a, ttl, err := f.attr(n)
+	a, ttl, err := f.attrOpen(n)
 	if err != nil {
 		return status(err)
 	}
@@ -121,7 +121,7 @@ func (f *FileSystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 // Statx is GetAttr with the time of birth, which stat(2) has no place for.
 func (f *FileSystem) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
 	n := f.node(in.NodeId)
-	a, ttl, err := f.attr(n)
+	a, ttl, err := f.attrOpen(n)
 	if err != nil {
 		return status(err)
 	}
@@ -157,6 +157,17 @@ func (f *FileSystem) attr(n nodeID) (stage.Attr, time.Duration, error) {
 		err = stage.ErrStale // the kernel's node is gone, its name may not be
 	}
 	return a, forever, err
+}
+
+// attrOpen is attr of what the kernel may have open though it was removed.
+func (f *FileSystem) attrOpen(n nodeID) (stage.Attr, time.Duration, error) {
+	a, ttl, err := f.attr(n)
+	if errors.Is(err, stage.ErrStale) && n.isLive() && !f.opts.SnapshotsOnly {
+		if ghost, ok := f.tree.Ghost(n.ino()); ok {
+			return ghost, forever, nil
+		}
+	}
+	return a, ttl, err
 }
 
 // parent gives a directory's "..".

@@ -171,7 +171,8 @@ func (f *FileSystem) sealAs(ino uint64, step string, uid uint32) error {
 	return err
 }
 
-// ListXAttr lists the names of the attributes that users have set.
+// ListXAttr lists the names of the attributes that users have set; those that
+// only root may read, to root alone.
 func (f *FileSystem) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
 	n := f.node(in.NodeId)
 	if n.isName() {
@@ -187,6 +188,9 @@ func (f *FileSystem) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte
 	}
 	var list []byte
 	for _, name := range names {
+		if in.Uid != 0 && strings.HasPrefix(name, "trusted.") {
+			continue
+		}
 		list = append(append(list, name...), 0)
 	}
 	return fill(dest, list)

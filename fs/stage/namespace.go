@@ -362,5 +362,9 @@ func (t *Tree) deleteInode(tx *txn, n *inode, rec *schema.Inode) {
 		t.putInode(tx, n, &gone)
 	}
 	t.reaper.add(tx, n.ino)
-	tx.then(func() { n.dead = true })
+	last := attrOf(n.ino, rec, &rec.Live)
+	tx.then(func() {
+		n.dead = true
+		t.ghosts.add(last)
+	})
 }

@@ -37,7 +37,7 @@ func init() {
 		"fsyncdir":    {5, words("dir"), callFsyncDir, isBarrier},
 		"syncrange":   {3, words("slot off len"), callSyncRange, 0},
 		"rename":      {20, words("any any renameflags"), callRename, 0},
-		"whiteout":    {2, words("any any"), callWhiteout, wantsPeerOff},
+		"whiteout":    {2, words("any fresh"), callWhiteout, wantsPeerOff},
 		"link":        {10, words("any any followlink"), callLink, 0},
 		"symlink":     {8, words("target any"), callSymlink, 0},
 		"readlink":    {5, words("any"), callReadlink, 0},
@@ -296,6 +296,10 @@ var whences = map[string]int{"set": unix.SEEK_SET, "cur": unix.SEEK_CUR, "end": 
 // what lseek(2) says, not compared.
 func callSeek(s *side, a []string) (string, error) {
 	fd, off := s.fd(a[0]), num(a[1])
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return skipped, nil // places in a directory are told by reading it: see callSeekdir
+	}
 	if a[2] == "cur" {
 		off -= 3
 	}

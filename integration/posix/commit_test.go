@@ -26,7 +26,7 @@ type file struct {
 type description struct {
 	ino              uint64
 	writable, append bool
-	sync             bool // O_SYNC or O_DSYNC
+	sync, path       bool // O_SYNC or O_DSYNC, O_PATH
 	flushed          bool
 	slots            int
 }
@@ -53,7 +53,7 @@ func (c *commits) made(ino uint64, open bool) {
 
 func (c *commits) opened(who, slot string, ino uint64, flags int) {
 	acc := flags & unix.O_ACCMODE
-	d := &description{ino: ino, slots: 1, append: flags&unix.O_APPEND != 0, sync: flags&unix.O_DSYNC != 0,
+	d := &description{ino: ino, slots: 1, append: flags&unix.O_APPEND != 0, sync: flags&unix.O_DSYNC != 0, path: flags&unix.O_PATH != 0,
 		writable: (acc == unix.O_WRONLY || acc == unix.O_RDWR) && flags&unix.O_PATH == 0}
 	c.descs[descKey{who, slot}] = d
 	if d.writable {
@@ -103,15 +103,15 @@ func (c *commits) changing(ino uint64, now func() content) {
 	}
 }
 
-// changed is told that it did, through d, or by name (nil), which closes the
-// file unless somebody is writing it.
+// changed is told that it did, through d, or by name (nil) or O_RDONLY|O_TRUNC,
+// which closes the file unless somebody is writing it.
 func (c *commits) changed(ino uint64, d *description) {
 	f := c.file(ino)
 	if d != nil {
 		d.flushed = false
 	}
 	f.lost = f.unsure
-	if f.dirty = true; d == nil && f.closed() {
+	if f.dirty = true; (d == nil || !d.writable) && f.closed() {
 		f.commit()
 	}
 }
@@ -136,7 +136,11 @@ func (c *commits) shows(ino uint64, now content, got *content, named bool) (want
 	if f == nil || !f.dirty {
 		return now, present, true
 	}
-	if f.unsure || named && f.log() {
+	if named && f.log() && got != nil && *got == now {
+		f.commit() // it was taken as it is, and stays so
+		return now, present, false
+	}
+	if f.unsure {
 		switch {
 		case got != nil && (f.lost || *got == now):
 			return *got, present, false

@@ -55,19 +55,22 @@ var (
 // argument types: see kinds. An offset of type anyoff may be beyond the largest
 // file of either, which is told where a file would grow and nowhere else.
 var argument = map[string]*rapid.Generator[string]{
-	"slot": pick("f0", "f1", "f2"),
-	"file": weighted(fileNames, fileNames, fileNames, fileNames, dirNames, oddNames),
-	"dir":  weighted(dirNames, dirNames, dirNames, dirNames, fileNames, oddNames),
-	"any":  weighted(fileNames, fileNames, fileNames, dirNames, dirNames, oddNames),
-	"name": pick("a", "b", "c", "x1", "x2", "x3"),
+	"slot":  pick("f0", "f1", "f2"),
+	"file":  weighted(fileNames, fileNames, fileNames, fileNames, dirNames, oddNames),
+	"dir":   weighted(dirNames, dirNames, dirNames, dirNames, fileNames, oddNames),
+	"any":   weighted(fileNames, fileNames, fileNames, dirNames, dirNames, oddNames),
+	"fresh": pick("w1", "d/w2"), // nothing else makes them
+	"name":  pick("a", "b", "c", "x1", "x2", "x3"),
 	"flags": weighted(
 		words("O_RDONLY O_WRONLY O_RDWR O_RDWR|O_CREAT O_WRONLY|O_CREAT O_RDWR|O_CREAT|O_TRUNC O_WRONLY|O_CREAT|O_TRUNC O_RDWR|O_CREAT|O_APPEND O_WRONLY|O_CREAT|O_APPEND"),
 		words("O_RDWR|O_CREAT O_WRONLY|O_CREAT O_RDWR|O_CREAT|O_EXCL O_WRONLY|O_CREAT|O_EXCL O_RDWR|O_TRUNC O_RDONLY|O_CREAT O_RDONLY|O_TRUNC O_RDONLY|O_CREAT|O_EXCL O_WRONLY|O_APPEND"),
 		words("O_RDWR|O_CREAT|O_DIRECT O_WRONLY|O_CREAT|O_DIRECT O_RDONLY|O_DIRECT O_RDWR|O_CREAT|O_SYNC O_WRONLY|O_CREAT|O_SYNC O_RDWR|O_CREAT|O_DSYNC O_WRONLY|O_CREAT|O_DSYNC O_RDWR|O_CREAT|O_DIRECT|O_SYNC O_WRONLY|O_DIRECT|O_DSYNC|O_CREAT O_WRONLY|O_CREAT|O_APPEND|O_DSYNC O_RDWR|O_CREAT|O_APPEND|O_DIRECT"),
 		words("O_RDONLY|O_NOFOLLOW O_RDWR|O_NOFOLLOW|O_CREAT O_RDONLY|O_DIRECTORY O_RDONLY|O_PATH O_PATH|O_NOFOLLOW O_PATH|O_DIRECTORY O_RDWR|O_DIRECTORY O_RDONLY|O_CREAT|O_DIRECTORY O_RDONLY|O_NOATIME"),
 	),
-	"tmpflags":    weighted(words("O_RDWR O_WRONLY"), words("O_RDWR O_RDWR|O_EXCL O_RDONLY O_RDWR|O_APPEND")),
-	"mode":        weighted(words("0644 0666 0600 0777 0755"), words("0644 0666 0 0400 0222 04755 02755 06777 02644 01777 02666 0444 06711")),
+	"tmpflags": weighted(words("O_RDWR O_WRONLY"), words("O_RDWR O_RDWR|O_EXCL O_RDONLY O_RDWR|O_APPEND")),
+	// No set-group-id without group execution: it means nothing, and when it goes
+	// is told by groups of the caller that a FUSE server does not see.
+	"mode":        weighted(words("0644 0666 0600 0777 0755"), words("0644 0666 0 0400 0222 04755 02755 06777 01777 0444 06711")),
 	"dirmode":     weighted(words("0755 0777 0777 0700"), words("0755 0777 01777 02777 0500 03777 0 0311")),
 	"len":         weighted(sizes, sizes, sizes, sizes, sizes, words("262144 1048576 1100000")),
 	"off":         weighted(offsets, offsets, offsets, offsets, words("-1 1099511627776 4398046511104")),
