@@ -183,7 +183,7 @@ func (l *lockstep) refs(w *worker, o op) []ref {
 			if _, ok := w.fds[o.args[i]]; ok {
 				all = append(all, ref{o.args[i], [2]string{w.file(o.args[i], peer), w.file(o.args[i], mount)}, true})
 			}
-		case "file", "dir", "any":
+		case "file", "dir", "any", "new", "fresh":
 			p := expand(o.args[i])
 			if strings.HasPrefix(o.args[i], "@@") {
 				p = "a" // which below our directories would be too long
@@ -259,6 +259,7 @@ func (l *lockstep) call(w *worker, o op) error {
 	if err := compareResults(o, results); err != nil {
 		return err
 	}
+	l.afterCall(w, o, results, before, refs)
 	if o.kind != "close" && w.fds[lastSlot(o)] != [2]int{} { // what it has opened
 		refs = append(refs, l.refs(w, op{o.who, "fstat", []string{lastSlot(o)}})...)
 	}
@@ -275,7 +276,6 @@ func (l *lockstep) call(w *worker, o op) error {
 			return err
 		}
 	}
-	l.afterCall(w, o, results, before, refs)
 	if kinds[o.kind].how&isBarrier != 0 && results[mount] == "ok " || o.kind == "mmap" && good(results[mount]) {
 		return l.compareBarrier()
 	}

@@ -47,6 +47,7 @@ func weighted(groups ...[]string) *rapid.Generator[string] {
 var (
 	fileNames = words("a b d/a d/b d/e/a")
 	dirNames  = words("d e d/e . d/..")
+	newNames  = words("c d/c e/c d/e/c e/f") // what most scripts make later
 	oddNames  = words("l d/l l a/ a/b d/ @255 @256 d/@255 @@4095 @@4096 nothing d/nothing \xff\xfe ..../x")
 	sizes     = words("0 1 10 100 1000 4096 5000 8192 20000 65536 70000")
 	offsets   = words("0 1 100 4095 4096 5000 8192 12288 65535 65536 100000 1048570 1048576 3000000")
@@ -56,9 +57,10 @@ var (
 // file of either, which is told where a file would grow and nowhere else.
 var argument = map[string]*rapid.Generator[string]{
 	"slot":  pick("f0", "f1", "f2"),
-	"file":  weighted(fileNames, fileNames, fileNames, fileNames, dirNames, oddNames),
+	"file":  weighted(fileNames, fileNames, fileNames, fileNames, newNames, dirNames, oddNames),
 	"dir":   weighted(dirNames, dirNames, dirNames, dirNames, fileNames, oddNames),
-	"any":   weighted(fileNames, fileNames, fileNames, dirNames, dirNames, oddNames),
+	"new":   weighted(newNames, newNames, newNames, fileNames, dirNames, oddNames),
+	"any":   weighted(newNames, fileNames, fileNames, fileNames, fileNames, dirNames, dirNames, oddNames),
 	"fresh": pick("w1", "d/w2"), // nothing else makes them
 	"name":  pick("a", "b", "c", "x1", "x2", "x3"),
 	"flags": weighted(
@@ -74,6 +76,7 @@ var argument = map[string]*rapid.Generator[string]{
 	"dirmode":     weighted(words("0755 0777 0777 0700"), words("0755 0777 01777 02777 0500 03777 0 0311")),
 	"len":         weighted(sizes, sizes, sizes, sizes, sizes, words("262144 1048576 1100000")),
 	"off":         weighted(offsets, offsets, offsets, offsets, words("-1 1099511627776 4398046511104")),
+	"near":        pick("0", "0", "1", "4096", "5000", "65536"),
 	"anyoff":      weighted(offsets, offsets, offsets, offsets, words("-1 1099511627776 1152921504606846976 9223372036854775807")),
 	"seed":        rapid.Map(rapid.IntRange(0, 99), func(n int) string { return fmt.Sprint(n) }),
 	"whence":      pick("set", "set", "cur", "end", "data", "hole", "data", "hole"),
@@ -84,10 +87,11 @@ var argument = map[string]*rapid.Generator[string]{
 	"target":      weighted(fileNames, dirNames, words("l nowhere d/l @255 . x/y/z")),
 	"type":        pick("file", "file", "fifo", "socket", "char", "block"),
 	"id":          pick("-1", "0", "1001", "1002", "3000", "3000", "1001", "4242"),
-	"time":        pick("now", "omit", "0.0", "1000.5", "123456789.999999999", "86400.1", "-5.7"),
+	"time":        pick("now", "omit", "0.0", "1000.5", "123456789.999999999", "86400.1", "-5.7", "5000000000.0"),
 	"nofollow":    pick("-", "nofollow"),
 	"xattr":       weighted(words("user.a user.b user.c"), words("user.a user.b trusted.a security.a user.@255 user. system.x bogus user.@250")),
-	"size":        weighted(words("0 1 20 100"), words("20 100 300 65537") /* ext4 has room for one block */),
+	"kept":        pick("user.a", "user.a", "user.b", "security.a", "trusted.a", "user.c", "user."),
+	"size":        weighted(words("0 1 20 100"), words("20 100 300"), words("0 1 20 100"), words("300 65537") /* ext4 has room for one block */),
 	"xflags":      pick("-", "-", "-", "create", "replace", "both"),
 	"access":      pick("0", "1", "2", "4", "6", "7"),
 	"flock":       pick("sh", "ex", "un"),

@@ -19,10 +19,10 @@ const peer, mount = 0, 1
 // stamp is what stat(2) says of times, in ns.
 type stamp struct{ atime, mtime, ctime int64 }
 
-// byHand is the time before which one was set by a utimensat of a script: it
-// must then be the same in both trees. Others are each tree's own, and only
-// that they changed is compared.
-const byHand = int64(1e18)
+// byHand: a time before 2001 or after 2096 was set by a utimensat of a script and
+// must be the same in both trees. Others are each tree's own, and only that
+// they changed is compared.
+func byHand(t int64) bool { return t < 1e18 || t > 4e18 }
 
 func (s stamp) set() string {
 	text := ""
@@ -30,7 +30,7 @@ func (s stamp) set() string {
 		name string
 		at   int64
 	}{{"atime", s.atime}, {"mtime", s.mtime}} {
-		if t.at < byHand {
+		if byHand(t.at) {
 			text += fmt.Sprintf(" %s=%d", t.name, t.at)
 		}
 	}
