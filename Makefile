@@ -64,9 +64,10 @@ bench: deps build ## the benchmarks: a table, and bench/out/bench.json
 	@mkdir -p bench/out
 	$(GO) run ./bench -bin $(BIN) -json bench/out/bench.json $(BENCHFLAGS)
 
-soak: deps sweep ## kill -9 the daemon for hours (SOAK_ROUNDS=2000), 2,000 saves, power cuts
+soak: deps sweep ## kill -9 the daemon for hours (SOAK_ROUNDS=2000), 2,000 saves, power cuts, 1,000,000 calls against ext4
 	STEPFS_ROUNDS=$(SOAK_ROUNDS) $(GO) test -count=1 -v -timeout 0 -run Kill ./integration
 	STEPFS_SAVES=2000 STEPFS_SAVE_ROOM=8 $(GO) test -count=1 -v -timeout 0 -run RotatingJob ./integration
+	STEPFS_POSIX_OPS=1000000 $(GO) test -count=1 -v -timeout 0 -run Random ./integration/posix
 	STEPFS_LIVES=2000 $(GO) test -count=1 -v -timeout 0 -run 'TestPowerCut$$' ./fs/stage
 	@tools/leftovers.sh
 
