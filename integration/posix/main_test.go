@@ -157,17 +157,22 @@ func (s *session) ready() error {
 	return os.Chmod(d.Mnt, 0o755)
 }
 
-// drop ends the daemon and removes its store.
+// drop ends the daemon, has the store checked and removes it.
 func (s *session) drop() error {
 	if s.daemon == nil {
 		return nil
 	}
-	err := s.daemon.Close()
-	if err == nil {
-		err = os.RemoveAll(filepath.Dir(s.daemon.Mnt))
-	}
+	d := s.daemon
 	s.daemon = nil
-	return err
+	if d.Running() {
+		if err := d.Stop(); err != nil {
+			return err
+		}
+		if _, err := root.Must("check", d.Store); err != nil {
+			return fmt.Errorf("after %d runs: %w", s.runs-s.since, err)
+		}
+	}
+	return errors.Join(d.Close(), os.RemoveAll(filepath.Dir(d.Mnt)))
 }
 
 func (s *session) barriers() string { return filepath.Join(s.daemon.Mnt, "snapshots", ".barriers") }

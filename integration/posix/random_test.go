@@ -91,11 +91,14 @@ var argument = map[string]*rapid.Generator[string]{
 	"nofollow":    pick("-", "nofollow"),
 	"xattr":       weighted(words("user.a user.b user.c"), words("user.a user.b trusted.a security.a user.@255 user. system.x bogus user.@250")),
 	"kept":        pick("user.a", "user.a", "user.b", "security.a", "trusted.a", "user.c", "user."),
+	"room":        pick("65536", "300", "65537", "0", "10"),
 	"size":        weighted(words("0 1 20 100"), words("20 100 300"), words("0 1 20 100"), words("300 65537") /* ext4 has room for one block */),
-	"xflags":      pick("-", "-", "-", "create", "replace", "both"),
+	"xflags":      pick("-", "-", "-", "-", "-", "create", "replace", "both"),
 	"access":      pick("0", "1", "2", "4", "6", "7"),
 	"flock":       pick("sh", "ex", "un"),
-	"lock":        pick("r", "w", "u", "get"),
+	"lock":        pick("r", "w", "w", "u", "get"),
+	"lockoff":     pick("0", "0", "10", "100"),
+	"locklen":     pick("0", "5", "20", "200"),
 	"mask":        pick("022", "0", "077", "027", "022"),
 }
 
@@ -121,6 +124,10 @@ bob open f2 d/a O_WRONLY|O_CREAT 0644
 bob write f2 70000 3
 ann2 open f0 d/a O_RDONLY 0
 root symlink d/a l
+root setxattr a user.a 20 1 -
+root setxattr d/a user.b 100 2 -
+root setxattr b security.a 100 2 -
+root setxattr d user.a 10 3 -
 root mknod d/b file 0666
 `
 
