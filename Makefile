@@ -47,7 +47,7 @@ real:
 
 race: deps sweep ## the same under the race detector, with fewer rounds of faults
 	STEPFS_LIVES=40 $(GO) test -race -p 2 -timeout 40m $(TESTFLAGS) $(UNIT)
-	STEPFS_RACE=1 STEPFS_ROUNDS=10 $(GO) test -race -p 1 -timeout 60m $(TESTFLAGS) $(REAL)
+	STEPFS_RACE=1 STEPFS_ROUNDS=10 STEPFS_POSIX_OPS=10000 $(GO) test -race -p 1 -timeout 60m $(TESTFLAGS) $(REAL)
 	@tools/leftovers.sh
 
 lint: ## gofmt, vet, staticcheck, the import arrows, govulncheck

@@ -83,7 +83,7 @@ func (f *FileSystem) wanted(ino uint64, in *fuse.SetAttrIn, now int64) (stage.Se
 // when there is nothing to take away. File capabilities are not stored at all,
 // see xattr.go.
 func (f *FileSystem) withoutSuid(ino uint64) (*uint32, error) {
-	a, err := f.tree.GetAttr(ino)
+	a, _, err := f.attrOpen(nodeID(ino))
 	if err != nil || a.Mode&stage.ModeType == stage.ModeDir {
 		return nil, err
 	}

@@ -1,41 +1,55 @@
 package stage
 
-import "sync"
+import (
+	"sync"
+
+	"stepfs/internal/schema"
+)
 
 // maxGhosts is how many removed inodes are remembered.
 const maxGhosts = 1024
 
 // ghosts remembers what the inodes removed last were. The kernel may still have
 // one open without our being told: a FIFO, a device, a directory, whatever was
-// opened with O_PATH or is somebody's working directory. fstat(2) of it is
-// answered from here, for as long as it lasts.
+// opened with O_PATH or is somebody's working directory. fstat(2) and the like
+// are answered from here, for as long as it lasts.
 type ghosts struct {
 	mu    sync.Mutex
-	attrs map[uint64]Attr
+	recs  map[uint64]schema.Inode
 	order []uint64 // a ring, once it is full
 	next  int
 }
 
-func (g *ghosts) add(a Attr) {
+func (g *ghosts) add(ino uint64, rec schema.Inode) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.attrs == nil {
-		g.attrs = map[uint64]Attr{}
+	if g.recs == nil {
+		g.recs = map[uint64]schema.Inode{}
 	}
 	if len(g.order) < maxGhosts {
-		g.order = append(g.order, a.Ino)
+		g.order = append(g.order, ino)
 	} else {
-		delete(g.attrs, g.order[g.next])
-		g.order[g.next] = a.Ino
+		delete(g.recs, g.order[g.next])
+		g.order[g.next] = ino
 		g.next = (g.next + 1) % maxGhosts
 	}
-	g.attrs[a.Ino] = a
+	g.recs[ino] = rec
 }
 
 // Ghost gives the attributes of an inode that was removed lately.
 func (t *Tree) Ghost(ino uint64) (Attr, bool) {
-	t.ghosts.mu.Lock()
-	defer t.ghosts.mu.Unlock()
-	a, ok := t.ghosts.attrs[ino]
-	return a, ok
+	return t.ghosts.change(ino, func(*schema.Inode) {})
+}
+
+// change changes one, which nobody but its opener will see.
+func (g *ghosts) change(ino uint64, fn func(rec *schema.Inode)) (Attr, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	rec, ok := g.recs[ino]
+	if !ok {
+		return Attr{}, false
+	}
+	fn(&rec)
+	g.recs[ino] = rec
+	return attrOf(ino, &rec, &rec.Live), true
 }

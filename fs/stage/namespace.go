@@ -202,7 +202,8 @@ func (t *Tree) touchDir(tx *txn, dir *inode, p *schema.Inode) {
 	t.putInode(tx, dir, p)
 }
 
-// Link gives a file one more name.
+// Link gives a file one more name, or a first one: that of a file which has none
+// and was not made by O_TMPFILE the kernel refuses.
 func (t *Tree) Link(ino, parent uint64, name string) (Attr, error) {
 	if err := checkName(name); err != nil {
 		return Attr{}, err
@@ -227,8 +228,8 @@ func (t *Tree) Link(ino, parent uint64, name string) (Attr, error) {
 		return Attr{}, err
 	case cur.live():
 		return Attr{}, ErrExist
-	case dir.rec.Nlink == 0 || n.dead || n.rec.Nlink == 0 && n.rec.Name != "":
-		return Attr{}, ErrNotExist // an unlinked file stays so; a nameless one may get a name
+	case dir.rec.Nlink == 0 || n.dead:
+		return Attr{}, ErrNotExist
 	case n.rec.Nlink >= maxLinks:
 		return Attr{}, ErrTooManyLinks
 	}
@@ -362,9 +363,9 @@ func (t *Tree) deleteInode(tx *txn, n *inode, rec *schema.Inode) {
 		t.putInode(tx, n, &gone)
 	}
 	t.reaper.add(tx, n.ino)
-	last := attrOf(n.ino, rec, &rec.Live)
+	last := *rec
 	tx.then(func() {
 		n.dead = true
-		t.ghosts.add(last)
+		t.ghosts.add(n.ino, last)
 	})
 }

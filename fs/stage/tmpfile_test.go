@@ -8,7 +8,7 @@ import (
 )
 
 // A file without a name goes with its last handle, or with the daemon, unless
-// it was given a name; a file that had one and lost it gets none again.
+// it was given a name.
 func TestTmpfile(t *testing.T) {
 	w := newWorld(t)
 	defer w.close()
@@ -37,13 +37,6 @@ func TestTmpfile(t *testing.T) {
 	}
 	w.shut(kept, fh)
 	killed, _ := make()
-	unlinked, _ := w.create("g")
-	if err := w.tree.Unlink(RootIno, "g"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.tree.Link(unlinked, RootIno, "h"); !errors.Is(err, ErrNotExist) {
-		t.Fatalf("an unlinked file has a name again: %v", err)
-	}
 	w.kill()
 	gone(killed)
 	if a, err := w.tree.Find("f"); err != nil || a.Ino != kept || a.Size != 100 {

@@ -1,6 +1,8 @@
 package stage
 
 import (
+	"errors"
+
 	"stepfs/internal/schema"
 )
 
@@ -152,6 +154,11 @@ func (t *Tree) dropFailed(tx *txn, ino uint64) {
 // chown(2) may, is a change of ctime.
 func (t *Tree) SetAttr(ino uint64, s SetAttr) (Attr, error) {
 	n, err := t.get(ino)
+	if errors.Is(err, ErrNotExist) && s.Size == nil {
+		if a, ok := t.ghosts.change(ino, func(rec *schema.Inode) { applyAttr(rec, s, t.now()) }); ok {
+			return a, nil
+		}
+	}
 	if err != nil {
 		return Attr{}, err
 	}

@@ -183,7 +183,7 @@ func (l *lockstep) refs(w *worker, o op) []ref {
 			if _, ok := w.fds[o.args[i]]; ok {
 				all = append(all, ref{o.args[i], [2]string{w.file(o.args[i], peer), w.file(o.args[i], mount)}, true})
 			}
-		case "file", "dir", "any", "new", "fresh":
+		case "file", "dir", "any", "new", "link", "fresh":
 			p := expand(o.args[i])
 			if strings.HasPrefix(o.args[i], "@@") {
 				p = "a" // which below our directories would be too long

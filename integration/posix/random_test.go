@@ -61,6 +61,7 @@ var argument = map[string]*rapid.Generator[string]{
 	"dir":   weighted(dirNames, dirNames, dirNames, dirNames, fileNames, oddNames),
 	"new":   weighted(newNames, newNames, newNames, fileNames, dirNames, oddNames),
 	"any":   weighted(newNames, fileNames, fileNames, fileNames, fileNames, dirNames, dirNames, oddNames),
+	"link":  weighted(words("l d/l"), newNames, fileNames),
 	"fresh": pick("w1", "d/w2"), // nothing else makes them
 	"name":  pick("a", "b", "c", "x1", "x2", "x3"),
 	"flags": weighted(
@@ -123,6 +124,9 @@ root write f1 5000 2
 bob open f2 d/a O_WRONLY|O_CREAT 0644
 bob write f2 70000 3
 ann2 open f0 d/a O_RDONLY 0
+ann2 open f1 a O_RDWR 0
+root open f0 a O_RDWR 0
+bob open f1 b O_RDWR 0
 root symlink d/a l
 root setxattr a user.a 20 1 -
 root setxattr d/a user.b 100 2 -
