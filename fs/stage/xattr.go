@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -136,8 +137,8 @@ func (t *Tree) changeXattr(ino uint64, name string, change func(cur xattr) (sche
 		return err
 	}
 	next, err := change(cur)
-	if err != nil {
-		return err
+	if err != nil || cur.live() && !next.Gone && bytes.Equal(cur.Value, next.Value) {
+		return err // the same value is no change, as on ext4
 	}
 	rec := *n.rec
 	rec.Ctime = t.now()
