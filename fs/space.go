@@ -12,13 +12,7 @@ func (f *FileSystem) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Sta
 	if err != nil {
 		return status(err)
 	}
-	err = f.tree.Fallocate(ino, in.Fh, int64(in.Offset), int64(in.Length), in.Mode)
-	if err == nil && in.Uid != 0 {
-		// CAP_HANDLE_KILLPRIV_V2 makes this ours, too, but no flag says who may
-		// keep set-user-id, as one does for a write.
-		err = f.dropSuid(ino)
-	}
-	return status(err)
+	return status(f.tree.Fallocate(ino, in.Fh, int64(in.Offset), int64(in.Length), in.Mode))
 }
 
 // Lseek answers SEEK_DATA and SEEK_HOLE; the kernel does the rest itself.
