@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -22,17 +23,12 @@ const scriptLength = 250
 // made as short as it gets and written down; put into testdata, it is replayed
 // by TestScripts for ever.
 func TestRandom(t *testing.T) {
-	want := 20000
-	if s := os.Getenv("STEPFS_POSIX_OPS"); s != "" {
-		var err error
-		if want, err = strconv.Atoi(s); err != nil {
-			t.Fatal(err)
-		}
-	}
+	want, seed := number(t, "STEPFS_POSIX_OPS", 20000), number(t, "STEPFS_SEED", time.Now().UnixNano())
+	t.Logf("seed: STEPFS_SEED=%d", seed)
 	// Descriptors that are not open make some operations none.
 	checks := want/(scriptLength*3/4) + 1
-	for name, value := range map[string]string{"rapid.checks": strconv.Itoa(checks), "rapid.nofailfile": "true", "rapid.shrinktime": "0s"} {
-		if err := flag.Set(name, value); err != nil {
+	for name, value := range map[string]any{"rapid.seed": seed, "rapid.checks": checks, "rapid.nofailfile": true, "rapid.shrinktime": "0s"} {
+		if err := flag.Set(name, fmt.Sprint(value)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -43,17 +39,30 @@ func TestRandom(t *testing.T) {
 		ops := scripts.Draw(t, "script")
 		text, again := known[formatScript(ops)]
 		if !again {
-			if _, err := s.run(ops, counts); err == nil {
+			_, err := s.run(ops, counts)
+			if err == nil {
 				return
-			} else {
-				text = s.explain(ops, err)
-				known[formatScript(ops)] = text
 			}
+			text = s.explain(ops, err)
+			known[formatScript(ops)] = text
 		}
 		t.Fatal(text)
 	})
 	counts.report(t)
-	counts.prove(t, want)
+	counts.prove(t, int(want))
+}
+
+// number is what the environment says, or else standard.
+func number(t *testing.T, name string, standard int64) int64 {
+	s := os.Getenv(name)
+	if s == "" {
+		return standard
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
 }
 
 // explain makes a script that failed short, and writes it down.
@@ -104,17 +113,38 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			counts := newCounts()
-			if _, err := s.run(ops, counts); err != nil {
+			if _, err := s.run(ops, newCounts()); err != nil {
 				t.Fatal(err)
-			}
-			for kind, n := range counts.refused {
-				if n > 0 {
-					t.Logf("%s was never possible", kind)
-				}
 			}
 		})
 	}
+}
+
+// TestShorten: of a long script what matters is left, and it reads back as it
+// was written.
+func TestShorten(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ops := scriptOf(60).Draw(t, "script")
+		read, err := parseScript(formatScript(ops))
+		if err != nil || formatScript(read) != formatScript(ops) {
+			t.Fatalf("%v: %q", err, formatScript(ops))
+		}
+		for i := range ops { // each an operation of its own
+			ops[i].who = fmt.Sprint(i)
+		}
+		need := rapid.SliceOfNDistinct(rapid.IntRange(0, len(ops)-1), 0, 5, rapid.ID[int]).Draw(t, "need")
+		short := shorten(ops, func(less []op) bool {
+			for _, i := range need {
+				if !slices.ContainsFunc(less, func(o op) bool { return o.who == ops[i].who }) {
+					return false
+				}
+			}
+			return true
+		})
+		if len(short) != len(need) {
+			t.Fatalf("%d operations are left of %d that matter", len(short), len(need))
+		}
+	})
 }
 
 // counts says what a run did.
