@@ -154,8 +154,11 @@ func (c *commits) shows(ino uint64, now content, got *content, named bool) (want
 	return *f.shown, present, !f.unsure
 }
 
-// log says whether all who write the file append.
+// log says whether somebody writes the file, and all who do append.
 func (f *file) log() bool {
+	if len(f.writers) == 0 {
+		return false
+	}
 	for d := range f.writers {
 		if !d.append {
 			return false

@@ -8,7 +8,7 @@ import (
 )
 
 // beforeCall tells the model which file may be about to change.
-func (l *lockstep) beforeCall(w *worker, o op, refs []ref, before [][2]look) {
+func (l *lockstep) beforeCall(o op, refs []ref, before [][2]look) {
 	for i, r := range refs {
 		if !r.follow || !before[i][peer].isFile() {
 			continue

@@ -170,7 +170,7 @@ func (l *lockstep) call(w *worker, o op) error {
 		before[i] = [2]look{r.look(peer), r.look(mount)}
 		l.seen(before[i])
 	}
-	l.beforeCall(w, o, refs, before)
+	l.beforeCall(o, refs, before)
 	results, err := w.do(o)
 	if err != nil {
 		return differ("%v\n%s", err, l.s.daemon.Output())

@@ -100,7 +100,7 @@ func prepareRoot() error {
 	return unix.Mount("", peerDir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_NOATIME|unix.MS_NOSUID|unix.MS_NODEV, "")
 }
 
-func unmountPeer() error { return unix.Unmount(peerDir, unix.MNT_DETACH) }
+func unmountPeer() error { return unix.Unmount(peerDir, 0) }
 
 // session is a mount and the workers that many runs share.
 type session struct {
