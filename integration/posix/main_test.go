@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -51,6 +52,13 @@ func run(m *testing.M) int {
 		return 1
 	}
 	left, err := root.Leftovers()
+	for range 100 { // a loop device goes a moment after its mount
+		if err != nil || len(left) == 0 {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+		left, err = root.Leftovers()
+	}
 	if err != nil || len(left) > 0 {
 		fmt.Fprintf(os.Stderr, "left behind (%v): %q\n", err, left)
 		return 1
