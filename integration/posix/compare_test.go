@@ -100,7 +100,8 @@ func compareResults(o op, r [2]string) error {
 	return differ("results differ\n   ext4   %s\n   stepfs %s", r[peer], r[mount])
 }
 
-func (l *lockstep) compareRef(o op, r ref, before, now [2]look) error {
+func (l *lockstep) compareRef(o op, r ref) error {
+	now := [2]look{r.look(peer), r.look(mount)}
 	if now[peer].String() != now[mount].String() {
 		return differ("%s differs\n   ext4   %s\n   stepfs %s", r.what, now[peer], now[mount])
 	}

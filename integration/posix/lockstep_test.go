@@ -87,8 +87,9 @@ func (l *lockstep) do(o op) error {
 	w := l.s.workers[o.who]
 	if w != nil {
 		var ok bool
-		if o, ok = l.resolve(w, o); !ok {
-			return nil // nothing is open that it could be made with
+		var err error
+		if o, ok, err = l.resolve(w, o); !ok || err != nil {
+			return err // or nothing is open that it could be made with
 		}
 	}
 	l.done = append(l.done, o)
@@ -116,7 +117,7 @@ func (l *lockstep) do(o op) error {
 
 // resolve turns descriptors that are not open into ones that are, and frees the
 // slot that a call fills.
-func (l *lockstep) resolve(w *worker, o op) (op, bool) {
+func (l *lockstep) resolve(w *worker, o op) (op, bool, error) {
 	k := kinds[o.kind]
 	args := append([]string(nil), o.args...)
 	fills := -1
@@ -132,7 +133,7 @@ func (l *lockstep) resolve(w *worker, o op) (op, bool) {
 		}
 		slot, ok := w.openSlot(args[i])
 		if !ok {
-			return o, false
+			return o, false, nil
 		}
 		args[i] = slot
 	}
@@ -140,14 +141,14 @@ func (l *lockstep) resolve(w *worker, o op) (op, bool) {
 	if fills >= 0 {
 		if _, full := w.fds[args[fills]]; full {
 			if o.kind == "dup" && args[0] == args[1] {
-				return o, false
+				return o, false, nil
 			}
 			if err := l.do(op{o.who, "close", []string{args[fills]}}); err != nil {
-				return o, false // comes again with the next comparison
+				return o, false, err
 			}
 		}
 	}
-	return o, true
+	return o, true, nil
 }
 
 // openSlot gives the slot, or the next one that is not empty.
@@ -168,7 +169,9 @@ func (l *lockstep) call(w *worker, o op) error {
 	before := make([][2]look, len(refs))
 	for i, r := range refs {
 		before[i] = [2]look{r.look(peer), r.look(mount)}
-		l.seen(before[i])
+		if moved := l.seen(before[i]); moved[peer] != moved[mount] {
+			return differ("before it, times of %s had moved\n   ext4   %s\n   stepfs %s", r.what, moved[peer], moved[mount])
+		}
 	}
 	l.beforeCall(o, refs, before)
 	results, err := w.do(o)
@@ -183,16 +186,11 @@ func (l *lockstep) call(w *worker, o op) error {
 	if o.kind != "close" && w.fds[lastSlot(o)] != [2]int{} { // what it has opened
 		refs = append(refs, l.refs(w, op{o.who, "fstat", []string{lastSlot(o)}})...)
 	}
-	for i, r := range refs {
+	for _, r := range refs {
 		if o.kind == "close" && r.what == o.args[0] {
 			continue
 		}
-		now := [2]look{r.look(peer), r.look(mount)}
-		var was [2]look
-		if i < len(before) {
-			was = before[i]
-		}
-		if err := l.compareRef(o, r, was, now); err != nil {
+		if err := l.compareRef(o, r); err != nil {
 			return err
 		}
 	}
