@@ -64,7 +64,7 @@ real:
 
 race: deps sweep ## the same under the race detector, with fewer rounds of faults
 	STEPFS_LIVES=40 $(GO) test -race -p 2 -timeout 40m $(TESTFLAGS) $(UNIT)
-	STEPFS_RACE=1 STEPFS_ROUNDS=10 $(GO) test -race -p 1 -timeout 60m $(TESTFLAGS) $(REAL)
+	STEPFS_RACE=1 STEPFS_ROUNDS=10 STEPFS_POSIX_OPS=5000 $(GO) test -race -p 1 -timeout 60m $(TESTFLAGS) $(REAL)
 	@tools/leftovers.sh
 
 lint: ## gofmt, vet, staticcheck, the import arrows, govulncheck
@@ -81,10 +81,11 @@ bench: deps build ## the benchmarks: a table, and bench/out/bench.json
 	@mkdir -p bench/out
 	$(GO) run ./bench -bin $(BIN) -json bench/out/bench.json $(BENCHFLAGS)
 
-soak: deps sweep ## kill -9 the daemon for hours (SOAK_ROUNDS=2000), 2,000 saves, public suites, power cuts
+soak: deps sweep ## kill -9 the daemon for hours (SOAK_ROUNDS=2000), 2,000 saves, public suites, 1,000,000 calls against ext4, power cuts
 	STEPFS_ROUNDS=$(SOAK_ROUNDS) $(GO) test -count=1 -v -timeout 0 -run Kill ./integration
 	STEPFS_SAVES=2000 STEPFS_SAVE_ROOM=8 $(GO) test -count=1 -v -timeout 0 -run RotatingJob ./integration
 	STEPFS_SUITES=long $(GO) test -count=1 -v -timeout 0 ./integration/suites
+	STEPFS_POSIX_OPS=500000 $(GO) test -count=1 -v -timeout 0 -run Random ./integration/posix
 	STEPFS_LIVES=2000 $(GO) test -count=1 -v -timeout 0 -run 'TestPowerCut$$' ./fs/stage
 	@tools/leftovers.sh
 

@@ -116,9 +116,9 @@ const forever = 10 * 365 * 24 * time.Hour
 // FileSystem answers the kernel's requests. Its methods are those of
 // fuse.RawFileSystem:
 //
-//	lookup.go     Lookup, GetAttr
+//	lookup.go     Lookup, GetAttr, Statx
 //	setattr.go    SetAttr
-//	open.go       Open, Create, Flush, Release
+//	open.go       Open, Create, Tmpfile, Flush, Release
 //	io.go         Read, Write
 //	copy.go       CopyFileRange
 //	sync.go       Fsync, FsyncDir

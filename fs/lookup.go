@@ -2,6 +2,7 @@ package fs
 
 import (
 	"errors"
+	"math"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -97,18 +98,48 @@ func splitTime(ns int64) (uint64, uint32) {
 	return uint64(t.Unix()), uint32(t.Nanosecond())
 }
 
-func joinTime(sec uint64, nsec uint32) int64 { return int64(sec)*int64(time.Second) + int64(nsec) }
+// joinTime is the inverse; a time that ns do not reach becomes the nearest that
+// they do (the years 1677 and 2262).
+func joinTime(sec uint64, nsec uint32) int64 {
+	const most = math.MaxInt64 / int64(time.Second)
+	s := min(max(int64(sec), -most), most-1)
+	return s*int64(time.Second) + int64(nsec)
+}
 
 // GetAttr gives a node's attributes.
 func (f *FileSystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	n := f.node(in.NodeId)
-	a, ttl, err := f.attr(n)
+	a, ttl, err := f.attrOpen(n)
 	if err != nil {
 		return status(err)
 	}
 	out.SetTimeout(ttl)
 	f.fillAttr(&out.Attr, n, a)
 	return fuse.OK
+}
+
+// Statx is GetAttr with the time of birth, which stat(2) has no place for.
+func (f *FileSystem) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
+	n := f.node(in.NodeId)
+	a, ttl, err := f.attrOpen(n)
+	if err != nil {
+		return status(err)
+	}
+	out.SetTimeout(ttl)
+	out.Statx = fuse.Statx{
+		Mask:    unix.STATX_BASIC_STATS | unix.STATX_BTIME,
+		Blksize: blockSize,
+		Nlink:   a.Nlink, Uid: a.UID, Gid: a.GID, Mode: uint16(a.Mode),
+		Ino: f.number(n), Size: uint64(a.Size), Blocks: uint64(a.Blocks),
+		Atime: sxTime(a.Atime), Mtime: sxTime(a.Mtime), Ctime: sxTime(a.Ctime), Btime: sxTime(a.Btime),
+		RdevMajor: unix.Major(uint64(a.Rdev)), RdevMinor: unix.Minor(uint64(a.Rdev)),
+	}
+	return fuse.OK
+}
+
+func sxTime(ns int64) fuse.SxTime {
+	sec, nsec := splitTime(ns)
+	return fuse.SxTime{Sec: sec, Nsec: nsec}
 }
 
 // attr gives the attributes of any node and how long they hold.
@@ -126,6 +157,17 @@ func (f *FileSystem) attr(n nodeID) (stage.Attr, time.Duration, error) {
 		err = stage.ErrStale // the kernel's node is gone, its name may not be
 	}
 	return a, forever, err
+}
+
+// attrOpen is attr of what the kernel may have open though it was removed.
+func (f *FileSystem) attrOpen(n nodeID) (stage.Attr, time.Duration, error) {
+	a, ttl, err := f.attr(n)
+	if errors.Is(err, stage.ErrStale) && n.isLive() && !f.opts.SnapshotsOnly {
+		if ghost, ok := f.tree.Ghost(n.ino()); ok {
+			return ghost, forever, nil
+		}
+	}
+	return a, ttl, err
 }
 
 // parent gives a directory's "..".

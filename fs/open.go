@@ -95,6 +95,21 @@ func (f *FileSystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, o
 	return fuse.OK
 }
 
+// Tmpfile makes a file without a name and opens it.
+func (f *FileSystem) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
+	parent, err := f.live(in.NodeId)
+	if err != nil {
+		return status(err)
+	}
+	a, fh, err := f.tree.Tmpfile(parent, in.Mode, in.Flags, credOf(&in.InHeader, in.Umask))
+	if err != nil {
+		return status(err)
+	}
+	f.fillEntry(&out.EntryOut, nodeID(a.Ino), a)
+	out.Fh, out.OpenFlags = fh, f.openFlags(in.Flags)
+	return fuse.OK
+}
+
 func (f *FileSystem) openExisting(parent uint64, name string, flags uint32, cred stage.Cred) (stage.Attr, uint64, error) {
 	a, err := f.tree.Lookup(parent, name)
 	if err != nil {

@@ -67,8 +67,11 @@ func (f *FileSystem) wanted(ino uint64, in *fuse.SetAttrIn, now int64) (stage.Se
 	set.Ctime = timeOf(fuse.FATTR_CTIME, 0, in.Ctime, in.Ctimensec)
 
 	// CAP_HANDLE_KILLPRIV_V2 makes this ours: a change of owner always, a
-	// truncate when the kernel says so.
-	if set.Mode == nil && (set.UID != nil || set.GID != nil || has(fuse.FATTR_KILL_SUIDGID)) {
+	// truncate when the kernel says so. A request that names nothing is what is
+	// left of chown(path, -1, -1), or of the kernel's own taking these bits away
+	// (before an fallocate, say).
+	nothing := in.Valid&^(fuse.FATTR_FH|fuse.FATTR_LOCKOWNER|fuse.FATTR_KILL_SUIDGID) == 0
+	if set.Mode == nil && (nothing || set.UID != nil || set.GID != nil || has(fuse.FATTR_KILL_SUIDGID)) {
 		mode, err := f.withoutSuid(ino)
 		if err != nil {
 			return set, err
@@ -83,7 +86,7 @@ func (f *FileSystem) wanted(ino uint64, in *fuse.SetAttrIn, now int64) (stage.Se
 // when there is nothing to take away. File capabilities are not stored at all,
 // see xattr.go.
 func (f *FileSystem) withoutSuid(ino uint64) (*uint32, error) {
-	a, err := f.tree.GetAttr(ino)
+	a, _, err := f.attrOpen(nodeID(ino))
 	if err != nil || a.Mode&stage.ModeType == stage.ModeDir {
 		return nil, err
 	}

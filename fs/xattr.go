@@ -40,16 +40,29 @@ var stepAttrs = map[string]func(snapshot.Info) string{
 	virtualPrefix + "stored":  func(i snapshot.Info) string { return strconv.FormatInt(i.Stored, 10) },
 }
 
-// refusedAttr says which attributes are not kept: access control lists would
-// be kept but not obeyed, and a file capability, which means nothing on a
-// mount without suid, would have to be looked for at every write.
-func refusedAttr(name string) bool {
-	return name == "security.capability" || strings.HasPrefix(name, "system.")
+// checkAttr refuses what can't be the name of an attribute: one outside the
+// namespaces that the kernel knows, or a namespace alone.
+func checkAttr(name string) error {
+	for _, space := range [...]string{"user.", "trusted.", "security."} {
+		switch {
+		case name == space:
+			return stage.ErrInvalid
+		case strings.HasPrefix(name, space):
+			return nil
+		}
+	}
+	return stage.ErrNotSupported
 }
+
+// refusedAttr says which attributes are not kept: a file capability, which means
+// nothing on a mount without suid, would have to be looked for at every write.
+// (Access control lists, which would be kept but not obeyed, are in none of the
+// namespaces of checkAttr.)
+func refusedAttr(name string) bool { return name == "security.capability" }
 
 // KeepsXattr says whether a mount keeps an extended attribute that a user sets.
 func KeepsXattr(name string) bool {
-	return !refusedAttr(name) && !strings.HasPrefix(name, virtualPrefix)
+	return checkAttr(name) == nil && !refusedAttr(name) && !strings.HasPrefix(name, virtualPrefix)
 }
 
 // GetXAttr gives an attribute; an empty dest asks for its size.
@@ -70,9 +83,10 @@ func fill(dest, val []byte) (uint32, fuse.Status) {
 }
 
 func (f *FileSystem) xattr(n nodeID, name string) ([]byte, error) {
+	if err := checkAttr(name); err != nil {
+		return nil, err
+	}
 	switch {
-	case strings.HasPrefix(name, "system."):
-		return nil, stage.ErrNotSupported
 	case refusedAttr(name), n.isName():
 		return nil, stage.ErrNoAttr
 	case strings.HasPrefix(name, virtualPrefix):
@@ -134,6 +148,9 @@ func (f *FileSystem) state(n nodeID) ([]byte, error) {
 // SetXAttr sets an attribute of a live node.
 func (f *FileSystem) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, val []byte) fuse.Status {
 	ino, err := f.live(in.NodeId)
+	if err == nil {
+		err = checkAttr(name)
+	}
 	switch {
 	case err != nil:
 	case refusedAttr(name):
@@ -165,7 +182,8 @@ func (f *FileSystem) sealAs(ino uint64, step string, uid uint32) error {
 	return err
 }
 
-// ListXAttr lists the names of the attributes that users have set.
+// ListXAttr lists the names of the attributes that users have set; those that
+// only root may read, to root alone.
 func (f *FileSystem) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
 	n := f.node(in.NodeId)
 	if n.isName() {
@@ -181,6 +199,9 @@ func (f *FileSystem) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte
 	}
 	var list []byte
 	for _, name := range names {
+		if in.Uid != 0 && strings.HasPrefix(name, "trusted.") {
+			continue
+		}
 		list = append(append(list, name...), 0)
 	}
 	return fill(dest, list)
@@ -189,6 +210,9 @@ func (f *FileSystem) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte
 // RemoveXAttr removes an attribute of a live node.
 func (f *FileSystem) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
 	ino, err := f.live(in.NodeId)
+	if err == nil {
+		err = checkAttr(name)
+	}
 	switch {
 	case err != nil:
 	case refusedAttr(name):

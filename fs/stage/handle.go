@@ -42,6 +42,35 @@ func (t *Tree) Create(parent uint64, name string, mode, flags uint32, c Cred) (A
 	return a, h.fh, nil
 }
 
+// Tmpfile makes a regular file without a name and opens it, as O_TMPFILE does.
+// Link may give it one as long as it is open.
+func (t *Tree) Tmpfile(parent uint64, mode, flags uint32, c Cred) (Attr, uint64, error) {
+	if err := t.space.admit(0); err != nil {
+		return Attr{}, 0, err
+	}
+	dir, err := t.getDir(parent)
+	if err != nil {
+		return Attr{}, 0, err
+	}
+	defer t.put(dir)
+	dir.mu.RLock()
+	defer dir.mu.RUnlock()
+	if dir.dead || dir.rec.Nlink == 0 {
+		return Attr{}, 0, ErrNotExist
+	}
+	h := newHandle(t.nextFh.Add(1), flags)
+	var n *inode
+	_, err = t.update(schema.KindNamespace, func(tx *txn) error {
+		n = t.newInode(tx, dir, "", spec{mode: ModeReg | mode&modePerm, cred: c, open: h, nameless: true})
+		return nil
+	})
+	if err != nil {
+		return Attr{}, 0, err
+	}
+	t.adopt(n, h)
+	return n.attr(), h.fh, nil
+}
+
 // Open opens a file, emptying it for O_TRUNC. Each Open is given back by one
 // Release.
 func (t *Tree) Open(ino uint64, flags uint32, c Cred) (uint64, error) {

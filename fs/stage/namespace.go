@@ -72,6 +72,7 @@ type spec struct {
 	cred       Cred
 	open       *handle // a first handle, or nil
 	hidden     bool    // excluded by its name
+	nameless   bool    // O_TMPFILE: it goes with its last handle, unless it is linked
 }
 
 // Mknod makes an inode of any type but a symlink.
@@ -169,6 +170,9 @@ func (t *Tree) newInode(tx *txn, dir *inode, name string, s spec) *inode {
 	switch {
 	case isdir:
 		rec.Nlink = 2
+	case s.nameless:
+		rec.Nlink = 0
+		tx.Put(schema.Numbered(schema.PrefixOrphan, ino), nil)
 	case s.mode&ModeType == ModeLink:
 		rec.Live.Len = int64(len(s.target))
 		tx.Put(schema.Numbered(schema.PrefixSymlink, ino), []byte(s.target))
@@ -203,7 +207,8 @@ func (t *Tree) touchDir(tx *txn, dir *inode, p *schema.Inode) {
 	t.putInode(tx, dir, p)
 }
 
-// Link gives a file one more name.
+// Link gives a file one more name, or a first one: that of a file which has none
+// and was not made by O_TMPFILE the kernel refuses.
 func (t *Tree) Link(ino, parent uint64, name string) (Attr, error) {
 	if err := checkName(name); err != nil {
 		return Attr{}, err
@@ -228,7 +233,7 @@ func (t *Tree) Link(ino, parent uint64, name string) (Attr, error) {
 		return Attr{}, err
 	case cur.live():
 		return Attr{}, ErrExist
-	case dir.rec.Nlink == 0 || n.rec.Nlink == 0:
+	case dir.rec.Nlink == 0 || n.dead:
 		return Attr{}, ErrNotExist
 	case n.rec.Nlink >= maxLinks:
 		return Attr{}, ErrTooManyLinks
@@ -238,10 +243,13 @@ func (t *Tree) Link(ino, parent uint64, name string) (Attr, error) {
 	_, err = t.update(schema.KindNamespace, func(tx *txn) error {
 		t.putDentry(tx, parent, name, cur, schema.Dentry{Ino: ino, Type: n.rec.Mode & ModeType, Hidden: hidden})
 		rec, p := *n.rec, *dir.rec
+		if rec.Nlink == 0 {
+			tx.Delete(schema.Numbered(schema.PrefixOrphan, ino))
+		}
 		rec.Nlink++
 		rec.Ctime, rec.Parent, rec.Name = t.now(), parent, name
-		if !excluded {
-			t.cross(tx, n, &rec, false)
+		if !excluded || n.rec.Nlink == 0 {
+			t.cross(tx, n, &rec, excluded)
 		}
 		t.putInode(tx, n, &rec)
 		t.touchDir(tx, dir, &p)
@@ -251,6 +259,9 @@ func (t *Tree) Link(ino, parent uint64, name string) (Attr, error) {
 		return Attr{}, err
 	}
 	t.noteCommitted(n)
+	if !n.rec.Excluded {
+		n.noted = n.noted || n.rec.Nlink == 1 && n.writers > 0 // it was nameless: to be told of its close
+	}
 	if !excluded {
 		t.happened(Event{Op: OpCreate, Dir: parent, Name: name, Ino: ino})
 	}
@@ -369,5 +380,9 @@ func (t *Tree) deleteInode(tx *txn, n *inode, rec *schema.Inode) {
 		t.putInode(tx, n, &gone)
 	}
 	t.reaper.add(tx, n.ino)
-	tx.then(func() { n.dead = true })
+	last := *rec
+	tx.then(func() {
+		n.dead = true
+		t.ghosts.add(n.ino, last)
+	})
 }

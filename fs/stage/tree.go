@@ -119,6 +119,7 @@ type Tree struct {
 	views     viewCache
 	cuts      cutSet
 	freeables freeables
+	ghosts    ghosts
 	reaped    atomic.Int64 // bytes; see Reaped
 	changes   uint64       // transactions that changed the tree; under the ordering lock
 }

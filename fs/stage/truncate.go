@@ -1,6 +1,8 @@
 package stage
 
 import (
+	"errors"
+
 	"stepfs/internal/schema"
 )
 
@@ -74,7 +76,7 @@ func (t *Tree) extend(n *inode, size int64, fh uint64) error {
 func (t *Tree) punch(n *inode, off, length int64, fh uint64) error {
 	end := min(off+length, n.rec.Live.Len)
 	if off >= end {
-		return nil
+		return t.extend(n, n.rec.Live.Len, fh)
 	}
 	r, err := t.reshape(n, false, fh)
 	if err != nil {
@@ -103,7 +105,7 @@ func (t *Tree) clearStripes(tx *txn, r *resize, from, to int64) error {
 // recordResize is the transaction of a resize. A truncate(2) by path is its own
 // close, unless somebody is writing the file.
 func (t *Tree) recordResize(r *resize, stripes func(tx *txn) error) error {
-	n := r.n
+	n, size := r.n, r.n.rec.Live.Len
 	n.unflush(r.fh) // ftruncate: the handle is writing
 	r.rec.Live.Mtime = t.now()
 	r.rec.Ctime = r.rec.Live.Mtime
@@ -129,7 +131,7 @@ func (t *Tree) recordResize(r *resize, stripes func(tx *txn) error) error {
 		return err
 	}
 	n.tail = stripeCache{}
-	n.appendOnly = false
+	n.appendOnly = n.appendOnly && r.gen == nil && n.rec.Live.Len == size
 	t.noteCommitted(n)
 	t.dirty(OpTruncate, n)
 	if n.closed() {
@@ -148,9 +150,15 @@ func (t *Tree) dropFailed(tx *txn, ino uint64) {
 	}
 }
 
-// SetAttr changes attributes; a size is a truncate.
+// SetAttr changes attributes; a size is a truncate. To change nothing, as
+// chown(2) may, is a change of ctime.
 func (t *Tree) SetAttr(ino uint64, s SetAttr) (Attr, error) {
 	n, err := t.get(ino)
+	if errors.Is(err, ErrNotExist) && s.Size == nil {
+		if a, ok := t.ghosts.change(ino, func(rec *schema.Inode) { applyAttr(rec, s, t.now()) }); ok {
+			return a, nil
+		}
+	}
 	if err != nil {
 		return Attr{}, err
 	}
@@ -171,7 +179,7 @@ func (t *Tree) SetAttr(ino uint64, s SetAttr) (Attr, error) {
 			return Attr{}, err
 		}
 	}
-	if s.Mode == nil && s.UID == nil && s.GID == nil && s.Atime == nil && s.Mtime == nil && s.Ctime == nil {
+	if s.Size != nil && s.Mode == nil && s.UID == nil && s.GID == nil && s.Atime == nil && s.Mtime == nil && s.Ctime == nil {
 		return n.attr(), nil
 	}
 	rec := *n.rec

@@ -387,10 +387,11 @@ func (t *Tree) Fallocate(ino, fh uint64, off, length int64, mode uint32) error {
 	}
 	switch mode {
 	case 0, keep:
-		if end := off + length; mode == 0 && end > n.rec.Live.Len {
-			return t.extend(n, end, fh)
+		end := n.rec.Live.Len
+		if mode == 0 {
+			end = max(end, off+length)
 		}
-		return nil
+		return t.extend(n, end, fh) // or of times alone, as on ext4
 	case unix.FALLOC_FL_PUNCH_HOLE | keep, unix.FALLOC_FL_ZERO_RANGE, unix.FALLOC_FL_ZERO_RANGE | keep:
 		if err := t.punch(n, off, length, fh); err != nil {
 			return err

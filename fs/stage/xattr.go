@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -101,9 +102,9 @@ func (t *Tree) SetXattr(ino uint64, name string, val []byte, flags int) error {
 	}
 	return t.changeXattr(ino, name, func(cur xattr) (schema.Xattr, error) {
 		switch {
-		case flags == unix.XATTR_CREATE && cur.live():
+		case flags&unix.XATTR_CREATE != 0 && cur.live():
 			return schema.Xattr{}, ErrExist
-		case flags == unix.XATTR_REPLACE && !cur.live():
+		case flags&unix.XATTR_REPLACE != 0 && !cur.live():
 			return schema.Xattr{}, ErrNoAttr
 		}
 		return schema.Xattr{Value: val}, nil
@@ -136,8 +137,8 @@ func (t *Tree) changeXattr(ino uint64, name string, change func(cur xattr) (sche
 		return err
 	}
 	next, err := change(cur)
-	if err != nil {
-		return err
+	if err != nil || cur.live() && !next.Gone && bytes.Equal(cur.Value, next.Value) {
+		return err // the same value is no change, as on ext4
 	}
 	rec := *n.rec
 	rec.Ctime = t.now()
