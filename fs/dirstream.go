@@ -2,8 +2,11 @@ package fs
 
 import (
 	"hash/fnv"
+	"math"
 	"sort"
 	"sync"
+
+	"stepfs/fs/stage"
 )
 
 // listed is one entry of a directory being read.
@@ -71,6 +74,9 @@ func (s *dirStream) read(off uint64, fits int, add emit) error {
 		if ok, err := add(s.dots[off], off+1); !ok || err != nil {
 			return err
 		}
+	}
+	if off > math.MaxInt64 {
+		return stage.ErrInvalid
 	}
 	k := int(off) - len(s.dots)
 	after, err := s.find(k)

@@ -25,13 +25,19 @@ type mount struct {
 // openTree opens a new store's tree in a directory of its own.
 func openTree(t testing.TB) *stage.Tree {
 	t.Helper()
+	return openTreeOn(t, vfs.Default)
+}
+
+// openTreeOn is openTree with journal and index on a disk.
+func openTreeOn(t testing.TB, disk vfs.FS) *stage.Tree {
+	t.Helper()
 	dir := t.TempDir()
 	for _, sub := range []string{"staging", "meta"} {
 		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
-	e, err := state.Open(state.Config{Dir: filepath.Join(dir, "meta"), FS: vfs.Default})
+	e, err := state.Open(state.Config{Dir: filepath.Join(dir, "meta"), FS: disk, MemTable: 1 << 20, SegmentSize: 256 << 10})
 	if err != nil {
 		t.Fatal(err)
 	}

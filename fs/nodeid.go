@@ -32,7 +32,7 @@ const (
 	slotBits = 22
 	viewBits = 2
 
-	maxIno  = 1<<inoBits - 1
+	maxIno  = 1<<inoBits - 1 // stage.MaxIno
 	maxSlot = 1<<slotBits - 1
 
 	snapshotBit nodeID = 1 << 63

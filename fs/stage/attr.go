@@ -17,6 +17,11 @@ const (
 // RootIno is the inode number of the live tree's root.
 const RootIno = 1
 
+// MaxIno is the greatest inode number: 39 bits, so that a number tells in which
+// snapshot an inode is shown, too (package fs). None is given out twice, so a
+// store that has made half a trillion files makes no more.
+const MaxIno = 1<<39 - 1
+
 // MaxName is the longest name of an entry, in bytes.
 const MaxName = 255
 

@@ -319,3 +319,35 @@ func faultRun(t *testing.T, k int64, fault error) (hit bool) {
 	}
 	return ops.Load() >= k
 }
+
+// TestInodeNumbersEnd: the last number is given out, and then no file can be
+// made; nothing else is in the way.
+func TestInodeNumbersEnd(t *testing.T) {
+	w := newWorld(t)
+	defer w.close()
+	old, fh := w.create("old")
+	w.shut(old, fh)
+	if _, err := w.eng.Update(schema.KindNamespace, func(tx *state.Tx) error {
+		tx.Put(schema.MetaKey(schema.MetaNextIno), schema.Counter(MaxIno))
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w.reopen()
+	if ino, _ := w.create("last"); ino != MaxIno {
+		t.Fatalf("inode %d", ino)
+	}
+	if _, _, err := w.tree.Create(RootIno, "more", 0o644, unix.O_RDWR, Cred{}); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("create: %v", err)
+	}
+	if _, _, err := w.tree.Tmpfile(RootIno, 0o644, unix.O_RDWR, Cred{}); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("O_TMPFILE: %v", err)
+	}
+	if _, err := w.tree.Link(old, RootIno, "link"); err != nil {
+		t.Errorf("link: %v", err)
+	}
+	w.snap()
+	if fs := treeFindings(w.tree); len(fs) > 0 {
+		t.Errorf("the check finds %+v", fs)
+	}
+}

@@ -60,9 +60,9 @@ func (t *Tree) Tmpfile(parent uint64, mode, flags uint32, c Cred) (Attr, uint64,
 	}
 	h := newHandle(t.nextFh.Add(1), flags)
 	var n *inode
-	_, err = t.update(schema.KindNamespace, func(tx *txn) error {
-		n = t.newInode(tx, dir, "", spec{mode: ModeReg | mode&modePerm, cred: c, open: h, nameless: true})
-		return nil
+	_, err = t.update(schema.KindNamespace, func(tx *txn) (err error) {
+		n, err = t.newInode(tx, dir, "", spec{mode: ModeReg | mode&modePerm, cred: c, open: h, nameless: true})
+		return err
 	})
 	if err != nil {
 		return Attr{}, 0, err

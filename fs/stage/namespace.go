@@ -1,6 +1,10 @@
 package stage
 
-import "stepfs/internal/schema"
+import (
+	"fmt"
+
+	"stepfs/internal/schema"
+)
 
 // maxLinks is ext4's limit.
 const maxLinks = 65000
@@ -128,7 +132,9 @@ func (t *Tree) make(parent uint64, name string, s spec) (Attr, error) {
 	s.hidden = t.hides(dir, name, s.mode&ModeType == ModeDir)
 	var n *inode
 	_, err = t.update(schema.KindNamespace, func(tx *txn) error {
-		n = t.newInode(tx, dir, name, s)
+		if n, err = t.newInode(tx, dir, name, s); err != nil {
+			return err
+		}
 		t.putDentry(tx, parent, name, cur, schema.Dentry{Ino: n.ino, Type: n.rec.Mode & ModeType, Hidden: s.hidden})
 		p := *dir.rec
 		if n.dir {
@@ -152,8 +158,11 @@ func (t *Tree) make(parent uint64, name string, s spec) (Attr, error) {
 	return n.attr(), nil
 }
 
-// newInode records a fresh inode in dir.
-func (t *Tree) newInode(tx *txn, dir *inode, name string, s spec) *inode {
+// newInode records a fresh inode in dir. ErrNoSpace: there is no number for it.
+func (t *Tree) newInode(tx *txn, dir *inode, name string, s spec) (*inode, error) {
+	if tx.NextIno() > MaxIno {
+		return nil, fmt.Errorf("%w: inode numbers are used up", ErrNoSpace)
+	}
 	now := t.now()
 	rec := &schema.Inode{Mode: s.mode, Nlink: 1, UID: s.cred.UID, GID: s.cred.GID, Rdev: s.rdev,
 		Atime: now, Ctime: now, Btime: now, Parent: dir.ino, Name: name,
@@ -181,7 +190,7 @@ func (t *Tree) newInode(tx *txn, dir *inode, name string, s spec) *inode {
 		rec.Settled = rec.Committed
 	}
 	tx.Put(schema.InodeKey(ino, tx.Epoch()), rec.Encode())
-	return &inode{ino: ino, dir: isdir, rec: rec, seq: tx.Epoch()}
+	return &inode{ino: ino, dir: isdir, rec: rec, seq: tx.Epoch()}, nil
 }
 
 // adopt puts a new inode into the table, with its first handle if it has one:

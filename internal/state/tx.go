@@ -88,6 +88,9 @@ func (tx *Tx) NewIno() uint64 {
 	return n
 }
 
+// NextIno is what NewIno will give.
+func (tx *Tx) NextIno() uint64 { return tx.e.mu.ino }
+
 // NextGen gives a generation number that was never given out before; it is
 // greater than all earlier ones.
 func (e *Engine) NextGen() (uint64, error) {

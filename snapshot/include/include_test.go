@@ -1,7 +1,12 @@
 package include
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -126,6 +131,76 @@ func TestKeyTells(t *testing.T) {
 		k := key{file: stamp{ctime: at(c.file)}, wal: stamp{mtime: at(c.wal)}}
 		if k.tells(now) != c.want {
 			t.Errorf("changed %v ago, its log %v ago: %v", c.file, c.wal, !c.want)
+		}
+	}
+}
+
+// shelf is a Tree that keeps files by name, and changes something while one is
+// copied.
+type shelf struct {
+	inos  uint64
+	files map[string][]byte
+	meet  func(name string)
+}
+
+func (s *shelf) Hidden() (uint64, error) { s.inos++; return s.inos, nil }
+
+func (s *shelf) Mkdir(uint64, string, Attr) (uint64, error) { return s.Hidden() }
+
+func (s *shelf) Symlink(uint64, string, string, Attr) error { return nil }
+
+func (s *shelf) SetAttr(uint64, Attr) error { return nil }
+
+func (s *shelf) Remove(_ uint64, name string) error { delete(s.files, name); return nil }
+
+func (s *shelf) File(_ uint64, name string, _ Attr, fill func(w io.Writer) error) error {
+	s.meet(name)
+	var b bytes.Buffer
+	err := fill(&b)
+	s.files[name] = b.Bytes()
+	return err
+}
+
+// TestChangedWhileCopied: a file that changes during each try is taken, and
+// marked; one that changes during the first alone is not.
+func TestChangedWhileCopied(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	if err := os.WriteFile(path, []byte("first"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	set, err := New(Config{Paths: []string{path}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string][]byte{}
+	for _, c := range []struct {
+		changes int
+		note    string
+	}{{tries, NoteChanged}, {1, ""}, {0, ""}} {
+		copies := 0
+		s := &shelf{files: files, meet: func(name string) {
+			if name != "log" {
+				return
+			}
+			if copies++; copies <= c.changes {
+				f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+				if err == nil {
+					_, err = f.WriteString("more")
+				}
+				if err = errors.Join(err, f.Close()); err != nil {
+					t.Error(err)
+				}
+			}
+		}}
+		if _, misses, err := set.Refresh(t.Context(), s); err != nil || len(misses) > 0 {
+			t.Fatalf("%v, %v", misses, err)
+		}
+		var m Manifest
+		if err := json.Unmarshal(s.files[ManifestName], &m); err != nil || len(m.Files) != 1 || m.Files[0].Note != c.note {
+			t.Errorf("%d changes: %+v, %v", c.changes, m, err)
+		}
+		if want := min(c.changes+1, tries); copies != want {
+			t.Errorf("%d changes: copied %d times, want %d", c.changes, copies, want)
 		}
 	}
 }
