@@ -19,6 +19,7 @@ var errnos = []struct {
 	errno unix.Errno
 }{
 	{stage.ErrNoSpace, unix.ENOSPC},
+	{stage.ErrTooManyFiles, unix.ENFILE},
 	{stage.ErrReadOnly, unix.EROFS},
 	{stage.ErrIO, unix.EIO},
 	{stage.ErrNotExist, unix.ENOENT},

@@ -64,6 +64,9 @@ func startDaemon(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, sto
 			err = errors.Join(err, d.teardown())
 		}
 	}()
+	if err := checkDescriptors(); err != nil {
+		return nil, err
+	}
 	if err := checkFuse(o); err != nil {
 		return nil, err
 	}

@@ -64,7 +64,8 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 		Engine: p.engine, Disk: stage.NewDisk(dir.Join(storedir.StagingDir)), Chunks: chunkReader{p.chunks},
 		Events: p.treeEvents(l.faults),
 		UID:    uint32(os.Geteuid()), GID: uint32(os.Getegid()), // whose a new store's root is
-		Limit: o.storeLimit.of(space.Total), Rest: p.use.rest, MakeRoom: p.makeRoom, Wanted: p.wanted,
+		MaxOpen: stagingFiles(),
+		Limit:   o.storeLimit.of(space.Total), Rest: p.use.rest, MakeRoom: p.makeRoom, Wanted: p.wanted,
 	})
 	if err != nil {
 		return nil, err

@@ -33,6 +33,9 @@ var (
 	// ErrNoSpace: the store's disk, less its reserve, is full. Nothing of the
 	// operation happened.
 	ErrNoSpace = errors.New("no space left for the store")
+	// ErrTooManyFiles: as many staging files are open as may be, and all of them
+	// hold bytes that are not synced yet.
+	ErrTooManyFiles = errors.New("too many open files")
 	// ErrReadOnly: the tree takes no changes (a snapshot, or a failed journal).
 	ErrReadOnly = errors.New("read-only")
 	// ErrIO: the disk failed, or bytes did not match their hash.

@@ -78,6 +78,8 @@ type Config struct {
 	Events Events
 	// Limit is how many bytes the store may take; 0: all of the disk.
 	Limit uint64
+	// MaxOpen is how many staging files may be open at a time; 0: any number.
+	MaxOpen int64
 	// Reserve is how much of that stays free for deletes, barriers and the
 	// journal, in bytes; default DefaultReserve.
 	Reserve uint64
@@ -135,6 +137,7 @@ func Open(cfg Config) (*Tree, error) {
 	t := &Tree{cfg: cfg, db: cfg.Engine, usage: usage}
 	t.inodes.init()
 	t.gens.init(t)
+	usage.slots.relieve = t.relieve
 	t.views.init()
 	t.cuts.init()
 	t.unsettled.init()
@@ -241,7 +244,7 @@ func changesTree(kind schema.Kind) bool {
 // cause in the chain.
 func wrapDisk(err error) error {
 	switch {
-	case err == nil, errors.Is(err, ErrNoSpace), errors.Is(err, ErrReadOnly), errors.Is(err, ErrIO):
+	case err == nil, errors.Is(err, ErrNoSpace), errors.Is(err, ErrTooManyFiles), errors.Is(err, ErrReadOnly), errors.Is(err, ErrIO):
 		return err
 	case errors.Is(err, state.ErrReadOnly):
 		return fmt.Errorf("%w: %w", ErrReadOnly, err)

@@ -15,6 +15,7 @@ type meter struct {
 	Disk
 	limit uint64 // 0: the disk is the limit
 	rest  func() int64
+	slots slots
 
 	removing sync.Mutex // before mu
 
@@ -28,7 +29,7 @@ type meter struct {
 }
 
 func newMeter(cfg Config) *meter {
-	m := &meter{Disk: cfg.Disk, limit: cfg.Limit, rest: cfg.Rest}
+	m := &meter{Disk: cfg.Disk, limit: cfg.Limit, rest: cfg.Rest, slots: slots{max: cfg.MaxOpen}}
 	if m.rest == nil {
 		m.rest = func() int64 { return 0 }
 	}
@@ -124,11 +125,17 @@ func (m *meter) remove(gen uint64) (int64, error) {
 	return n, nil
 }
 
-func (m *meter) Create(gen uint64) (File, error) { return m.measure(m.Disk.Create(gen)) }
-func (m *meter) Open(gen uint64) (File, error)   { return m.measure(m.Disk.Open(gen)) }
+// Create and Open wait for others to be closed when too many files are open.
+func (m *meter) Create(gen uint64) (File, error) { return m.measure(m.Disk.Create, gen) }
+func (m *meter) Open(gen uint64) (File, error)   { return m.measure(m.Disk.Open, gen) }
 
-func (m *meter) measure(f File, err error) (File, error) {
+func (m *meter) measure(open func(gen uint64) (File, error), gen uint64) (File, error) {
+	if err := m.slots.take(); err != nil {
+		return nil, err
+	}
+	f, err := open(gen)
 	if err != nil {
+		m.slots.open.Add(-1)
 		return nil, err
 	}
 	return &measured{File: f, m: m, last: -1}, nil
@@ -140,6 +147,12 @@ type measured struct {
 	File
 	m    *meter
 	last int64 // what the meter has of this file; -1: it was not written to yet
+}
+
+// Close gives the file's slot back.
+func (f *measured) Close() error {
+	f.m.slots.open.Add(-1)
+	return f.File.Close()
 }
 
 // WriteAt asks the disk what the write took, since it alone knows: an

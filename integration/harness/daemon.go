@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,6 +29,7 @@ type Daemon struct {
 	Env        []string // added to the environment
 	Cgroup     *Cgroup  // where it runs, nil: where we run
 	CPUs       string   // a taskset list, "" for all
+	Wrap       []string // a command that it is run by, like prlimit
 	BootID     string   // what it takes for the kernel's boot id, "" for the real one
 
 	cmd  *exec.Cmd
@@ -63,6 +65,7 @@ func (d *Daemon) Start() error {
 func (d *Daemon) Launch() error {
 	argv := append([]string{d.Root.Bin, "mount"}, d.Args...)
 	argv = append(argv, d.Store, d.Mnt)
+	argv = append(slices.Clone(d.Wrap), argv...)
 	if d.CPUs != "" {
 		argv = append([]string{"taskset", "-c", d.CPUs}, argv...)
 	}
