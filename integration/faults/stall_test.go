@@ -1,0 +1,5 @@
+package faults
+
+const writerEnv = "_STEPFS_WRITER"
+
+func writeForever(string) {}
