@@ -53,9 +53,9 @@ func newMachine(t *testing.T, rnd *rand.Rand, fstype string) *machine {
 	var disk *harness.LoopFS
 	var err error
 	if fstype == "btrfs" { // has no ioctl to be shut down
-		disk, err = root.NewVolatileFS(fstype, 640<<20)
+		disk, err = root.NewVolatileFS(fstype, 3<<30)
 	} else {
-		disk, err = root.NewLoopFS(fstype, 640<<20)
+		disk, err = root.NewLoopFS(fstype, 3<<30)
 	}
 	must(t, err)
 	t.Cleanup(func() { must(t, disk.Close()) })

@@ -44,6 +44,9 @@ func (e *Engine) openIndex() error {
 					e.indexFull.Store(true)
 				}
 			},
+			// By default Pebble ends the process. Whoever reads the damaged block
+			// gets the error: it is theirs to say that what they want can't be had.
+			DataCorruption: func(pebble.DataCorruptionInfo) {},
 		},
 	}
 	for i := range opts.Levels {
