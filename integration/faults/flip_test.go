@@ -35,6 +35,7 @@ type place struct {
 var unchecked = map[string]bool{
 	"journal unused":  true, // what lies behind the last record
 	"journal applied": true, // records that the index holds durably
+	"index manifest":  true, // a damaged end is a torn one: the journal has what it named
 	"index options":   true, // read by Pebble's tools
 	"index log":       true, // Pebble's own, which is not used
 	"hot copy":        true, // scrub will see to them
