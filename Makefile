@@ -65,10 +65,11 @@ bench: deps build ## the benchmarks: a table, and bench/out/bench.json
 	@mkdir -p bench/out
 	$(GO) run ./bench -bin $(BIN) -json bench/out/bench.json $(BENCHFLAGS)
 
-soak: deps sweep ## kill -9 the daemon for hours (SOAK_ROUNDS=2000), 2,000 saves, power cuts
+soak: deps sweep ## kill -9 the daemon for hours (SOAK_ROUNDS=2000), 2,000 saves, power cuts, faults
 	STEPFS_ROUNDS=$(SOAK_ROUNDS) $(GO) test -count=1 -v -timeout 0 -run Kill ./integration
 	STEPFS_SAVES=2000 STEPFS_SAVE_ROOM=8 $(GO) test -count=1 -v -timeout 0 -run RotatingJob ./integration
 	STEPFS_LIVES=2000 $(GO) test -count=1 -v -timeout 0 -run 'TestPowerCut$$' ./fs/stage
+	STEPFS_CUTS=5000 STEPFS_FLIPS=10000 STEPFS_STRIDE=1 STEPFS_STALL=30 $(GO) test -count=1 -p 1 -v -timeout 0 ./integration/faults
 	@tools/leftovers.sh
 
 leftovers: ## fail when a mount, a daemon or a loop device was left behind

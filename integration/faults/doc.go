@@ -12,7 +12,8 @@
 //	flip_test.go       one bit of the store is another
 //
 // Each prints its seed and its counts, keeps what was acknowledged outside the
-// mount, and fails when it proved nothing. STEPFS_SEED repeats a run;
-// STEPFS_CUTS, STEPFS_INJECT, STEPFS_FLIPS and STEPFS_STALL make them longer
-// (see make soak).
+// mount, and fails when it proved nothing. STEPFS_SEED repeats a run. How much
+// is done: STEPFS_CUTS power cuts, STEPFS_FLIPS flipped bits, every
+// STEPFS_STRIDE-th system call, STEPFS_STALL seconds without the daemon; make
+// soak has the long variants.
 package faults
