@@ -62,17 +62,17 @@ func TestInjectedErrors(t *testing.T) {
 		t.Logf("%v: %+v", in, j.injectCounts)
 		counts.add(j.injectCounts)
 	}
-	t.Logf("%d runs, %d faults fired; %d calls failed, %d faults only the daemon spoke of, %d runs in which nobody noticed; %d syncs tried again, all of which failed again; %d files and %d snapshots acknowledged and compared",
-		len(all), counts.fired, counts.failed, counts.logged, counts.silent, counts.stuck, counts.compared, counts.snapshots)
+	t.Logf("%d runs, %d faults fired; %d calls failed, in %d runs status alone told of it, in %d the log alone, in %d nobody; %d syncs tried again, all of which failed again; %d files and %d snapshots acknowledged and compared",
+		len(all), counts.fired, counts.failed, counts.inStatus, counts.logged, counts.silent, counts.stuck, counts.compared, counts.snapshots)
 	if counts.fired == 0 || counts.failed == 0 || counts.stuck == 0 || counts.compared == 0 || counts.snapshots == 0 {
 		t.Error("this proved nothing")
 	}
 }
 
-type injectCounts struct{ fired, failed, logged, silent, stuck, compared, snapshots int }
+type injectCounts struct{ fired, failed, inStatus, logged, silent, stuck, compared, snapshots int }
 
 func (c *injectCounts) add(o injectCounts) {
-	c.fired, c.failed, c.logged, c.silent = c.fired+o.fired, c.failed+o.failed, c.logged+o.logged, c.silent+o.silent
+	c.fired, c.failed, c.inStatus, c.logged, c.silent = c.fired+o.fired, c.failed+o.failed, c.inStatus+o.inStatus, c.logged+o.logged, c.silent+o.silent
 	c.stuck, c.compared, c.snapshots = c.stuck+o.stuck, c.compared+o.compared, c.snapshots+o.snapshots
 }
 
@@ -185,11 +185,14 @@ func (v *victim) notice(trace string) {
 	b, err := os.ReadFile(trace)
 	must(v.t, err)
 	v.fired = bytes.Count(b, []byte("(INJECTED)"))
+	status, err := root.JSONLines("status", "--json", v.d.Mnt)
+	must(v.t, err)
 	said := v.d.Output()
-	spoken := strings.Contains(said, "level=ERROR") || strings.Contains(said, "level=WARN")
 	switch {
 	case v.fired == 0 || v.failed > 0:
-	case spoken:
+	case status[0]["recent_faults"] != nil:
+		v.inStatus++
+	case strings.Contains(said, "level=ERROR") || strings.Contains(said, "level=WARN"):
 		v.logged++
 	default:
 		v.silent++

@@ -122,7 +122,7 @@ func TestPowerCuts(t *testing.T) {
 func (m *machine) fail(all []sequence, n int) {
 	ranks := &rankJob{m: m}
 	// Some are still in flight at the cut, and have to be run again.
-	seqs := &sequenceJob{m: m, left: all, seen: map[string]bool{}, perRound: len(all)*3/2/(n-n/3) + 1}
+	seqs := &sequenceJob{m: m, left: all, seen: map[string]bool{}, perRound: 2*len(all)/(n-n/3) + 1}
 	for round := range n {
 		work, verify := seqs.work, seqs.verify
 		if round%3 == 2 {
