@@ -193,6 +193,8 @@ func (f *flips) mount(store string, p *pristine, where string) (right, refused b
 // readAll reads each file of a tree by itself.
 func readAll(t *testing.T, dir string, want harness.Tree, where string) (right, refused bool) {
 	t.Helper()
+	_, err := os.Lstat(dir)
+	there := err == nil
 	for name, w := range want {
 		if !strings.HasPrefix(w, "file") {
 			continue
@@ -200,6 +202,8 @@ func readAll(t *testing.T, dir string, want harness.Tree, where string) (right, 
 		path := filepath.Join(dir, name)
 		sum, err := harness.SHA256(path)
 		switch {
+		case os.IsNotExist(err) && there:
+			t.Errorf("%s: %s is gone, and nothing is said of it", where, path)
 		case err != nil:
 			refused = true
 		case strings.HasSuffix(w, sum):
