@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -87,7 +88,7 @@ func (l *LoopFS) CutPower() error {
 
 // Remount is the next boot: the file system recovers by its own journal.
 func (l *LoopFS) Remount() error {
-	if err := runQuiet("umount", l.Dir); err != nil {
+	if err := l.unmount(); err != nil {
 		return err
 	}
 	if l.below != nil {
@@ -100,11 +101,32 @@ func (l *LoopFS) Remount() error {
 
 // Close unmounts; the loop device goes with it.
 func (l *LoopFS) Close() error {
-	if err := runQuiet("umount", l.Dir); err != nil || l.below == nil {
+	if err := l.unmount(); err != nil || l.below == nil {
 		return err
 	}
 	return l.below.Close()
 }
+
+// unmount returns once the loop device is gone. As long as another process has
+// the disk in a mount namespace of its own, which any `unshare -m` makes, a
+// mount would find the file system as it was: without power.
+func (l *LoopFS) unmount() error {
+	if err := runQuiet("umount", l.Dir); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(loopTimeout); ; time.Sleep(5 * time.Millisecond) {
+		loops, err := loopsBelow(filepath.Dir(l.image))
+		if err != nil || len(loops) == 0 {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("unmounted, but somebody else still has %s mounted: %q", l.image, loops)
+		}
+	}
+}
+
+// loopTimeout bounds the wait for a loop device to go: a guard, not a promise.
+const loopTimeout = time.Minute
 
 // loopsBelow lists the loop devices whose backing file is below dir.
 func loopsBelow(dir string) ([]string, error) {
