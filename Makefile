@@ -81,12 +81,13 @@ bench: deps build ## the benchmarks: a table, and bench/out/bench.json
 	@mkdir -p bench/out
 	$(GO) run ./bench -bin $(BIN) -json bench/out/bench.json $(BENCHFLAGS)
 
-soak: deps sweep ## kill -9 the daemon for hours (SOAK_ROUNDS=2000), 2,000 saves, public suites, 1,000,000 calls against ext4, power cuts
+soak: deps sweep ## for hours: kill -9, 2,000 saves, public suites, 1,000,000 calls against ext4, power cuts, faults
 	STEPFS_ROUNDS=$(SOAK_ROUNDS) $(GO) test -count=1 -v -timeout 0 -run Kill ./integration
 	STEPFS_SAVES=2000 STEPFS_SAVE_ROOM=8 $(GO) test -count=1 -v -timeout 0 -run RotatingJob ./integration
 	STEPFS_SUITES=long $(GO) test -count=1 -v -timeout 0 ./integration/suites
 	STEPFS_POSIX_OPS=500000 $(GO) test -count=1 -v -timeout 0 -run Random ./integration/posix
 	STEPFS_LIVES=2000 $(GO) test -count=1 -v -timeout 0 -run 'TestPowerCut$$' ./fs/stage
+	STEPFS_CUTS=5000 STEPFS_FLIPS=10000 STEPFS_STRIDE=1 STEPFS_STALL=30 $(GO) test -count=1 -p 1 -v -timeout 0 ./integration/faults
 	@tools/leftovers.sh
 
 leftovers: ## fail when a mount, a daemon or a loop device was left behind

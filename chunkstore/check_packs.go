@@ -1,6 +1,7 @@
 package chunkstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -183,21 +184,50 @@ func (c *checker) entry(number uint64, e pack.Entry) (here bool, err error) {
 	return true, nil
 }
 
-// read reads a chunk and holds it against its name.
+// read reads a chunk and holds it against its name, and the header of its part
+// against the footer.
 func (c *checker) read(number uint64, e pack.Entry, rec schema.PackRecord) error {
 	c.stats.Read++
 	c.stats.ReadBytes += uint64(e.Stored)
 	b := c.buffers.get(int(e.Raw))
 	defer c.buffers.put(b)
 	err := c.fetch(e.ID, chunkLoc(number, e), rec, b.bytes)
-	switch {
-	case errors.Is(err, ErrCorrupt):
+	if errors.Is(err, ErrCorrupt) {
 		c.r.Damage("chunk-data", chunkName(e.ID[:]), "%v", err)
-		return nil
-	case errors.Is(err, errGone):
+		err = nil
+	}
+	if err == nil {
+		err = c.partHeader(number, e, rec)
+	}
+	if errors.Is(err, errGone) {
 		return nil // collected since its footer was read
 	}
 	return err
+}
+
+// partHeader looks whether a part says of itself what the footer says of it.
+// Nobody reads that until the footer is damaged, and then there is nothing else.
+func (c *checker) partHeader(number uint64, e pack.Entry, rec schema.PackRecord) error {
+	name := pack.Name(rec.Name).FileName()
+	f, err := c.files.acquire(c.fs.PathJoin(c.dir, name))
+	if oserror.IsNotExist(err) {
+		return errGone
+	}
+	if err != nil {
+		return fmt.Errorf("open pack: %w", err)
+	}
+	defer c.files.release(f)
+	want := make([]byte, pack.PartHeaderSize, pack.PartHeaderSize+len(e.Ext))
+	pack.PutPartHeader(want, e, rec.Domain)
+	want = append(want, e.Ext...)
+	got := make([]byte, len(want))
+	if err := readStored(f, got, e.Offset); err != nil {
+		return fmt.Errorf("read pack %s: %w", name, err)
+	}
+	if !bytes.Equal(got, want) {
+		c.r.Damage("part-header", chunkName(e.ID[:]), "the header before it in %s (%s, at %d) is not what the footer says", packName(number), name, e.Offset)
+	}
+	return nil
 }
 
 // strangers looks for pack files that no record names.

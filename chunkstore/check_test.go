@@ -137,6 +137,11 @@ func TestCheckFinds(t *testing.T) {
 			b[len(b)/2] ^= 4
 			writeFile(f.t, f.fs, path(f, 1), b)
 		}, []string{"damage chunk-data"}},
+		"a bit of a part's header": {func(f *fixture, _, _ []Ref) {
+			b := readFile(f.t, f.fs, path(f, 1))
+			b[pack.HeaderSize+pack.PartHeaderSize-1] ^= 4
+			writeFile(f.t, f.fs, path(f, 1), b)
+		}, []string{"damage part-header"}},
 		"a pack that nobody knows": {func(f *fixture, a, _ []Ref) {
 			other := openFixture(t, f.fs, "other", smallConfig())
 			other.store(solid(randomBytes(9, 3000)))

@@ -23,6 +23,7 @@ if [ "${1:-all}" != demo ]; then
 	need_command rsync rsync
 	need_command mkfs.ext4 e2fsprogs
 	need_command mkfs.xfs xfsprogs
+	need_command mkfs.btrfs btrfs-progs
 	need_command losetup mount
 	need_command unshare util-linux
 	need_command taskset util-linux

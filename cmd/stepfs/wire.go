@@ -44,7 +44,11 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 			err = errors.Join(fmt.Errorf("opening the store %s: %w", dir.Path(), err), p.close())
 		}
 	}()
-	if p.engine, err = state.Open(state.Config{Dir: dir.Path(), FS: vfs.Default, BootID: storedir.BootID()}); err != nil {
+	p.engine, err = state.Open(state.Config{
+		Dir: dir.Path(), FS: vfs.Default, BootID: storedir.BootID(),
+		Damage: func(err error) { l.faults.add("the index is damaged", err) },
+	})
+	if err != nil {
 		return nil, err
 	}
 	cfg := dir.Config()

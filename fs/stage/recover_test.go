@@ -210,3 +210,42 @@ func TestNothingLostWaits(t *testing.T) {
 		t.Error("nothing was lost: nothing proved")
 	}
 }
+
+// TestDurableWaitsOn: a content that is durable, and waits for ingest, goes on
+// waiting when power takes what was appended to it, and what was written over
+// that before the next cut: a snapshot shows it.
+func TestDurableWaitsOn(t *testing.T) {
+	for seed := range uint64(8) {
+		w := &world{t: t, mem: newMem(t), disk: newMemDisk()}
+		w.open("boot1")
+		ino, fh := w.create("f")
+		w.mustWrite(ino, fh, 'a', 100000, 0)
+		seq, _ := w.barrier(ino)
+		w.tree.settler.barrierBegins() // it syncs nothing from here on
+		w.mustWrite(ino, fh, 'b', 36000, 100000)
+		w.shut(ino, fh) // no version names this commit any more, once
+		fh, err := w.tree.Open(ino, unix.O_WRONLY, Cred{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.mustWrite(ino, fh, 'c', 70000, 0)
+		w.shut(ino, fh) // this has taken its place
+		if err := w.eng.Sync(w.eng.Pos()); err != nil {
+			t.Fatal(err)
+		}
+		w.tree.settler.barrierEnds()
+		w.powerCut("boot2", rand.New(rand.NewPCG(seed, 1)))
+		waits := false
+		err = w.tree.Pending(func(f *Frozen) bool {
+			waits = waits || f.p.Content.Len == 100000 && f.Epoch() <= seq && f.Until() == 0
+			return true
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !waits {
+			t.Errorf("seed %d: what snapshot %d shows waits no more, and is not stored", seed, seq)
+		}
+		w.close()
+	}
+}

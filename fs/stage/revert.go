@@ -42,8 +42,9 @@ func (t *Tree) revert(n *inode, marks []mark, failed bool) error {
 			return err
 		}
 		written := map[uint64]bool{} // what waits for ingest, and is decided: Get would give it as it was
-		for _, m := range marks {    // of commits that no version names any more
-			t.unpend(tx, m, written)
+		dropped := map[uint64]schema.Pending{}
+		for _, m := range marks { // of commits that no version names any more
+			t.unpend(tx, m, written, dropped)
 		}
 		t.reaper.add(tx, n.ino)
 		t.freeables.touchAll()
@@ -58,6 +59,14 @@ func (t *Tree) revert(n *inode, marks []mark, failed bool) error {
 			if torn {
 				t.repend(tx, n.ino, versions[k].seq, rec.Committed.Gen, good, written)
 				rec.Committed, rec.Settled, rec.Reverted = good, good, true
+			}
+			// What was dropped may have gone on from a content that is durable and
+			// shown here: that one waits as before.
+			if c := rec.Committed; c != nil {
+				if p, ok := dropped[c.Gen]; ok {
+					p.Content, p.Until = *c, 0
+					tx.Put(schema.Numbered(schema.PrefixPending, c.Gen), p.Encode())
+				}
 			}
 			older = newerOf(good, rec.Committed)
 			live := n.rec != nil && versions[k].seq == n.seq
@@ -78,7 +87,7 @@ func (t *Tree) revert(n *inode, marks []mark, failed bool) error {
 }
 
 // unpend drops a content that waits for ingest and was not durable.
-func (t *Tree) unpend(tx *txn, m mark, written map[uint64]bool) {
+func (t *Tree) unpend(tx *txn, m mark, written map[uint64]bool, dropped map[uint64]schema.Pending) {
 	key := schema.Numbered(schema.PrefixPending, m.gen)
 	v, err := tx.Get(key)
 	if err != nil {
@@ -86,7 +95,7 @@ func (t *Tree) unpend(tx *txn, m mark, written map[uint64]bool) {
 	}
 	if p, err := schema.DecodePending(v); err == nil && p.Content.Len > m.Settled {
 		tx.Delete(key)
-		written[m.gen] = true
+		written[m.gen], dropped[m.gen] = true, p
 	}
 }
 

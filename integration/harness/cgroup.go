@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -38,6 +39,12 @@ func NewCgroup(name string, limit int64) (*Cgroup, error) {
 // enter is the beginning of a command line whose rest runs in the cgroup.
 func (c *Cgroup) enter() []string {
 	return []string{"sh", "-c", `echo $$ >"$0/cgroup.procs" && exec "$@"`, c.dir}
+}
+
+// Command is a command that runs in the cgroup.
+func (c *Cgroup) Command(name string, args ...string) *exec.Cmd {
+	argv := append(append(c.enter(), name), args...)
+	return exec.Command(argv[0], argv[1:]...)
 }
 
 // Close removes the cgroup, which nothing may run in any more.

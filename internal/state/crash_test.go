@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -205,4 +206,74 @@ func TestPowerCutIsRemembered(t *testing.T) {
 	said("boot2", true, false) // also after a clean close: staging may not be synced
 	said("boot2", true, true)
 	said("boot2", false, false)
+}
+
+// TestDamagedTable: whatever byte of an index table is wrong, what is read is
+// right, or an error: the process does not end.
+func TestDamagedTable(t *testing.T) {
+	const keys = 300
+	mem := newDisk(t)
+	e := mustOpen(t, mem, "boot")
+	for n := range uint64(keys) {
+		put(t, e, n)
+	}
+	if err := e.Close(true); err != nil {
+		t.Fatal(err)
+	}
+	names, err := mem.List("s/index")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told atomic.Int64 // also from the background
+	flips, refused := 0, 0
+	for _, name := range names {
+		if !strings.HasSuffix(name, ".sst") {
+			continue
+		}
+		st, err := mem.Stat("s/index/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for at := int64(0); at < st.Size(); at += 127 {
+			clone := mem.CrashClone(vfs.CrashCloneCfg{})
+			flip(t, clone, "s/index/"+name, at)
+			flips++
+			if err := readKeys(t, clone, keys, func(error) { told.Add(1) }); err != nil {
+				refused++
+			}
+		}
+	}
+	if flips == 0 || refused == 0 || told.Load() == 0 {
+		t.Errorf("%d bits flipped, %d stores refused, %d times told: this proves nothing", flips, refused, told.Load())
+	}
+}
+
+func flip(t *testing.T, fs vfs.FS, name string, at int64) {
+	t.Helper()
+	f, err := fs.OpenReadWrite(name, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 1)
+	_, err = f.ReadAt(b, at)
+	b[0] ^= 1
+	_, err2 := f.WriteAt(b, at)
+	if err := errors.Join(err, err2, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// readKeys reads what put has put; damage hears of what does not read back.
+func readKeys(t *testing.T, fs vfs.FS, keys uint64, damage func(error)) error {
+	t.Helper()
+	e, err := Open(Config{Dir: "s", FS: fs, BootID: "boot", Damage: damage})
+	if err != nil {
+		return err
+	}
+	for n := uint64(0); n < keys && err == nil; n++ {
+		if _, err = e.Get(schema.Numbered(schema.PrefixSlot, n)); errors.Is(err, ErrNotFound) {
+			t.Errorf("key %d is there, and is not found", n)
+		}
+	}
+	return errors.Join(err, e.Close(false))
 }

@@ -52,6 +52,9 @@ type Config struct {
 	Cache    int64
 	// SegmentSize of the journal; zero means its default.
 	SegmentSize int64
+	// Damage hears of tables of the index that don't read back; their readers
+	// get the error besides. It must not block. May be nil.
+	Damage func(error)
 }
 
 // Recovery says what Open found.

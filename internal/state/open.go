@@ -44,6 +44,13 @@ func (e *Engine) openIndex() error {
 					e.indexFull.Store(true)
 				}
 			},
+			// By default Pebble ends the process. Whoever reads the damaged block
+			// gets the error: it is theirs to say that what they want can't be had.
+			DataCorruption: func(i pebble.DataCorruptionInfo) {
+				if e.cfg.Damage != nil {
+					e.cfg.Damage(fmt.Errorf("%s: %w", i.Path, i.Details))
+				}
+			},
 		},
 	}
 	for i := range opts.Levels {
