@@ -271,7 +271,7 @@ func (r *running) end() (code int, lines []map[string]any) {
 // a step by then is whole, what is half is none, also for the sealing engine of
 // the next mount, and the same command goes on.
 func TestImportInterrupted(t *testing.T) {
-	const steps, files = 4, 10
+	const steps, rounds, files = 6, 3, 10 // enough are left that it has not ended by itself
 	dir := slowCheckpoints(t, steps, files, 2<<20)
 	want, err := harness.ReadTree(dir)
 	must(t, err)
@@ -285,7 +285,7 @@ func TestImportInterrupted(t *testing.T) {
 					store = d.Mnt
 				}
 				half := 0
-				for k := range steps - 1 { // the k+1st step is sealed, the next one is under way
+				for k := range rounds { // the k+1st step is sealed, the next one is under way
 					r := begin(t, "import", "--json", store, dir)
 					for n := 0; n <= k && r.lines.Scan(); n++ {
 					}
