@@ -62,7 +62,7 @@ func (t *Tree) revert(n *inode, marks []mark, failed bool) error {
 			}
 			// What was dropped may have gone on from a content that is durable and
 			// shown here: that one waits as before.
-			if c := rec.Committed; c != nil {
+			if c := rec.Committed; c != nil && !unseen(&rec) {
 				if p, ok := dropped[c.Gen]; ok {
 					p.Content, p.Until = *c, 0
 					tx.Put(schema.Numbered(schema.PrefixPending, c.Gen), p.Encode())
