@@ -1,0 +1,151 @@
+package codec
+
+// A delta is the difference of two floats at the same place of two versions,
+// taken of their bits as integers without the sign: neighbours among the
+// floats are neighbours there, across exponents too, so a small step is a small
+// number, whereas XOR turns a carry into a run of ones. The difference is
+// folded so that its sign is its lowest bit; the highest bit says that the sign
+// changed, which is rare. Whatever the elements really are, it can be undone.
+
+// difference gives that of an element and its base.
+func difference[W word](v, b W) W {
+	size := 8 * width[W]()
+	sign := W(1) << (size - 1)
+	d := (v - b) &^ sign
+	d = (d<<1 ^ -(d >> (size - 2))) &^ sign
+	return d | (v^b)&sign
+}
+
+// undo is the inverse of difference.
+func undo[W word](d, b W) W {
+	sign := W(1) << (8*width[W]() - 1)
+	m := d &^ sign
+	return (b+(m>>1^-(m&1)))&^sign | (d^b)&sign
+}
+
+// How far an element moves, counted in its last bits, depends on its exponent,
+// and both sides know the base's. So the differences are sorted by it: a
+// context is a range of exponents, and each context's planes have a code of
+// their own.
+
+const (
+	maxContexts = 8
+	// A context has at least one in contextShare elements, or the tables of
+	// its codes cost more than it saves.
+	contextShare = 16
+	// The elements are dealt out from as many places at a time, so that one
+	// need not wait for the one before it.
+	lanes = 4
+)
+
+// key is the exponent of an fp32 or a bf16, the exponent and the first bits
+// behind it of an fp16, most of the exponent of an fp64.
+func key[W word](b W) uint8 { return uint8(b << 1 >> (8*width[W]() - 8)) }
+
+// order says where the elements of a block stand when they are sorted by
+// context, and those of a context by lane. It follows from the base alone.
+type order struct {
+	context [256]uint8
+	n       int
+	next    [maxContexts][lanes]uint32 // where the next element goes
+	size    [maxContexts]int
+	count   [lanes][256]uint32
+}
+
+// orderOf works out the order for a base.
+func orderOf[W word](o *order, base []W) {
+	o.count = [lanes][256]uint32{}
+	lane := len(base) / lanes
+	b0, b1, b2, b3 := base[:lane], base[lane:2*lane], base[2*lane:3*lane], base[3*lane:]
+	b1, b2 = b1[:len(b0)], b2[:len(b0)]
+	for i, b := range b0 {
+		o.count[0][key(b)]++
+		o.count[1][key(b1[i])]++
+		o.count[2][key(b2[i])]++
+		o.count[3][key(b3[i])]++
+	}
+	for _, b := range b3[lane:] {
+		o.count[3][key(b)]++
+	}
+	o.settle(len(base))
+}
+
+// settle groups the keys, large ones first, and lays the groups out. The last
+// group may be small: it joins the one before it.
+func (o *order) settle(n int) {
+	o.size = [maxContexts]int{}
+	share := max(n/contextShare, 1)
+	o.n = 0
+	for k := 255; k >= 0; k-- {
+		if o.n < maxContexts-1 && o.size[o.n] >= share {
+			o.n++
+		}
+		o.context[k] = uint8(o.n)
+		for l := range lanes {
+			o.size[o.n] += int(o.count[l][k])
+		}
+	}
+	if last := o.n; last > 0 && o.size[last] < share {
+		o.n--
+		o.size[last-1] += o.size[last]
+		o.size[last] = 0
+		for k := range o.context {
+			o.context[k] = min(o.context[k], uint8(o.n))
+		}
+	}
+	o.n++
+	at := uint32(0)
+	var in [maxContexts][lanes]uint32
+	for k, c := range o.context {
+		for l := range lanes {
+			in[c][l] += o.count[l][k]
+		}
+	}
+	for c := range o.n {
+		for l := range lanes {
+			o.next[c][l] = at
+			at += in[c][l]
+		}
+	}
+}
+
+// deal writes the differences from base to out, in the order.
+func deal[W word](out, w, base []W, o *order) {
+	lane := len(base) / lanes
+	next := &o.next
+	for i := range lane {
+		for l := range lanes {
+			at := l*lane + i
+			b := base[at]
+			to := &next[o.context[key(b)]%maxContexts][l]
+			out[*to] = difference(w[at], b)
+			*to++
+		}
+	}
+	for at := lanes * lane; at < len(base); at++ {
+		to := &next[o.context[key(base[at])]%maxContexts][lanes-1]
+		out[*to] = difference(w[at], base[at])
+		*to++
+	}
+}
+
+// gather is the inverse of deal: base becomes the elements.
+func gather[W word](base, sorted []W, o *order) {
+	lane := len(base) / lanes
+	next := &o.next
+	for i := range lane {
+		for l := range lanes {
+			at := l*lane + i
+			b := base[at]
+			from := &next[o.context[key(b)]%maxContexts][l]
+			base[at] = undo(sorted[*from], b)
+			*from++
+		}
+	}
+	for at := lanes * lane; at < len(base); at++ {
+		b := base[at]
+		from := &next[o.context[key(b)]%maxContexts][lanes-1]
+		base[at] = undo(sorted[*from], b)
+		*from++
+	}
+}
