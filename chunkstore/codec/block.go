@@ -19,17 +19,21 @@ const (
 )
 
 // blockHeader: 1 mode, 1 layout, 4 plain length. The layout of planes is the
-// logarithm of the width in bits 0 and 1, and in bits 4 to 6 the number of
-// bytes before the first element.
-const blockHeader = 6
+// logarithm of the width in bits 0 and 1, whether a delta is sorted in bit 3,
+// and in bits 4 to 6 the number of bytes before the first element.
+const (
+	blockHeader  = 6
+	layoutSorted = 0x08
+)
 
 // block is a part of a chunk: head bytes, elements, and fewer bytes behind them
 // than an element has.
 type block struct {
-	mode  byte
-	log   uint8 // of the width
-	head  int
-	plain int // length
+	mode   byte
+	log    uint8 // of the width
+	sorted bool
+	head   int
+	plain  int // length
 }
 
 func (b block) elements() int { return (b.plain - b.head) >> b.log }
@@ -38,7 +42,11 @@ func (b block) elements() int { return (b.plain - b.head) >> b.log }
 func (b block) ends() (from, to int) { return b.head, b.head + b.elements()<<b.log }
 
 func (b block) appendHeader(dst []byte) []byte {
-	dst = append(dst, b.mode, b.log|uint8(b.head)<<4)
+	layout := b.log | uint8(b.head)<<4
+	if b.sorted {
+		layout |= layoutSorted
+	}
+	dst = append(dst, b.mode, layout)
 	return le.AppendUint32(dst, uint32(b.plain))
 }
 
@@ -47,14 +55,14 @@ func parseBlock(src []byte, left int) (block, error) {
 	if len(src) < blockHeader {
 		return block{}, fmt.Errorf("%w: block header cut short", ErrCorrupt)
 	}
-	b := block{mode: src[0], log: src[1] & 3, head: int(src[1] >> 4)}
+	b := block{mode: src[0], log: src[1] & 3, sorted: src[1]&layoutSorted != 0, head: int(src[1] >> 4)}
 	plain := le.Uint32(src[2:])
 	if plain == 0 || uint64(plain) > uint64(left) {
 		return block{}, fmt.Errorf("%w: block of %d bytes where %d are left", ErrCorrupt, plain, left)
 	}
 	b.plain = int(plain)
 	switch {
-	case b.mode > modeDelta || src[1]&0x8c != 0:
+	case b.mode > modeDelta || src[1]&0x84 != 0 || b.sorted && b.mode != modeDelta:
 		return block{}, fmt.Errorf("%w: unknown block %d %#x", ErrCorrupt, b.mode, src[1])
 	case b.mode < modePlanes && src[1] != 0:
 		return block{}, fmt.Errorf("%w: block without elements has layout %#x", ErrCorrupt, src[1])
@@ -88,38 +96,41 @@ func (c *Coder) appendBlock(dst []byte, b block, plain, base []byte) []byte {
 	}
 	switch b.log {
 	case 0:
-		return appendElements[uint8](c, dst, elements, under)
+		return appendElements[uint8](c, dst, elements, under, b.sorted)
 	case 1:
-		return appendElements[uint16](c, dst, elements, under)
+		return appendElements[uint16](c, dst, elements, under, b.sorted)
 	case 2:
-		return appendElements[uint32](c, dst, elements, under)
+		return appendElements[uint32](c, dst, elements, under, b.sorted)
 	default:
-		return appendElements[uint64](c, dst, elements, under)
+		return appendElements[uint64](c, dst, elements, under, b.sorted)
 	}
 }
 
 // appendElements codes elements as planes, or over base, if there is one.
-func appendElements[W word](c *Coder, dst, elements, base []byte) []byte {
+func appendElements[W word](c *Coder, dst, elements, base []byte, sorted bool) []byte {
 	n := len(elements) / width[W]()
 	w := wordsOf[W](c.words(0), n)
 	load(w, elements)
-	c.planes = grow(c.planes, len(elements))
+	o := &c.order
+	o.unsorted(n)
 	if base == nil {
 		rotate(w)
-		split(c.planes, w)
-		for k := range width[W]() {
-			dst = c.appendSegment(dst, c.planes[k*n:(k+1)*n], false)
+	} else {
+		under, out := wordsOf[W](c.words(1), n), wordsOf[W](c.words(2), n)
+		load(under, base)
+		if sorted {
+			orderOf(o, under)
+			deal(out, w, under, o)
+		} else {
+			subtract(out, w, under)
 		}
-		return dst
+		w = out
 	}
-	under, sorted := wordsOf[W](c.words(1), n), wordsOf[W](c.words(2), n)
-	load(under, base)
-	orderOf(&c.order, under)
-	deal(sorted, w, under, &c.order)
-	split(c.planes, sorted)
+	c.planes = grow(c.planes, len(elements))
+	split(c.planes, w)
 	rest := c.planes
 	for range width[W]() {
-		for _, size := range c.order.size[:c.order.n] {
+		for _, size := range o.size[:o.n] {
 			dst = c.appendSegment(dst, rest[:size], false)
 			rest = rest[size:]
 		}
@@ -156,38 +167,33 @@ func (c *Coder) decodeBlock(b block, dst, src, base []byte) ([]byte, error) {
 	}
 	switch b.log {
 	case 0:
-		return decodeElements[uint8](c, elements, src, under)
+		return decodeElements[uint8](c, elements, src, under, b.sorted)
 	case 1:
-		return decodeElements[uint16](c, elements, src, under)
+		return decodeElements[uint16](c, elements, src, under, b.sorted)
 	case 2:
-		return decodeElements[uint32](c, elements, src, under)
+		return decodeElements[uint32](c, elements, src, under, b.sorted)
 	default:
-		return decodeElements[uint64](c, elements, src, under)
+		return decodeElements[uint64](c, elements, src, under, b.sorted)
 	}
 }
 
-func decodeElements[W word](c *Coder, dst, src, base []byte) ([]byte, error) {
+func decodeElements[W word](c *Coder, dst, src, base []byte, sorted bool) ([]byte, error) {
 	n := len(dst) / width[W]()
-	w := wordsOf[W](c.words(0), n)
-	c.planes = grow(c.planes, len(dst))
-	var err error
-	if base == nil {
-		for k := range width[W]() {
-			if src, err = c.decodeSegment(c.planes[k*n:(k+1)*n], src, false); err != nil {
-				return nil, err
-			}
+	w, under := wordsOf[W](c.words(0), n), []W(nil)
+	o := &c.order
+	o.unsorted(n)
+	if base != nil {
+		under = wordsOf[W](c.words(1), n)
+		load(under, base)
+		if sorted {
+			orderOf(o, under)
 		}
-		merge(w, c.planes)
-		unrotate(w)
-		store(dst, w)
-		return src, nil
 	}
-	under := wordsOf[W](c.words(1), n)
-	load(under, base)
-	orderOf(&c.order, under)
+	c.planes = grow(c.planes, len(dst))
 	rest := c.planes
+	var err error
 	for range width[W]() {
-		for _, size := range c.order.size[:c.order.n] {
+		for _, size := range o.size[:o.n] {
 			if src, err = c.decodeSegment(rest[:size], src, false); err != nil {
 				return nil, err
 			}
@@ -195,8 +201,16 @@ func decodeElements[W word](c *Coder, dst, src, base []byte) ([]byte, error) {
 		}
 	}
 	merge(w, c.planes)
-	gather(under, w, &c.order)
-	store(dst, under)
+	switch {
+	case base == nil:
+		unrotate(w)
+	case sorted:
+		gather(under, w, o)
+		w = under
+	default:
+		add(w, under)
+	}
+	store(dst, w)
 	return src, nil
 }
 

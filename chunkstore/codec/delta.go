@@ -23,10 +23,27 @@ func undo[W word](d, b W) W {
 	return (b+(m>>1^-(m&1)))&^sign | (d^b)&sign
 }
 
+// subtract writes the differences from base to out.
+func subtract[W word](out, w, base []W) {
+	out, w = out[:len(base)], w[:len(base)]
+	for i, b := range base {
+		out[i] = difference(w[i], b)
+	}
+}
+
+// add is the inverse of subtract.
+func add[W word](d, base []W) {
+	d = d[:len(base)]
+	for i, b := range base {
+		d[i] = undo(d[i], b)
+	}
+}
+
 // How far an element moves, counted in its last bits, depends on its exponent,
 // and both sides know the base's. So the differences are sorted by it: a
 // context is a range of exponents, and each context's planes have a code of
-// their own.
+// their own. Where most elements did not change they stay as they are: what did
+// not change stands together, in rows of a table, and sorting would tear it up.
 
 const (
 	maxContexts = 8
@@ -51,6 +68,9 @@ type order struct {
 	size    [maxContexts]int
 	count   [lanes][256]uint32
 }
+
+// unsorted is one context that holds n elements as they are.
+func (o *order) unsorted(n int) { o.n, o.size[0] = 1, n }
 
 // orderOf works out the order for a base.
 func orderOf[W word](o *order, base []W) {
@@ -113,19 +133,21 @@ func (o *order) settle(n int) {
 func deal[W word](out, w, base []W, o *order) {
 	lane := len(base) / lanes
 	next := &o.next
-	for i := range lane {
-		for l := range lanes {
-			at := l*lane + i
-			b := base[at]
-			to := &next[o.context[key(b)]%maxContexts][l]
-			out[*to] = difference(w[at], b)
-			*to++
-		}
-	}
-	for at := lanes * lane; at < len(base); at++ {
-		to := &next[o.context[key(base[at])]%maxContexts][lanes-1]
-		out[*to] = difference(w[at], base[at])
+	b0, b1, b2, b3 := base[:lane], base[lane:2*lane], base[2*lane:3*lane], base[3*lane:]
+	w0, w1, w2, w3 := w[:lane], w[lane:2*lane], w[2*lane:3*lane], w[3*lane:]
+	put := func(l int, v, b W) {
+		to := &next[o.context[key(b)]%maxContexts][l]
+		out[*to] = difference(v, b)
 		*to++
+	}
+	for i, b := range b0 {
+		put(0, w0[i], b)
+		put(1, w1[i], b1[i])
+		put(2, w2[i], b2[i])
+		put(3, w3[i], b3[i])
+	}
+	for i := lane; i < len(b3); i++ {
+		put(3, w3[i], b3[i])
 	}
 }
 
@@ -133,19 +155,20 @@ func deal[W word](out, w, base []W, o *order) {
 func gather[W word](base, sorted []W, o *order) {
 	lane := len(base) / lanes
 	next := &o.next
-	for i := range lane {
-		for l := range lanes {
-			at := l*lane + i
-			b := base[at]
-			from := &next[o.context[key(b)]%maxContexts][l]
-			base[at] = undo(sorted[*from], b)
-			*from++
-		}
-	}
-	for at := lanes * lane; at < len(base); at++ {
-		b := base[at]
-		from := &next[o.context[key(b)]%maxContexts][lanes-1]
-		base[at] = undo(sorted[*from], b)
+	b0, b1, b2, b3 := base[:lane], base[lane:2*lane], base[2*lane:3*lane], base[3*lane:]
+	get := func(l int, b W) W {
+		from := &next[o.context[key(b)]%maxContexts][l]
+		d := sorted[*from]
 		*from++
+		return undo(d, b)
+	}
+	for i, b := range b0 {
+		b0[i] = get(0, b)
+		b1[i] = get(1, b1[i])
+		b2[i] = get(2, b2[i])
+		b3[i] = get(3, b3[i])
+	}
+	for i := lane; i < len(b3); i++ {
+		b3[i] = get(3, b3[i])
 	}
 }

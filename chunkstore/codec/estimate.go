@@ -14,6 +14,7 @@ const (
 	minGain      = 0.02 // of a chunk, to be encoded at all
 	minDeltaGain = 0.02 // of a chunk, over encoding without the base
 	gainWidth    = 0.985
+	gainSorted   = 0.99
 	gainZstd     = 0.88 // of a sample
 )
 
@@ -205,7 +206,9 @@ func (c *Coder) plans(plain, base []byte, hint Hint, offset int64) (b block, alo
 	alone, over = bits*scale, math.Inf(1)
 	if base != nil {
 		s.under = take(s.under, base[:len(view)])
-		over = s.delta(log, head) * scale
+		var bits float64
+		bits, b.sorted = s.delta(log, head)
+		over = bits * scale
 	}
 	if log == 0 && over >= (1-minGain)*alone && bits > 0 {
 		// No elements, and no help from the base: text, or noise.
@@ -221,7 +224,10 @@ func (c *Coder) plans(plain, base []byte, hint Hint, offset int64) (b block, alo
 	}
 	if over < (1-minGain)*alone {
 		b.mode = modeDelta
-	} else if alone > (1-minGain)*float64(b.plain) {
+		return b, alone, over
+	}
+	b.sorted = false
+	if alone > (1-minGain)*float64(b.plain) {
 		b = block{mode: modeRaw, plain: b.plain}
 	}
 	return b, alone, over
@@ -294,11 +300,12 @@ func (s *sampler) planes(l uint8) (total float64, top int) {
 	return total, top
 }
 
-// delta gives how many bits the sample takes over its base.
-func (s *sampler) delta(log uint8, head int) float64 {
+// delta gives how many bits the sample takes over its base, and whether sorting
+// pays.
+func (s *sampler) delta(log uint8, head int) (bits float64, sorted bool) {
 	n := (len(s.bytes) - head) >> log << log
 	if n <= 0 {
-		return 8 * float64(len(s.bytes))
+		return math.Inf(1), false
 	}
 	a, b := s.bytes[head:head+n], s.under[head:head+n]
 	switch log {
@@ -313,7 +320,7 @@ func (s *sampler) delta(log uint8, head int) float64 {
 	}
 }
 
-func sampleDelta[W word](s *sampler, a, b []byte, get func([]byte) W) float64 {
+func sampleDelta[W word](s *sampler, a, b []byte, get func([]byte) W) (bits float64, sorted bool) {
 	w := width[W]()
 	s.order.count = [lanes][256]uint32{}
 	for i := 0; i < len(b); i += w {
@@ -325,20 +332,42 @@ func sampleDelta[W word](s *sampler, a, b []byte, get func([]byte) W) float64 {
 			s.ctx[c][k] = [256]uint32{}
 		}
 	}
+	same, pairs, last := 0, 0, W(1)
 	for i := 0; i < len(b); i += w {
 		under := get(b[i:])
 		d := difference(get(a[i:]), under)
+		if last == 0 {
+			pairs++
+			if d == 0 {
+				same++
+			}
+		}
+		last = d
 		h := &s.ctx[s.order.context[key(under)]]
 		for k := range w {
 			h[k][byte(d>>(8*k))]++
 		}
 	}
-	total := 0.0
-	for c := range s.order.n {
-		for k := range w {
-			bits, _ := s.entropy(&s.ctx[c][k])
-			total += bits
+	inOrder, asIs := 0.0, 0.0
+	for k := range w {
+		s.merged[0] = [256]uint32{}
+		for c := range s.order.n {
+			h := &s.ctx[c][k]
+			bits, _ := s.entropy(h)
+			inOrder += bits
+			for v, n := range h {
+				s.merged[0][v] += n
+			}
 		}
+		bits, _ := s.entropy(&s.merged[0])
+		asIs += bits
 	}
-	return total
+	// Unchanged elements stand together if one is mostly followed by another,
+	// though not all are unchanged.
+	n := len(b) / w
+	together := float64(same) > 0.9*float64(pairs) && pairs > n/8
+	if together || inOrder > gainSorted*asIs {
+		return asIs, false
+	}
+	return inOrder, true
 }
