@@ -66,7 +66,7 @@ func parseBlock(src []byte, left int) (block, error) {
 		return block{}, fmt.Errorf("%w: unknown block %d %#x", ErrCorrupt, b.mode, src[1])
 	case b.mode < modePlanes && src[1] != 0:
 		return block{}, fmt.Errorf("%w: block without elements has layout %#x", ErrCorrupt, src[1])
-	case b.head > b.plain || b.head >= 1<<b.log || b.elements() > blockElements:
+	case b.mode >= modePlanes && (b.head > b.plain || b.head >= 1<<b.log || b.elements() > blockElements):
 		return block{}, fmt.Errorf("%w: block of %d bytes, %d of them before the first element", ErrCorrupt, b.plain, b.head)
 	}
 	return b, nil

@@ -15,6 +15,7 @@ const (
 	minDeltaGain = 0.02 // of a chunk, over encoding without the base
 	gainWidth    = 0.985
 	gainSorted   = 0.99
+	maybeText    = 0.55 // planes of floats come to more
 	gainZstd     = 0.88 // of a sample
 )
 
@@ -194,7 +195,7 @@ func (c *Coder) add(b block) {
 }
 
 // plans decides for the block at the start of plain, and says what it would
-// take without and with the base.
+// take without and with the base, in bytes.
 func (c *Coder) plans(plain, base []byte, hint Hint, offset int64) (b block, alone, over float64) {
 	s := &c.sample
 	view := plain[:min(len(plain), window)]
@@ -202,40 +203,39 @@ func (c *Coder) plans(plain, base []byte, hint Hint, offset int64) (b block, alo
 	log, head, bits := s.layout(offset, hint)
 	b = block{mode: modePlanes, log: log, head: head}
 	b.plain = min(len(plain), head+blockElements<<log)
-	scale := float64(b.plain) / float64(len(s.bytes)) / 8
-	alone, over = bits*scale, math.Inf(1)
+
+	perByte := 1 / (8 * float64(len(s.bytes)))
+	planes, delta, sorted := bits*perByte, math.Inf(1), false
 	if base != nil {
 		s.under = take(s.under, base[:len(view)])
-		var bits float64
-		bits, b.sorted = s.delta(log, head)
-		over = bits * scale
+		delta, sorted = s.delta(log, head)
+		delta *= perByte
 	}
-	if log == 0 && over >= (1-minGain)*alone && bits > 0 {
-		// No elements, and no help from the base: text, or noise.
-		b = block{mode: modeRaw, plain: len(view)}
-		alone, over = float64(b.plain), math.Inf(1)
-		if bits < 0.985*8*float64(len(s.bytes)) || len(s.bytes) < pieces*pieceSize {
-			if gain := c.tryZstd(s.bytes); gain < gainZstd {
-				b.mode = modeZstd
-				alone *= gain
-			}
-		}
-		return b, alone, over
+	if delta < (1-minGain)*min(planes, 1) {
+		b.mode, b.sorted = modeDelta, sorted
+		return b, planes * float64(b.plain), delta * float64(b.plain)
 	}
-	if over < (1-minGain)*alone {
-		b.mode = modeDelta
-		return b, alone, over
+	flat, mode := c.flat(log, planes)
+	if planes > (1-minGain)*flat {
+		b = block{mode: mode, plain: len(view)}
+		planes = flat
 	}
-	b.sorted = false
-	if alone > (1-minGain)*float64(b.plain) {
-		b = block{mode: modeRaw, plain: b.plain}
-	}
-	return b, alone, over
+	return b, planes * float64(b.plain), math.Inf(1)
 }
 
-func (c *Coder) tryZstd(sample []byte) float64 {
-	c.values = c.appendZstd(c.values[:0], sample)
-	return float64(len(c.values)) / float64(len(sample))
+// flat says what the sample takes per byte without elements: raw, or zstd where
+// it may be text, since text cannot be told from its bytes alone.
+func (c *Coder) flat(log uint8, planes float64) (size float64, mode byte) {
+	s := &c.sample
+	whole := len(s.bytes) < pieces*pieceSize // so short that bytes say little of it
+	if log == 0 && planes > 7.9/8 && !whole || log > 0 && planes > maybeText || planes == 0 {
+		return 1, modeRaw
+	}
+	c.values = c.appendZstd(c.values[:0], s.bytes)
+	if size = float64(len(c.values)) / float64(len(s.bytes)); size < gainZstd {
+		return size, modeZstd
+	}
+	return 1, modeRaw
 }
 
 // layout finds the width and place of the elements of the sample, which starts
