@@ -5,10 +5,16 @@ import (
 	"math/bits"
 )
 
-// blockElements is how many elements a block of planes has at most: enough to
-// make nothing of the tables of its codes, few enough to stay in the cache and
-// to tell one tensor from the next.
-const blockElements = 1 << 16
+// A block of planes has at most so many bytes, and so many elements: enough to
+// make nothing of the tables of its codes, few enough to stay in the cache, to
+// tell one tensor from the next, and for huff0.
+const (
+	blockBytes    = 256 << 10
+	blockElements = 128 << 10
+)
+
+// most is how many elements of 1<<log bytes a block has at most.
+func most(log uint8) int { return min(blockElements, blockBytes>>log) }
 
 // How a block is kept.
 const (
@@ -66,7 +72,7 @@ func parseBlock(src []byte, left int) (block, error) {
 		return block{}, fmt.Errorf("%w: unknown block %d %#x", ErrCorrupt, b.mode, src[1])
 	case b.mode < modePlanes && src[1] != 0:
 		return block{}, fmt.Errorf("%w: block without elements has layout %#x", ErrCorrupt, src[1])
-	case b.mode >= modePlanes && (b.head > b.plain || b.head >= 1<<b.log || b.elements() > blockElements):
+	case b.mode >= modePlanes && (b.head > b.plain || b.head >= 1<<b.log || b.elements() > most(b.log)):
 		return block{}, fmt.Errorf("%w: block of %d bytes, %d of them before the first element", ErrCorrupt, b.plain, b.head)
 	}
 	return b, nil
@@ -214,10 +220,10 @@ func decodeElements[W word](c *Coder, dst, src, base []byte, sorted bool) ([]byt
 	return src, nil
 }
 
-// words gives the scratch for a block of elements of any width.
+// words gives scratch for the elements of a block.
 func (c *Coder) words(i int) []uint64 {
 	if c.scratch[i] == nil {
-		c.scratch[i] = make([]uint64, blockElements)
+		c.scratch[i] = make([]uint64, blockBytes/8)
 	}
 	return c.scratch[i]
 }

@@ -59,13 +59,14 @@ const (
 // behind it of an fp16, most of the exponent of an fp64.
 func key[W word](b W) uint8 { return uint8(b << 1 >> (8*width[W]() - 8)) }
 
-// order says where the elements of a block stand when they are sorted by
-// context, and those of a context by lane. It follows from the base alone.
+// order says where the elements of a block stand when they are sorted: by key,
+// the largest first, and those of a key by lane. A context is a range of keys.
+// It all follows from the base alone.
 type order struct {
-	context [256]uint8
-	n       int
-	next    [maxContexts][lanes]uint32 // where the next element goes
+	n       int // contexts
 	size    [maxContexts]int
+	context [256]uint8         // of a key
+	next    [256][lanes]uint32 // where the next element of a key goes
 	count   [lanes][256]uint32
 }
 
@@ -90,43 +91,31 @@ func orderOf[W word](o *order, base []W) {
 	o.settle(len(base))
 }
 
-// settle groups the keys, large ones first, and lays the groups out. The last
-// group may be small: it joins the one before it.
+// settle groups the keys into contexts and lays the elements out. The last
+// context would be small: it joins the one before it.
 func (o *order) settle(n int) {
-	o.size = [maxContexts]int{}
+	o.size, o.n = [maxContexts]int{}, 0
 	share := max(n/contextShare, 1)
-	o.n = 0
+	at := uint32(0)
 	for k := 255; k >= 0; k-- {
 		if o.n < maxContexts-1 && o.size[o.n] >= share {
 			o.n++
 		}
 		o.context[k] = uint8(o.n)
 		for l := range lanes {
+			o.next[k][l] = at
+			at += o.count[l][k]
 			o.size[o.n] += int(o.count[l][k])
 		}
 	}
 	if last := o.n; last > 0 && o.size[last] < share {
 		o.n--
 		o.size[last-1] += o.size[last]
-		o.size[last] = 0
 		for k := range o.context {
 			o.context[k] = min(o.context[k], uint8(o.n))
 		}
 	}
 	o.n++
-	at := uint32(0)
-	var in [maxContexts][lanes]uint32
-	for k, c := range o.context {
-		for l := range lanes {
-			in[c][l] += o.count[l][k]
-		}
-	}
-	for c := range o.n {
-		for l := range lanes {
-			o.next[c][l] = at
-			at += in[c][l]
-		}
-	}
 }
 
 // deal writes the differences from base to out, in the order.
@@ -136,7 +125,7 @@ func deal[W word](out, w, base []W, o *order) {
 	b0, b1, b2, b3 := base[:lane], base[lane:2*lane], base[2*lane:3*lane], base[3*lane:]
 	w0, w1, w2, w3 := w[:lane], w[lane:2*lane], w[2*lane:3*lane], w[3*lane:]
 	put := func(l int, v, b W) {
-		to := &next[o.context[key(b)]%maxContexts][l]
+		to := &next[key(b)][l]
 		out[*to] = difference(v, b)
 		*to++
 	}
@@ -157,7 +146,7 @@ func gather[W word](base, sorted []W, o *order) {
 	next := &o.next
 	b0, b1, b2, b3 := base[:lane], base[lane:2*lane], base[2*lane:3*lane], base[3*lane:]
 	get := func(l int, b W) W {
-		from := &next[o.context[key(b)]%maxContexts][l]
+		from := &next[key(b)][l]
 		d := sorted[*from]
 		*from++
 		return undo(d, b)

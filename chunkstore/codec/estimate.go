@@ -202,7 +202,7 @@ func (c *Coder) plans(plain, base []byte, hint Hint, offset int64) (b block, alo
 	s.bytes = take(s.bytes, view)
 	log, head, bits := s.layout(offset, hint)
 	b = block{mode: modePlanes, log: log, head: head}
-	b.plain = min(len(plain), head+blockElements<<log)
+	b.plain = min(len(plain), head+most(log)<<log)
 
 	perByte := 1 / (8 * float64(len(s.bytes)))
 	planes, delta, sorted := bits*perByte, math.Inf(1), false
