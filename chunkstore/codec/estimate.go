@@ -120,8 +120,9 @@ func pick(n, entropy, most, zeros, squares, same float64, deep bool) byte {
 	if p := most / n; p > 0.5 {
 		huff = 1 + entropy - binary2(p)
 	}
-	if same > 0.05+1.5*squares/(n*n) && same > 0.3 {
-		return segZstd // equal bytes stand together
+	// Equal bytes stand together far more than by chance: zstd finds that.
+	if chance := squares / (n * n); 1-same < 0.5*(1-chance) || same > max(0.3, 0.05+1.5*chance) {
+		return segZstd
 	}
 	if p := zeros / n; !deep && p > 0.5 {
 		values := max(entropy-binary2(p), 0) / (1 - p + 1e-9) // bits of one that is not zero
