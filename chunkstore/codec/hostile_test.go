@@ -23,7 +23,7 @@ func encodings(t testing.TB) map[string][3][]byte {
 		}
 		made[name] = [3][]byte{out, plain, base}
 	}
-	plain, base := floats(rng, 3<<10, 1e-4)
+	plain, base := floats(rng, 10<<10, 1e-4)
 	half, earlier := floats(rng, 8<<10, 1e-3)
 	half, earlier = upper(half), upper(earlier)
 	add("raw", noise(rng, 200), nil, Raw)
@@ -31,6 +31,8 @@ func encodings(t testing.TB) map[string][3][]byte {
 	add("planes", plain, nil, Blocks)
 	add("delta", plain, base, Delta)
 	add("delta16", half, earlier, Delta)
+	// Rows that did not change, and one that did: not sorted.
+	add("rows", append(bytes.Clone(base[:4<<10]), plain[4<<10:5<<10]...), base[:5<<10], Delta)
 	// A sparse segment in a block that says so.
 	few := make([]byte, 2048)
 	for i := 0; i < len(few); i += 37 {
