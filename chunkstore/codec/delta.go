@@ -66,7 +66,7 @@ type order struct {
 	n       int // contexts
 	size    [maxContexts]int
 	context [256]uint8         // of a key
-	next    [256][lanes]uint32 // where the next element of a key goes
+	next    [lanes][256]uint32 // where the next element of a key goes
 	count   [lanes][256]uint32
 }
 
@@ -103,7 +103,7 @@ func (o *order) settle(n int) {
 		}
 		o.context[k] = uint8(o.n)
 		for l := range lanes {
-			o.next[k][l] = at
+			o.next[l][k] = at
 			at += o.count[l][k]
 			o.size[o.n] += int(o.count[l][k])
 		}
@@ -118,46 +118,47 @@ func (o *order) settle(n int) {
 	o.n++
 }
 
-// deal writes the differences from base to out, in the order.
+// deal writes the differences from base to out, in the order. It and gather
+// have a step for each lane, as closures: those are inlined, generic functions
+// of this size are not.
 func deal[W word](out, w, base []W, o *order) {
 	lane := len(base) / lanes
-	next := &o.next
 	b0, b1, b2, b3 := base[:lane], base[lane:2*lane], base[2*lane:3*lane], base[3*lane:]
-	w0, w1, w2, w3 := w[:lane], w[lane:2*lane], w[2*lane:3*lane], w[3*lane:]
-	put := func(l int, v, b W) {
-		to := &next[key(b)][l]
-		out[*to] = difference(v, b)
-		*to++
+	w0, w1, w2, w3 := w[:lane], w[lane:2*lane], w[2*lane:3*lane], w[3*lane:len(base)]
+	step := func(next *[256]uint32, v, b W) {
+		k := key(b)
+		at := next[k]
+		next[k] = at + 1
+		out[at] = difference(v, b)
 	}
 	for i, b := range b0 {
-		put(0, w0[i], b)
-		put(1, w1[i], b1[i])
-		put(2, w2[i], b2[i])
-		put(3, w3[i], b3[i])
+		step(&o.next[0], w0[i], b)
+		step(&o.next[1], w1[i], b1[i])
+		step(&o.next[2], w2[i], b2[i])
+		step(&o.next[3], w3[i], b3[i])
 	}
 	for i := lane; i < len(b3); i++ {
-		put(3, w3[i], b3[i])
+		step(&o.next[3], w3[i], b3[i])
 	}
 }
 
 // gather is the inverse of deal: base becomes the elements.
 func gather[W word](base, sorted []W, o *order) {
 	lane := len(base) / lanes
-	next := &o.next
 	b0, b1, b2, b3 := base[:lane], base[lane:2*lane], base[2*lane:3*lane], base[3*lane:]
-	get := func(l int, b W) W {
-		from := &next[key(b)][l]
-		d := sorted[*from]
-		*from++
-		return undo(d, b)
+	step := func(next *[256]uint32, b W) W {
+		k := key(b)
+		at := next[k]
+		next[k] = at + 1
+		return undo(sorted[at], b)
 	}
 	for i, b := range b0 {
-		b0[i] = get(0, b)
-		b1[i] = get(1, b1[i])
-		b2[i] = get(2, b2[i])
-		b3[i] = get(3, b3[i])
+		b0[i] = step(&o.next[0], b)
+		b1[i] = step(&o.next[1], b1[i])
+		b2[i] = step(&o.next[2], b2[i])
+		b3[i] = step(&o.next[3], b3[i])
 	}
 	for i := lane; i < len(b3); i++ {
-		b3[i] = get(3, b3[i])
+		b3[i] = step(&o.next[3], b3[i])
 	}
 }
