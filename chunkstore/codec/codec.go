@@ -3,8 +3,8 @@
 //
 // Checkpoints are arrays of floats whose low bits are noise. What can be saved
 // is in the exponents, and in what a float shares with the one that lay at the
-// same place in the version before. So a chunk is cut into blocks of 64 Ki
-// elements, and each block is kept in the way that a sample of it asks for:
+// same place in the version before. So a chunk is cut into blocks of 256 KiB, and
+// each block is kept in the way that a sample of it asks for:
 //
 //   - planes: byte k of all elements, one plane after the other, each coded by
 //     itself;
@@ -80,8 +80,7 @@ type Hint struct {
 }
 
 // Coder encodes and decodes. It is for one goroutine at a time, and holds about
-// 3 MiB of scratch once it has encoded (zstd takes a few more where it is
-// used), so a caller keeps one for each worker. There is no shared state:
+// 2 MiB of scratch once it has encoded (zstd takes some more where it is used), so a caller keeps one for each worker. There is no shared state:
 // any number of Coders work at once.
 type Coder struct {
 	scratch [3][]uint64 // a block of words each: the block, its base, sorted

@@ -14,7 +14,6 @@ package main
 import (
 	"bytes"
 	"crypto/sha256"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -36,13 +35,12 @@ const (
 )
 
 func main() {
-	flag.Parse()
-	if flag.NArg() != 1 {
+	if len(os.Args) != 2 {
 		fmt.Fprintln(os.Stderr, "usage: measure DIR")
 		os.Exit(2)
 	}
 	runtime.LockOSThread() // the clock is the thread's
-	if err := run(flag.Arg(0)); err != nil {
+	if err := run(os.Args[1]); err != nil {
 		fmt.Fprintln(os.Stderr, "measure:", err)
 		os.Exit(1)
 	}
