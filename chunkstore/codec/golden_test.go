@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -42,6 +43,31 @@ func TestGolden(t *testing.T) {
 		dst := make([]byte, len(plain))
 		if err := c.Decode(dst, part(".encoded"), part(".base")); err != nil || !bytes.Equal(dst, plain) {
 			t.Errorf("%s: %v", file, err)
+		}
+	}
+}
+
+// What a context is, is part of the format: at least a sixteenth, at most eight,
+// a small last one joins.
+func TestContexts(t *testing.T) {
+	for _, tc := range []struct {
+		keys, each, more int // keys of as many elements, and one of more at the end
+		want             []int
+	}{
+		{16, 100, 0, []int{100, 100, 100, 100, 100, 100, 100, 900}},
+		{3, 1000, 187, []int{1000, 1000, 1187}},
+		{3, 1000, 200, []int{1000, 1000, 1000, 200}},
+		{1, 5, 0, []int{5}},
+		{32, 50, 0, []int{100, 100, 100, 100, 100, 100, 100, 900}},
+	} {
+		var o order
+		for k := range tc.keys {
+			o.count[k%lanes][200-k] = uint32(tc.each)
+		}
+		o.count[1][3] += uint32(tc.more)
+		o.settle(tc.keys*tc.each + tc.more)
+		if got := o.size[:o.n]; !slices.Equal(got, tc.want) {
+			t.Errorf("%+v: %v", tc, got)
 		}
 	}
 }

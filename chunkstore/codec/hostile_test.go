@@ -111,7 +111,7 @@ func TestLies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bomb := huge.EncodeAll(make([]byte, 64<<20), nil)
+	bomb := huge.EncodeAll(make([]byte, 12<<20), nil)
 	blocks := func(b ...byte) []byte { return append([]byte{byte(Blocks)}, b...) }
 	delta := func(b ...byte) []byte { return append([]byte{byte(Delta)}, b...) }
 	header := func(mode, layout byte, n uint32, rest ...byte) []byte {
@@ -154,6 +154,14 @@ func TestLies(t *testing.T) {
 	}
 	if err := c.Decode(make([]byte, MaxPlain+1), []byte{byte(Zstd)}, nil); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("a chunk longer than any: %v", err)
+	}
+	// Blocks larger than the scratch: one element more than there may be.
+	for log, n := range []uint32{blockElements + 1, blockBytes + 2, blockBytes + 4, blockBytes + 8} {
+		runs := bytes.Repeat([]byte{segRun, 0}, 1<<log)
+		err := c.Decode(make([]byte, n), blocks(header(modePlanes, byte(log), n, runs...)...), nil)
+		if !errors.Is(err, ErrCorrupt) {
+			t.Errorf("block of %d bytes in elements of %d: %v", n, 1<<log, err)
+		}
 	}
 	// Bits behind the last byte of a sparse segment.
 	if err := c.Decode(make([]byte, 9), blocks(header(modePlanes, 0, 9, segSparse, segRaw, 0, 2, segRun, 1)...), nil); err == nil {

@@ -172,7 +172,7 @@ func (c *Coder) decodeSparse(dst, src []byte) ([]byte, error) {
 	for _, m := range c.bitmap {
 		n += bits.OnesCount8(m)
 	}
-	if used := len(dst) % 8; used != 0 && c.bitmap[len(c.bitmap)-1]>>used != 0 || n > len(dst) {
+	if used := len(dst) % 8; used != 0 && c.bitmap[len(c.bitmap)-1]>>used != 0 {
 		return nil, fmt.Errorf("%w: sparse segment beyond its end", ErrCorrupt)
 	}
 	c.values = grow(c.values, n)
