@@ -1,3 +1,4 @@
+#!/usr/bin/python3
 """Train small models for real and keep six checkpoints of each, 20 steps apart.
 
 usage: generate.py DIR [--series NAME,...] [--width 160] [--layers 6] [--saves 6] [--every 20]
