@@ -1,0 +1,75 @@
+package codec
+
+import (
+	"math"
+	"math/rand/v2"
+	"testing"
+)
+
+// weights gives n floats as a layer has them, and what they become in a few
+// steps of Adam.
+func weights(n int, step float64) (before, after []float32) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	before, after = make([]float32, n), make([]float32, n)
+	for i := range before {
+		before[i] = float32(rng.NormFloat64() * 0.03)
+		after[i] = before[i] + float32(rng.NormFloat64()*step)
+	}
+	return before, after
+}
+
+func bytes32(w []float32) []byte {
+	var b []byte
+	for _, v := range w {
+		b = le.AppendUint32(b, math.Float32bits(v))
+	}
+	return b
+}
+
+func bytes16(w []float32) []byte {
+	var b []byte
+	for _, v := range w {
+		x := math.Float32bits(v)
+		b = le.AppendUint16(b, uint16((x+0x7fff+x>>16&1)>>16))
+	}
+	return b
+}
+
+func BenchmarkCodec(b *testing.B) {
+	before, after := weights(1<<19, 2e-4)
+	for _, kind := range []struct {
+		name        string
+		plain, base []byte
+	}{
+		{"planes32", bytes32(after), nil},
+		{"planes16", bytes16(after), nil},
+		{"delta32", bytes32(after), bytes32(before)},
+		{"delta16", bytes16(after), bytes16(before)},
+	} {
+		c := NewCoder()
+		defer c.Close()
+		out, _, _ := c.Encode(nil, kind.plain, kind.base, Hint{})
+		b.Run(kind.name+"/encode", func(b *testing.B) {
+			b.SetBytes(int64(len(kind.plain)))
+			for b.Loop() {
+				out, _, _ = c.Encode(out[:0], kind.plain, kind.base, Hint{})
+			}
+			b.ReportMetric(float64(len(kind.plain))/float64(len(out)), "ratio")
+		})
+		dst := make([]byte, len(kind.plain))
+		b.Run(kind.name+"/decode", func(b *testing.B) {
+			b.SetBytes(int64(len(kind.plain)))
+			for b.Loop() {
+				if err := c.Decode(dst, out, kind.base); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run(kind.name+"/memcpy", func(b *testing.B) {
+			b.SetBytes(int64(len(kind.plain)))
+			for b.Loop() {
+				copy(dst, kind.plain)
+			}
+		})
+	}
+}
