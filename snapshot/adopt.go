@@ -11,6 +11,9 @@ import (
 // ReasonImport is recorded of a step that was brought in from elsewhere.
 const ReasonImport = "import"
 
+// adoptPatience is how long a step that was copied in may go on changing.
+const adoptPatience = 10 * time.Second
+
 // Adopt seals the step at a path of the live tree now: it was copied in, and is
 // all there. Nobody saw how it was written, so what it shows of its rule's
 // commit points stands for them. It gives the revision that has these bytes if
@@ -23,11 +26,18 @@ func (m *Manager) Adopt(ctx context.Context, path string) (Info, error) {
 	}
 	defer m.sealer.wake()
 	defer m.sealer.release(c)
-	a, ok := m.sealer.take(c)
-	if !ok {
-		return Info{}, fmt.Errorf("%w: %s", ErrNotExist, path)
+	var a *attempt
+	var i Info
+	for end := time.Now().Add(adoptPatience); ; pause(ctx, poll) {
+		var ok bool
+		if a, ok = m.sealer.take(c); !ok {
+			return Info{}, fmt.Errorf("%w: %s", ErrNotExist, path)
+		}
+		// What was done last may be heard of only now.
+		if i, err = m.sealer.seal(ctx, a); !errors.Is(err, errChanging) || ctx.Err() != nil || time.Now().After(end) {
+			break
+		}
 	}
-	i, err := m.sealer.seal(ctx, a)
 	var same *sameError
 	switch {
 	case errors.As(err, &same):

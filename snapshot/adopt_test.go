@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"stepfs/fs/stage"
 	"stepfs/snapshot"
 )
 
@@ -78,5 +79,29 @@ func TestAdoptRenamed(t *testing.T) {
 		if i := w.sealedAs("", name, 1); i.Reason != snapshot.ReasonImport {
 			t.Fatalf("step %s was sealed by %s: %s, %v", name, i.Reason, i.Verdict, i.Findings)
 		}
+	}
+}
+
+// TestAdoptWhileEventsCome: what the importer did last may be told of only while
+// its step is being sealed.
+func TestAdoptWhileEventsCome(t *testing.T) {
+	w := newWorld(t, func(c *snapshot.Config) { c.SealQuiet = never })
+	ino := w.put("checkpoint-1/config.json", "{}")
+	w.put("checkpoint-1/trainer_state.json", `{"global_step": 1}`)
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for end := time.Now().Add(300 * time.Millisecond); time.Now().Before(end); time.Sleep(time.Millisecond) {
+			mode := uint32(0o600)
+			if _, err := w.tree.SetAttr(ino, stage.SetAttr{Mode: &mode}); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	i, err := w.m.Adopt(w.ctx(), "checkpoint-1")
+	<-stopped
+	w.ok(err)
+	if i.Verdict != snapshot.VerdictComplete {
+		t.Errorf("%s: %v", i.Verdict, i.Findings)
 	}
 }
