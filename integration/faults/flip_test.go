@@ -34,6 +34,7 @@ type place struct {
 // start puts them right.
 var unchecked = map[string]bool{
 	"journal unused":  true, // what lies behind the last record
+	"journal end":     true, // the last record: it looks torn, as a crash leaves it, and none behind says that it was synced
 	"journal applied": true, // records that the index holds durably
 	"index manifest":  true, // a damaged end is a torn one: the journal has what it named
 	"index options":   true, // read by Pebble's tools

@@ -2,8 +2,10 @@ package faults
 
 import (
 	"encoding/binary"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -89,7 +91,10 @@ func configPlaces(t *testing.T, p *pristine) (all []place) {
 func journalPlaces(t *testing.T, p *pristine, applied bool) (all []place) {
 	t.Helper()
 	records := 0
-	for name, b := range filesOf(t, p, "journal/*.seg") {
+	var last [2]int // the places of the last record of all
+	files := filesOf(t, p, "journal/*.seg")
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		b := files[name]
 		at := int64(0)
 		add := func(class string, n int64) {
 			if applied && class != "unused" {
@@ -104,13 +109,18 @@ func journalPlaces(t *testing.T, p *pristine, applied bool) (all []place) {
 			add("header", 128)
 			for kind := le.Uint32(b[at+4:]); kind == 1 || kind == 2; kind = le.Uint32(b[at+4:]) {
 				n := int64(le.Uint32(b[at:]))
+				from := len(all)
 				add("record", 24)
 				add("payload", n)
+				last = [2]int{from, len(all)}
 				at += -n & 7
 				records++
 			}
 		}
 		add("unused", int64(len(b))-at)
+	}
+	for k := last[0]; k < last[1] && !applied; k++ {
+		all[k].class = "journal end"
 	}
 	if records == 0 {
 		t.Fatal("the journal has no record: nothing to flip")
