@@ -80,7 +80,6 @@ func (m *Manager) withIncluded(ctx context.Context, s sealing) (*shot, error) {
 		c = <-ready
 	}
 	last, err := m.shoot(ctx, s, c)
-	c.release()
 	switch {
 	case first == nil:
 		return last, err
@@ -98,6 +97,9 @@ func (m *Manager) shoot(ctx context.Context, s sealing, c copies) (*shot, error)
 	before := m.openFiles()
 	cut, marks, err := m.included.cut(s.ScopeIno, c.dir)
 	m.turn.Unlock()
+	if c.release != nil {
+		c.release() // what was cut does not change any more
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cut: %w", err)
 	}

@@ -83,7 +83,8 @@ What --exclude matches is live and as durable as the rest, and in no snapshot. A
 pattern without a slash matches a name in any directory, one with a slash a path
 from the root on, one that ends with a slash directories alone; * and ? match
 within a name, ** any directories. What is renamed out of it is in the next
-snapshot. A mount with other patterns than the one before applies them to all
+snapshot. A rename of a
+directory changes nothing for the names in it. A mount with other patterns than the one before applies them to all
 that is there; older snapshots stay as they are.
 
 The options of -o are those of mount(8) that make sense here (ro, rw,

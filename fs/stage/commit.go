@@ -72,7 +72,11 @@ func (t *Tree) setUntil(tx *txn, gen, seq uint64) {
 
 // commitClosed commits n, which is locked, at its close.
 func (t *Tree) commitClosed(n *inode) error {
-	if !isReg(n.rec) || n.rec.Failed || n.rec.Excluded || n.rec.Committed != nil && *n.rec.Committed == n.rec.Live {
+	if n.rec.Excluded {
+		t.noteCommitted(n)
+		return nil
+	}
+	if !isReg(n.rec) || n.rec.Failed || n.rec.Committed != nil && *n.rec.Committed == n.rec.Live {
 		return nil
 	}
 	rec := *n.rec
@@ -90,6 +94,12 @@ func (t *Tree) commitClosed(n *inode) error {
 
 // noteCommitted starts what follows a commit in the background.
 func (t *Tree) noteCommitted(n *inode) {
+	if n.rec.Excluded {
+		if isReg(n.rec) && n.closed() && len(t.marks(n.ino)) > 0 {
+			t.settler.add(n.ino) // nobody has to wait for it, but it keeps a descriptor
+		}
+		return
+	}
 	if n.rec.Committed != nil && *n.rec.Committed == n.rec.Live && n.rec.Live.Gen != 0 {
 		if len(t.marks(n.ino)) > 0 {
 			t.settler.add(n.ino)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -67,8 +68,27 @@ func (t *Tree) cross(tx *txn, n *inode, rec *schema.Inode, excluded bool) {
 		return
 	}
 	rec.Excluded = excluded
-	if !excluded && n.closed() {
+	if excluded || !isReg(rec) {
+		return
+	}
+	before := rec.Committed
+	if n.closed() {
 		t.commitContent(tx, n, rec)
+	}
+	if rec.Committed == before {
+		t.queueUnseen(tx, n, rec)
+	}
+}
+
+// queueUnseen has a content stored that was committed while it was excluded,
+// unless it was stored before that.
+func (t *Tree) queueUnseen(tx *txn, n *inode, rec *schema.Inode) {
+	c := rec.Committed
+	if c == nil || c.Gen == 0 || sameBytes(c, &n.stored) {
+		return
+	}
+	if g, err := t.generation(c.Gen); err != nil || g.Stored < c.Len || c.Len == 0 {
+		t.putPending(tx, n.ino, *c)
 	}
 }
 
@@ -197,12 +217,17 @@ func (t *Tree) eachEntry(dir *inode, fn func(e Dirent, n *inode) error) error {
 // the next. It looks at every name unless the patterns are those of before, and
 // is called before anybody uses the tree.
 func (t *Tree) Exclude(e Excludes) error {
-	if e.text == t.excludes.text {
+	if e.text == t.excludes.text && !t.halfway {
 		return nil
 	}
 	t.renameMu.Lock()
 	defer t.renameMu.Unlock()
-	t.excludes = e
+	// First: a walk that was cut short is done again, whatever the next mount's
+	// patterns are.
+	if err := t.putExcludes(halfwayMark + e.text); err != nil {
+		return err
+	}
+	t.excludes, t.halfway = e, true
 	root, err := t.get(RootIno)
 	if err != nil {
 		return err
@@ -211,9 +236,18 @@ func (t *Tree) Exclude(e Excludes) error {
 	if err := t.apply(root, ""); err != nil {
 		return fmt.Errorf("exclude: %w", err)
 	}
-	// Last: a walk that was cut short is done again at the next start.
+	err = t.putExcludes(e.text)
+	t.halfway = err != nil
+	return err
+}
+
+// halfwayMark begins the record of patterns that may not be in force everywhere.
+const halfwayMark = "\x00"
+
+// putExcludes records patterns, and makes that durable.
+func (t *Tree) putExcludes(text string) error {
 	pos, err := t.update(schema.KindNamespace, func(tx *txn) error {
-		tx.Put(schema.MetaKey(schema.MetaExclude), []byte(e.text))
+		tx.Put(schema.MetaKey(schema.MetaExclude), []byte(text))
 		return nil
 	})
 	if err != nil {
@@ -262,7 +296,9 @@ func (t *Tree) loadExcludes() error {
 	if err != nil {
 		return wrapDisk(err)
 	}
-	t.excludes, err = excludesOf(string(v))
+	text, halfway := strings.CutPrefix(string(v), halfwayMark)
+	t.halfway = halfway
+	t.excludes, err = excludesOf(text)
 	return err
 }
 

@@ -361,3 +361,131 @@ func TestExcludedGivesBack(t *testing.T) {
 		t.Errorf("%d generations, want one", n)
 	}
 }
+
+// TestExcludedIsStoredInSight: what was synced in the dark and is renamed into
+// sight waits for ingest, though nothing of it is to be committed any more.
+func TestExcludedIsStoredInSight(t *testing.T) {
+	for _, open := range []bool{false, true} {
+		w := newWorld(t)
+		w.exclude("*.tmp")
+		ino, fh := w.create("a.tmp")
+		w.mustWrite(ino, fh, 'x', 100000, 0)
+		if err := w.tree.SyncLive(ino); err != nil {
+			t.Fatal(err)
+		}
+		if !open {
+			w.shut(ino, fh)
+		}
+		if n := w.count(schema.PrefixPending); n != 0 {
+			t.Errorf("%d contents wait while it is excluded", n)
+		}
+		if err := w.tree.Rename(RootIno, "a.tmp", RootIno, "a", 0); err != nil {
+			t.Fatal(err)
+		}
+		if n := w.count(schema.PrefixPending); n != 1 {
+			t.Errorf("open %v: %d contents wait for ingest, want one", open, n)
+		}
+		if open {
+			w.shut(ino, fh)
+		}
+		w.close()
+	}
+}
+
+// TestExcludedHalfway: the daemon dies while other patterns are put in force, and
+// the next mount has those of before, or those again.
+func TestExcludedHalfway(t *testing.T) {
+	excludedHalfway(t)
+	excludedHalfway(t, "a", "c")
+}
+
+func excludedHalfway(t *testing.T, next ...string) {
+	w := newWorld(t)
+	defer func() { w.close() }()
+	for _, name := range []string{"a", "b", "c"} {
+		ino, fh := w.create(name)
+		w.shut(ino, fh)
+	}
+	e, err := ParseExcludes([]string{"a", "c"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As Exclude does, up to the first entry.
+	if err := w.tree.putExcludes(halfwayMark + e.text); err != nil {
+		t.Fatal(err)
+	}
+	root, err := w.tree.get(RootIno)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := w.tree.Find("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := w.tree.get(a.Ino)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.tree.turn(root, "a", n, true, true); err != nil {
+		t.Fatal(err)
+	}
+	w.tree.put(n)
+	w.tree.put(root)
+	w.reopen()
+	w.exclude(next...)
+	w.checkExcluded(w.snap())
+}
+
+// TestExcludedByItsDirectory: a pattern with a slash that matches only since a
+// directory was renamed hides nothing, and a rollback brings such a file back; one
+// that matches no more goes on hiding, and a rollback leaves that file alone.
+func TestExcludedByItsDirectory(t *testing.T) {
+	w := newWorld(t)
+	defer w.close()
+	w.exclude("step-*/optim", "tmp-*/x")
+	dir, err := w.tree.Mknod(RootIno, "tmp-1", ModeDir|0o755, 0, Cred{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	inos := map[string]uint64{}
+	for _, name := range []string{"optim", "x"} {
+		a, fh, err := w.tree.Create(dir.Ino, name, 0o644, unix.O_RDWR, Cred{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.mustWrite(a.Ino, fh, name[0], 10, 0)
+		w.shut(a.Ino, fh)
+		inos[name] = a.Ino
+	}
+	if err := w.tree.Rename(RootIno, "tmp-1", RootIno, "step-1", 0); err != nil {
+		t.Fatal(err)
+	}
+	seq := w.snap()
+	if _, err := w.tree.At(seq).Find("step-1/optim"); err != nil {
+		t.Errorf("optim is hidden: %v", err)
+	}
+	if _, err := w.tree.Rollback(RootIno, seq, RootIno, ""); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := w.tree.Find("step-1/optim"); err != nil || a.Size != 10 {
+		t.Errorf("optim did not come back: %v", err)
+	}
+	if a, err := w.tree.Find("step-1/x"); err != nil || a.Ino != inos["x"] {
+		t.Errorf("x did not stay: inode %d, %v", a.Ino, err)
+	}
+}
+
+// TestExcludedIsSettled: a closed file is synced in the background, or it would
+// keep its descriptor for ever.
+func TestExcludedIsSettled(t *testing.T) {
+	w := newWorld(t)
+	defer w.close()
+	w.exclude("x")
+	ino, fh := w.create("x")
+	w.mustWrite(ino, fh, 'x', 300000, 0)
+	w.shut(ino, fh)
+	w.tree.settler.wait()
+	if n := len(w.tree.marks(ino)); n != 0 {
+		t.Errorf("%d generations are not synced", n)
+	}
+}

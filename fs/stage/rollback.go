@@ -29,7 +29,7 @@ func (t *Tree) Rollback(dst, seq, src uint64, spare string) (names []string, err
 		return nil, err
 	}
 	c := &copier{t: t, v: t.At(seq), links: map[uint64]uint64{}, top: src, spare: spare}
-	err = c.dir(src, fresh, path)
+	err = c.dir(src, fresh, path, dst)
 	if err == nil {
 		names, err = t.exchange(dst, fresh, old, c.v, src, spare)
 	}
@@ -125,8 +125,9 @@ type copier struct {
 }
 
 // dir copies all below a directory of the view into a live one, which will be
-// called path, but for what is excluded by now.
-func (c *copier) dir(src, dst uint64, path string) error {
+// called path, in the place of another one (0: of none). What is excluded by now
+// is left out: it stays as it is, or does not come back.
+func (c *copier) dir(src, dst uint64, path string, live uint64) error {
 	for after := ""; ; {
 		es, err := c.v.ReadDir(src, after, 512)
 		if err != nil || len(es) == 0 {
@@ -134,17 +135,28 @@ func (c *copier) dir(src, dst uint64, path string) error {
 		}
 		for _, e := range es {
 			after = e.Name
-			if src == c.top && e.Name == c.spare || c.t.excludes.match(join(path, e.Name), e.Type == ModeDir) {
+			if src == c.top && e.Name == c.spare {
 				continue
 			}
-			if err := c.entry(e, dst, path); err != nil {
+			now, err := c.t.findDentry(live, e.Name, newest)
+			if err != nil {
+				return err
+			}
+			// A visible one may match all the same: it came with its directory.
+			if now.Hidden || !now.live() && c.t.excludes.match(join(path, e.Name), e.Type == ModeDir) {
+				continue
+			}
+			if now.Type != ModeDir {
+				now.Ino = 0
+			}
+			if err := c.entry(e, dst, path, now.Ino); err != nil {
 				return fmt.Errorf("%s: %w", e.Name, err)
 			}
 		}
 	}
 }
 
-func (c *copier) entry(e Dirent, dst uint64, path string) error {
+func (c *copier) entry(e Dirent, dst uint64, path string, live uint64) error {
 	if ino, ok := c.links[e.Ino]; ok {
 		_, err := c.t.Link(ino, dst, e.Name)
 		return err
@@ -164,7 +176,7 @@ func (c *copier) entry(e Dirent, dst uint64, path string) error {
 		return err
 	}
 	if isDir(rec) {
-		err = c.dir(e.Ino, a.Ino, join(path, e.Name))
+		err = c.dir(e.Ino, a.Ino, join(path, e.Name), live)
 	} else if rec.Nlink > 1 {
 		c.links[e.Ino] = a.Ino
 	}

@@ -113,6 +113,7 @@ type Tree struct {
 	hot       hotBytes
 	watcher   watcher
 	excludes  Excludes // changed before the tree is used alone
+	halfway   bool     // the walk that puts them in force was cut short
 
 	renameMu  sync.Mutex
 	nextFh    atomic.Uint64

@@ -23,7 +23,9 @@ var errTime = fmt.Errorf("it was not taken: the time for all included files, %v,
 
 // openIncluded opens a file or directory, and never waits for a pipe's writer.
 func openIncluded(path string) (*os.File, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	// No link is followed any more: the path was resolved, and allowed, before.
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{
+		Flags: unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
 	if err != nil {
 		return nil, err
 	}
@@ -94,6 +96,9 @@ func (s *Set) takeOnce(ctx context.Context, t Tree, dir uint64, name string, it 
 			return false, err
 		}
 		defer os.RemoveAll(filepath.Dir(path))
+		if now, err := os.Lstat(it.real); err != nil || !os.SameFile(fi, now) { // the program opened it by name
+			return false, errors.New("it was replaced while it was backed up")
+		}
 		copied, err := os.Open(path)
 		if err != nil {
 			return false, err
