@@ -136,11 +136,13 @@ func (m *Manager) published(seq uint64) bool {
 // same answers a barrier over a tree that did not change since a snapshot that
 // is published: once the callers' files are durable.
 func (m *Manager) same(cut Cut) (map[uint64]error, error) {
-	if !cut.NeedsSync() {
-		return nil, m.db.Err()
+	var failed map[uint64]error
+	if cut.NeedsSync() {
+		failed = cut.Sync(context.Background())
 	}
-	failed := cut.Sync(context.Background())
-	return failed, m.db.Sync(m.db.Pos()) // a settled mark is a record too
+	// That a file has settled, by us or in the background, is a record too: without
+	// it the snapshot would show what the file was before, once power fails.
+	return failed, m.db.Sync(m.db.Pos())
 }
 
 // failedMarks says which files a snapshot could not take as they were.
