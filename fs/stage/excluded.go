@@ -356,7 +356,3 @@ func (t *Tree) commitUnseen(n *inode) error {
 	})
 	return err
 }
-
-// unseen says whether no snapshot shows a version, unless it is the newest, and
-// the file comes into sight: whatever it holds.
-func unseen(rec *schema.Inode) bool { return rec.Excluded }

@@ -259,7 +259,7 @@ func (l *loser) contents(ino, seq, least uint64) (out []schema.Content, err erro
 		return nil, wrapDisk(err)
 	}
 	newest := !it.Prev()
-	if unseen(rec) && !newest {
+	if rec.Excluded && !newest {
 		return nil, wrapDisk(it.Error())
 	}
 	if rec.Committed != nil {

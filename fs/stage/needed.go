@@ -48,7 +48,8 @@ type needs struct {
 }
 
 func (n *needs) add(rec *schema.Inode) {
-	if n.versions++; rec.Deleted || unseen(rec) && n.versions > 1 {
+	// No snapshot shows a version that is excluded; the newest may come into sight.
+	if n.versions++; rec.Deleted || rec.Excluded && n.versions > 1 {
 		return
 	}
 	add := func(c *schema.Content) {

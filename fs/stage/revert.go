@@ -51,7 +51,7 @@ func (t *Tree) revert(n *inode, marks []mark, failed bool) error {
 		var older *schema.Content // newest durable one that an older version names
 		for k := len(versions) - 1; k >= 0; k-- {
 			rec := *versions[k].rec
-			if unseen(&rec) && k > 0 {
+			if rec.Excluded && k > 0 {
 				continue
 			}
 			good := newerOf(older, rec.Settled)
@@ -62,7 +62,7 @@ func (t *Tree) revert(n *inode, marks []mark, failed bool) error {
 			}
 			// What was dropped may have gone on from a content that is durable and
 			// shown here: that one waits as before.
-			if c := rec.Committed; c != nil && !unseen(&rec) {
+			if c := rec.Committed; c != nil && !rec.Excluded {
 				if p, ok := dropped[c.Gen]; ok {
 					p.Content, p.Until = *c, 0
 					tx.Put(schema.Numbered(schema.PrefixPending, c.Gen), p.Encode())

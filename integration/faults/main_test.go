@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/rand"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -24,51 +23,16 @@ func TestMain(m *testing.M) {
 		writeForever(os.Getenv(writerEnv))
 	}
 	flag.Parse()
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	var err error
-	if root, err = harness.NewRoot(""); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer root.Close()
-	if bin := os.Getenv("STEPFS_BIN"); bin != "" {
-		root.Bin, err = filepath.Abs(bin)
-	} else {
-		err = root.Build(os.Getenv("STEPFS_RACE") == "1")
-	}
-	if err == nil {
-		err = root.Share() // for daemons with a boot id of their own
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	code := m.Run()
-	left, err := root.Leftovers()
-	if err != nil || len(left) > 0 {
-		fmt.Fprintf(os.Stderr, "left behind (%v): %q\n", err, left)
-		return 1
-	}
-	return code
+	os.Exit(harness.Main(m, &root, func() error {
+		return root.Share() // for daemons with a boot id of their own
+	}))
 }
 
 // prepare gives a daemon that has not been started; it is gone when the test
 // ends.
 func prepare(t *testing.T, args ...string) *harness.Daemon {
 	t.Helper()
-	d, err := root.NewDaemon(args...)
-	must(t, err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the daemon said:\n%.20000s", d.Output())
-		}
-		must(t, d.Close())
-		must(t, os.RemoveAll(filepath.Dir(d.Mnt)))
-	})
-	return d
+	return root.Prepare(t, args...)
 }
 
 // number is how much of something is done: the standard, or what the

@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"stepfs/integration/harness"
@@ -22,32 +21,7 @@ const python = "/usr/bin/python3"
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	var err error
-	if root, err = harness.NewRoot(""); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer root.Close()
-	if bin := os.Getenv("STEPFS_BIN"); bin != "" {
-		root.Bin, err = filepath.Abs(bin)
-	} else {
-		err = root.Build(os.Getenv("STEPFS_RACE") == "1")
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	code := m.Run()
-	left, err := root.Leftovers()
-	if err != nil || len(left) > 0 {
-		fmt.Fprintf(os.Stderr, "left behind (%v): %q\n", err, left)
-		return 1
-	}
-	return code
+	os.Exit(harness.Main(m, &root, nil))
 }
 
 // mount gives a running daemon on a new store; it is gone when the test ends.
@@ -61,16 +35,7 @@ func mount(t *testing.T, args ...string) *harness.Daemon {
 // prepare is mount without the start.
 func prepare(t *testing.T, args ...string) *harness.Daemon {
 	t.Helper()
-	d, err := root.NewDaemon(args...)
-	must(t, err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the daemon said:\n%.3000s", d.Output())
-		}
-		must(t, d.Close())
-		must(t, os.RemoveAll(filepath.Dir(d.Mnt)))
-	})
-	return d
+	return root.Prepare(t, args...)
 }
 
 // native is a directory on the disk of the stores.
