@@ -56,7 +56,11 @@ func TestViolations(t *testing.T) {
 		{"stepfs/fs/stage/disk", "stepfs/fs/stage", true}, // within one layer
 		{"stepfs/fs/stage", "github.com/cockroachdb/pebble/v2/vfs", true},
 
+		{"stepfs/integration/harness", "testing", true},
+
 		{"stepfs/fs", "stepfs/cmd/stepfs", false},
+		{"stepfs/fs", "testing", false},
+		{"stepfs/bench", "testing", false},
 		{"stepfs/fs", "stepfs/chunkstore", false},
 		{"stepfs/fs/stage", "stepfs/fs", false},
 		{"stepfs/fs/stage", "stepfs/snapshot", false},

@@ -56,7 +56,7 @@ var bans = []ban{
 	{"github.com/prometheus/", []string{"cmd"}, "metrics are registered by the command"},
 	{"github.com/hanwen/go-fuse/", []string{"cmd", "fs", "bench"}, "only fs speaks to the kernel; fs/stage and below know nothing of FUSE"},
 	{"github.com/aws/", []string{"chunkstore/remote"}, "the object store is behind one interface"},
-	{"testing", nil, "test code belongs in _test.go files"},
+	{"testing", []string{"integration/harness"}, "test code belongs in _test.go files, or in the harness that they share"},
 }
 
 // layerOf gives the layer that a path inside the module belongs to: the longest
