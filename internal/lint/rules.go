@@ -30,6 +30,7 @@ var mayImport = map[string][]string{
 	"internal/check":    {"internal/schema", "internal/state"},
 	"internal/journal":  {},
 	"internal/pace":     {},
+	"internal/hostile":  {},
 	"internal/schema":   {},
 	"internal/livetree": {"fs/stage", "snapshot", "snapshot/include", "chunkstore"},
 	"internal/storedir": {},

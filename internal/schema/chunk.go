@@ -86,8 +86,8 @@ func DecodeChunkLoc(b []byte) (ChunkLoc, error) {
 		Enc:    b[2],
 		Pack:   r.uint(),
 		Offset: int64(r.upTo(math.MaxInt64)),
-		Stored: uint32(r.upTo(math.MaxUint32)),
-		Raw:    uint32(r.upTo(math.MaxUint32)),
+		Stored: r.uint32(),
+		Raw:    r.uint32(),
 	}
 	if len(r.b) > 0 {
 		c.Ext, r.b = r.b, nil
@@ -161,7 +161,7 @@ func DecodeDeadChunk(b []byte) (DeadChunk, error) {
 		return DeadChunk{}, fmt.Errorf("%w: dead chunk value %x", ErrCorrupt, b)
 	}
 	r := reader{b: b[1:]}
-	d := DeadChunk{Pack: r.uint(), Stored: uint32(r.upTo(math.MaxUint32))}
+	d := DeadChunk{Pack: r.uint(), Stored: r.uint32()}
 	return d, r.done("dead chunk")
 }
 
@@ -250,7 +250,7 @@ func DecodePackRecord(b []byte) (PackRecord, error) {
 	p := PackRecord{
 		State:  PackState(b[1]),
 		Name:   [32]byte(b[2:34]),
-		Domain: uint32(r.upTo(math.MaxUint32)),
+		Domain: r.uint32(),
 		Size:   r.upTo(math.MaxInt64),
 		Chunks: r.upTo(math.MaxInt64),
 		Raw:    r.upTo(math.MaxInt64),
@@ -266,14 +266,4 @@ func DecodePackRecord(b []byte) (PackRecord, error) {
 		r.fail("pack state")
 	}
 	return p, r.done("pack record")
-}
-
-// upTo takes a number that may not be greater than limit.
-func (r *reader) upTo(limit uint64) uint64 {
-	v := r.uint()
-	if v > limit {
-		r.fail("number out of range")
-		return 0
-	}
-	return v
 }

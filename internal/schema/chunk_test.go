@@ -83,28 +83,3 @@ func TestAddDeadStaysInRange(t *testing.T) {
 		}
 	}
 }
-
-func FuzzChunkIndex(f *testing.F) {
-	f.Add(ChunkLoc{Pack: 1, Offset: 32, Stored: 9, Raw: 9, Type: 1, Enc: 1}.Encode())
-	f.Add(PackRecord{State: PackLive, Size: 99}.Encode())
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if c, err := DecodeChunkLoc(b); err != nil && !errors.Is(err, ErrCorrupt) || err == nil && c.Offset < 0 {
-			t.Fatalf("%+v, %v", c, err)
-		}
-		if p, err := DecodePackRecord(b); err != nil && !errors.Is(err, ErrCorrupt) || err == nil && p.State == 0 {
-			t.Fatalf("%+v, %v", p, err)
-		}
-		if _, _, err := ParseChunkKey(b); err != nil && !errors.Is(err, ErrCorrupt) {
-			t.Fatal(err)
-		}
-		if _, _, _, err := ParseChunkRefKey(b); err != nil && !errors.Is(err, ErrCorrupt) {
-			t.Fatal(err)
-		}
-		if _, err := DecodeDeadChunk(b); err != nil && !errors.Is(err, ErrCorrupt) {
-			t.Fatal(err)
-		}
-		if _, err := ParsePackKey(b); err != nil && !errors.Is(err, ErrCorrupt) {
-			t.Fatal(err)
-		}
-	})
-}

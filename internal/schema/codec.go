@@ -3,6 +3,7 @@ package schema
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 )
 
 // reader takes varint fields from a value; the first short or overlong field
@@ -28,6 +29,18 @@ func (r *reader) uint() uint64 {
 	r.b = r.b[n:]
 	return v
 }
+
+// upTo takes a number that may not be greater than limit.
+func (r *reader) upTo(limit uint64) uint64 {
+	v := r.uint()
+	if v > limit {
+		r.fail("number out of range")
+		return 0
+	}
+	return v
+}
+
+func (r *reader) uint32() uint32 { return uint32(r.upTo(math.MaxUint32)) }
 
 func (r *reader) int() int64 {
 	v, n := binary.Varint(r.b)

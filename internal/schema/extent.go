@@ -3,6 +3,7 @@ package schema
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 )
 
 // StripeSize is the length of file range that one stripe describes, in bytes.
@@ -48,10 +49,9 @@ func AppendStripe(fs []Fragment, v []byte) ([]Fragment, error) {
 	r := &reader{b: v}
 	prev := uint64(0)
 	for len(r.b) > 0 && r.err == nil {
-		off := prev + r.uint()
-		n := r.uint()
-		gen := r.uint()
-		if prev = off + n; off > StripeSize || n > StripeSize || prev > StripeSize || n == 0 {
+		gap, n, gen := r.uint(), r.uint(), r.uint()
+		off := prev + gap
+		if prev = off + n; gap > StripeSize || n > StripeSize || prev > StripeSize || n == 0 {
 			r.fail("fragment outside its stripe")
 			break
 		}
@@ -157,7 +157,7 @@ func DecodeChunkMap(v []byte) ([]ChunkExtent, error) {
 		off, n, skip, raw := r.uint(), r.uint(), r.uint(), r.uint()
 		e := ChunkExtent{Off: int64(off), Len: uint32(n), Skip: uint32(skip), Raw: uint32(raw)}
 		copy(e.ID[:], r.fixed(32))
-		if raw > 1<<30 || skip+n > raw || e.Off < 0 {
+		if raw > 1<<30 || n > raw || skip > raw-n || off > math.MaxInt64-n {
 			r.fail("chunk extent outside its chunk")
 			break
 		}

@@ -107,7 +107,7 @@ func DecodeInode(v []byte) (*Inode, error) {
 		Excluded: flags&inodeExcluded != 0,
 	}
 	for _, p := range [...]*uint32{&n.Mode, &n.Nlink, &n.UID, &n.GID, &n.Rdev} {
-		*p = uint32(r.uint())
+		*p = r.uint32()
 	}
 	for _, p := range [...]*int64{&n.Atime, &n.Ctime, &n.Btime} {
 		*p = r.int()
@@ -149,7 +149,7 @@ func (d Dentry) Encode() []byte {
 // DecodeDentry is the inverse of Encode.
 func DecodeDentry(v []byte) (Dentry, error) {
 	r := &reader{b: v}
-	d := Dentry{Ino: r.uint(), Type: uint32(r.uint())}
+	d := Dentry{Ino: r.uint(), Type: r.uint32()}
 	flags := r.fixed(1)[0]
 	d.HasOlder, d.Hidden = flags&dentryHasOlder != 0, flags&dentryHidden != 0
 	return d, r.done("dentry")

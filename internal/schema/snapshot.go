@@ -170,10 +170,7 @@ func (s *Snapshot) Encode() []byte {
 		for _, n := range [...]int64{v.Time, v.Took, v.Bytes} {
 			b = binary.AppendVarint(b, n)
 		}
-		b = binary.AppendUvarint(b, uint64(len(v.Problems)))
-		for _, p := range v.Problems {
-			b = putBytes(b, []byte(p))
-		}
+		b = putList(b, v.Problems)
 	}
 	return b
 }
@@ -192,7 +189,7 @@ func (r *reader) list() (l []string) {
 		r.fail("list longer than its record")
 		return nil
 	}
-	for ; n > 0; n-- {
+	for ; n > 0 && r.err == nil; n-- {
 		l = append(l, string(r.bytes()))
 	}
 	return l
@@ -222,7 +219,7 @@ func DecodeSnapshot(v []byte) (*Snapshot, error) {
 	for _, p := range [...]*string{&s.Scope, &s.Name, &s.Reason, &s.Verdict} {
 		*p = string(r.bytes())
 	}
-	s.UID = uint32(r.uint())
+	s.UID = r.uint32()
 	s.Revision = r.uint()
 	for _, p := range [...]*int64{&s.Time, &s.Logical, &s.Brought, &s.Stored} {
 		*p = r.int()
@@ -251,8 +248,8 @@ func (s *Snapshot) decodeKept(r *reader, forgotten bool) {
 		r.fail("list longer than its record")
 		return
 	}
-	for ; n > 0; n-- {
-		h := Hold{Name: string(r.bytes()), UID: uint32(r.uint())}
+	for ; n > 0 && r.err == nil; n-- {
+		h := Hold{Name: string(r.bytes()), UID: r.uint32()}
 		h.By, h.Reason = string(r.bytes()), string(r.bytes())
 		h.Time = r.int()
 		s.Holds = append(s.Holds, h)
@@ -265,16 +262,7 @@ func (s *Snapshot) decodeKept(r *reader, forgotten bool) {
 }
 
 func decodeVerified(r *reader) *Verified {
-	v := &Verified{Time: r.int(), Took: r.int(), Bytes: r.int()}
-	n := r.uint()
-	if n > uint64(len(r.b)) {
-		r.fail("list longer than its record")
-		return v
-	}
-	for ; n > 0; n-- {
-		v.Problems = append(v.Problems, string(r.bytes()))
-	}
-	return v
+	return &Verified{Time: r.int(), Took: r.int(), Bytes: r.int(), Problems: r.list()}
 }
 
 // Candidate is a step-like directory or file that may have to be sealed.
