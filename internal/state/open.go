@@ -149,6 +149,9 @@ func (e *Engine) redo(end journal.Pos, payload []byte) error {
 	if len(payload) < 1 {
 		return fmt.Errorf("%w: empty journal record", schema.ErrCorrupt)
 	}
+	if err := checkBatch(payload[1:]); err != nil {
+		return err
+	}
 	b := e.db.NewBatch()
 	defer b.Close()
 	if err := b.SetRepr(append([]byte(nil), payload[1:]...)); err != nil {
