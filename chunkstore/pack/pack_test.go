@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"stepfs/internal/hostile"
 )
 
 func drawEntries(t *rapid.T) []Entry {
@@ -182,7 +184,9 @@ func fuzzFooter(t *testing.T, b []byte) {
 	}
 	b = bytes.Clone(b)
 	le.PutUint32(b[len(b)-4:], Checksum(b[:len(b)-4]))
-	f, err := ParseFooter(b)
+	var f Footer
+	var err error
+	hostile.Bounded(t, len(b), 8, func() { f, err = ParseFooter(b) })
 	if err != nil {
 		if !errors.Is(err, ErrFormat) {
 			t.Fatal(err)
@@ -196,14 +200,56 @@ func fuzzFooter(t *testing.T, b []byte) {
 		}
 		end = e.End()
 	}
+	if again, err := ParseFooter(AppendFooter(nil, f)); err != nil || !reflect.DeepEqual(again, f) {
+		t.Fatalf("%+v became %+v, %v", f, again, err)
+	}
+}
+
+// FuzzTrailer: a trailer is what stands for the place that it names, or refused.
+func FuzzTrailer(f *testing.F) {
+	f.Add(AppendTrailer(nil, 100, 50), int64(100+50+TrailerSize))
+	f.Add(AppendTrailer(nil, 1<<62, MaxFooter), int64(1<<62))
+	f.Add(AppendTrailer(nil, -100, 50), int64(-1))
+	f.Fuzz(func(t *testing.T, b []byte, size int64) {
+		if len(b) == TrailerSize {
+			b = bytes.Clone(b)
+			le.PutUint32(b[12:], Checksum(b[:12]))
+		}
+		off, n, err := ParseTrailer(b, size)
+		switch {
+		case err == nil && (off < HeaderSize || n < 0 || n > MaxFooter || off > size-int64(n)-TrailerSize || !bytes.Equal(AppendTrailer(nil, off, n), b)):
+			t.Fatalf("%x of %d bytes: footer of %d at %d", b, size, n, off)
+		case err != nil && !errors.Is(err, ErrFormat):
+			t.Fatal(err)
+		}
+	})
 }
 
 func FuzzParsePartHeader(f *testing.F) {
 	f.Add(whole(Info{Hash: HashBLAKE3}, []Entry{{Enc: EncRaw, Offset: HeaderSize}})[HeaderSize:])
 	f.Add(randomBytes(80))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if e, _, err := ParsePartHeader(b); err == nil && e.Raw > MaxRaw {
-			t.Fatalf("%+v", e)
+		if len(b) >= PartHeaderSize { // with a checksum that is right, too
+			b = bytes.Clone(b)
+			if ext := PartHeaderSize + int(le.Uint16(b[6:])); ext <= len(b) {
+				le.PutUint32(b[60:], Checksum(append(bytes.Clone(b[:60]), b[PartHeaderSize:ext]...)))
+			}
+		}
+		var e Entry
+		var domain uint32
+		var err error
+		hostile.Bounded(t, len(b), 8, func() { e, domain, err = ParsePartHeader(b) })
+		if err != nil {
+			if !errors.Is(err, ErrFormat) {
+				t.Fatal(err)
+			}
+			return
+		}
+		again := make([]byte, PartHeaderSize)
+		PutPartHeader(again, e, domain)
+		got, d, err := ParsePartHeader(append(again, e.Ext...))
+		if err != nil || d != domain || e.Raw > MaxRaw || !reflect.DeepEqual(got, e) {
+			t.Fatalf("%+v became %+v, %v", e, got, err)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package storedir
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/zeebo/blake3"
+
+	"stepfs/internal/hostile"
 )
 
 func TestCreateThenOpen(t *testing.T) {
@@ -214,17 +217,52 @@ func FuzzDecodeConfig(f *testing.F) {
 	}
 	f.Add(good)
 	f.Add([]byte("stepfs store 4\n\nblake3 "))
+	f.Add([]byte("stepfs store 99999999999999999999\n"))
+	f.Add(bytes.Replace(good, []byte("stepfs store 4"), []byte("stepfs store 1"), 1))
+	f.Add(append(bytes.Clone(good), "trailing"...))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := decodeConfig(data)
+		// With a checksum that is right, so that the fuzzer gets behind it.
+		if at := bytes.LastIndex(data, []byte("\n"+checksumPrefix)); at >= 0 {
+			body := data[: at+1 : at+1]
+			data = fmt.Appendf(bytes.Clone(body), "%s%x\n", checksumPrefix, blake3.Sum256(body))
+		}
+		var c Config
+		var err error
+		hostile.Bounded(t, len(data), 128, func() { c, err = decodeConfig(data) })
 		if err != nil {
+			if !errors.Is(err, ErrCorruptConfig) && !errors.Is(err, ErrNewerFormat) {
+				t.Fatal(err)
+			}
 			return
 		}
 		again, err := c.encode()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := decodeConfig(again); err != nil {
+		got, err := decodeConfig(again)
+		if err != nil {
 			t.Fatalf("accepted, but not when encoded again: %v", err)
+		}
+		if third, err := got.encode(); err != nil || !bytes.Equal(third, again) {
+			t.Fatalf("%s became %s, %v", again, third, err)
+		}
+	})
+}
+
+// FuzzLease: what stands in the lock file names a file only if it is plain.
+func FuzzLease(f *testing.F) {
+	f.Add([]byte(`{"nonce":"abc-1"}`))
+	f.Add([]byte(`{"nonce":"../../etc"}`))
+	f.Add([]byte(`{"nonce":` + strings.Repeat("[", 5000)))
+	f.Add([]byte{})
+	path := filepath.Join(f.TempDir(), "lock")
+	f.Fuzz(func(t *testing.T, data []byte) {
+		must(t, os.WriteFile(path, data, 0o600))
+		var l Lease
+		var err error
+		hostile.Bounded(t, len(data)+64<<10, 64, func() { l, _, err = readLease(path) })
+		if err != nil || !plainNonce(l.Nonce) {
+			t.Fatalf("%+v, %v", l, err)
 		}
 	})
 }
