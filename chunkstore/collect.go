@@ -113,6 +113,7 @@ type collector struct {
 	rate  limiter
 	pace  *pace.Pace
 	stats CollectStats
+	full  bool // there is no room for a new pack: what is wholly dead has gone, the rest waits
 }
 
 func (c *collector) run(ctx context.Context) error {
@@ -120,7 +121,7 @@ func (c *collector) run(ctx context.Context) error {
 		return err
 	}
 	empty, sparse := c.candidates()
-	for len(empty)+len(sparse) > 0 {
+	for len(empty)+len(sparse) > 0 && !c.full {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

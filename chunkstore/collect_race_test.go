@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -95,4 +99,35 @@ func (f *fixture) liveAndDie(c content, holder uint64, hold bool) error {
 		return f.Drop(tx, holder, ids(p.Refs()))
 	})
 	return err
+}
+
+// TestCollectOnFullDisk: where there is no room for a new pack, packs that are
+// wholly dead go, what is half dead waits, and nobody is told of an error.
+func TestCollectOnFullDisk(t *testing.T) {
+	var full atomic.Bool
+	fs := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if full.Load() && op.Kind == errorfs.OpFileWrite && strings.HasSuffix(op.Path, tmpSuffix) {
+			return syscall.ENOSPC
+		}
+		return nil
+	}))
+	f := openFixture(t, fs, "store", smallConfig())
+	half := solid(randomBytes(1, 20_000))
+	refs := f.store(half)
+	f.hold(1, refs[:len(refs)/2])
+	f.store(solid(randomBytes(2, 20_000)))
+	full.Store(true)
+	st := f.collect()
+	if dead := f.Stats().Dead; st.Packs == 0 || dead == 0 {
+		t.Fatalf("%+v, %d bytes dead", st, dead)
+	}
+	audit(f)
+	full.Store(false)
+	if f.collect(); f.Stats().Dead != 0 {
+		t.Fatalf("%+v", f.Stats())
+	}
+	auditClean(f)
+	if _, err := f.fetchAll(int(refs[len(refs)/2-1].End()), refs[:len(refs)/2]); err != nil {
+		t.Fatal(err)
+	}
 }

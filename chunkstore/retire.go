@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/cockroachdb/errors/oserror"
 
@@ -43,7 +44,11 @@ func (c *collector) collect(ctx context.Context, g *group) (err error) {
 		return err
 	}
 	if g.rewrite {
-		if err := c.copyLive(ctx, g); err != nil {
+		err := c.copyLive(ctx, g)
+		if c.full = errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT); c.full {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -94,6 +94,9 @@ func startDaemon(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, sto
 	if err := d.store.remarkOnLimit(func(s string) { slog.Warn(s) }); err != nil {
 		return nil, err
 	}
+	if err := d.keepBallast(); err != nil {
+		return nil, err
+	}
 	if err := ctx.Err(); err != nil {
 		return nil, err // a signal during a long replay
 	}
@@ -142,6 +145,17 @@ func (d *daemon) openStore(ctx context.Context, path string) (err error) {
 		case <-time.After(startPoll):
 		}
 	}
+}
+
+// keepBallast has room on the disk ready that no other program can take: enough
+// for a segment of the journal and a flush of the index.
+func (d *daemon) keepBallast() error {
+	const share, most = 16, 32 << 20
+	u, err := d.store.parts.tree.Usage()
+	if err == nil && !d.opts.liveReadOnly() {
+		d.dir.KeepBallast(min(u.Limit/share, most))
+	}
+	return err
 }
 
 // plannedPath is where the store is or will be, as far as links can be resolved.

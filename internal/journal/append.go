@@ -12,7 +12,7 @@ const keepBuffer = 2 << 20
 // the process, and Sync makes it survive a power cut. Calls must be serialised
 // by the caller; Sync and Trim may run at the same time.
 //
-// ErrNoSpace means that nothing was written and that the log is as before; any
+// ErrNoSpace means that the log is as before, and the same Append may succeed later; any
 // other failure of the disk is final and returns ErrFailed from now on.
 func (l *Log) Append(parts ...[]byte) (end Pos, err error) {
 	return l.append(kindData, parts...)
@@ -35,10 +35,23 @@ func (l *Log) append(kind uint32, parts ...[]byte) (Pos, error) {
 	}
 	b := l.buffer(size)
 	l.fill(b, l.cur, kind, parts)
-	if _, err := l.cur.file.WriteAt(b, l.cur.off); err != nil {
+	if n, err := l.cur.file.WriteAt(b, l.cur.off); isNoSpace(err) && l.unwrite(n) {
+		return 0, noSpace(fmt.Errorf("write record at %d of segment %d: %w", l.cur.off, l.cur.number, err))
+	} else if err != nil {
 		return 0, l.fail(fmt.Errorf("write record at %d of segment %d: %w", l.cur.off, l.cur.number, err))
 	}
 	return l.written(size), nil
+}
+
+// unwrite takes back n bytes of a record for which a filesystem that copies on
+// write had no more room: what was refused must not come back after a crash.
+// The next record goes to the same place.
+func (l *Log) unwrite(n int) bool {
+	if n == 0 {
+		return true
+	}
+	_, err := l.cur.file.WriteAt(zeros[:min(n, recordHeaderLen)], l.cur.off)
+	return err == nil
 }
 
 // fits keeps room for the record of a clean shutdown, which therefore never has

@@ -15,9 +15,10 @@ var (
 	// ErrFailed is the answer to everything after a failed write or sync. What
 	// the disk holds is then unknown until the journal is opened again.
 	ErrFailed = errors.New("journal: failed earlier, refusing further work")
-	// ErrNoSpace means that no room was found for the next segment. Nothing was
-	// written, and the same Append may succeed later.
-	ErrNoSpace = errors.New("journal: no space for the next segment")
+	// ErrNoSpace means that no room was found for the next segment, or for a record
+	// where the filesystem copies on write. The log is as before, and the same
+	// Append may succeed later.
+	ErrNoSpace = errors.New("journal: no space")
 	// ErrTrimmed is a Replay from a position whose records were given up.
 	ErrTrimmed = errors.New("journal: records below the oldest segment are gone")
 	// ErrBeyondEnd is a position that no record has reached.
@@ -44,7 +45,7 @@ func (e *CorruptError) Error() string {
 // Unwrap makes errors.Is(err, ErrCorrupt) hold.
 func (e *CorruptError) Unwrap() error { return ErrCorrupt }
 
-// noSpace names an error of a step before any record was written.
+// noSpace names an error of a step that has left the log as it was.
 func noSpace(err error) error {
 	if isNoSpace(err) {
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)

@@ -77,11 +77,11 @@ type Engine struct {
 	// hadJournal: there were segments, so records may have been made.
 	hadJournal bool
 
-	failed    atomic.Pointer[error]
-	indexFull atomic.Bool
-	flushed   chan struct{}
-	done      chan struct{}
-	wg        sync.WaitGroup
+	failed  atomic.Pointer[error]
+	flushed chan struct{}
+	want    *want
+	done    chan struct{}
+	wg      sync.WaitGroup
 
 	// mu is the ordering lock: it is held from building a record to its being
 	// applied, and never across a sync.
@@ -102,7 +102,7 @@ func Open(cfg Config) (*Engine, error) {
 	if cfg.Cache == 0 {
 		cfg.Cache = 48 << 20
 	}
-	e := &Engine{cfg: cfg, flushed: make(chan struct{}, 1), done: make(chan struct{})}
+	e := &Engine{cfg: cfg, flushed: make(chan struct{}, 1), want: newWant(), done: make(chan struct{})}
 	if err := e.openJournal(); err != nil {
 		return nil, err
 	}
@@ -110,7 +110,7 @@ func Open(cfg Config) (*Engine, error) {
 		return nil, errors.Join(err, e.log.Close(false))
 	}
 	if err := e.replay(); err != nil {
-		return nil, errors.Join(err, e.log.Close(false), e.db.Close())
+		return nil, errors.Join(err, e.log.Close(false), e.closeIndex())
 	}
 	e.wg.Add(1)
 	go e.trimLoop()
@@ -157,7 +157,7 @@ func (e *Engine) Update(kind schema.Kind, fn func(tx *Tx) error) (journal.Pos, e
 	if err := e.Err(); err != nil {
 		return 0, err
 	}
-	if e.indexFull.Load() && e.backlog() {
+	if e.want.full.Load() && e.backlog() {
 		return 0, ErrIndexFull
 	}
 	tx := &Tx{e: e, batch: e.db.NewBatch(), epoch: e.mu.epoch}
@@ -251,18 +251,54 @@ func (e *Engine) Seek(prefix, from []byte) (key, val []byte, err error) {
 // Metrics gives Pebble's own counters.
 func (e *Engine) Metrics() *pebble.Metrics { return e.db.Metrics() }
 
-// Flush makes the index hold durably all that was applied so far.
-func (e *Engine) Flush() error { return e.db.Flush() }
+// Flush makes the index hold durably all that was applied so far. On an error
+// Pebble goes on trying.
+func (e *Engine) Flush() error {
+	select {
+	case <-e.want.failed: // an old one
+	default:
+	}
+	done, err := e.db.AsyncFlush()
+	if err != nil {
+		return err
+	}
+	select {
+	case <-done:
+		return nil
+	case err := <-e.want.failed:
+		return fmt.Errorf("flush the index: %w", err)
+	case <-e.want.dead:
+		return ErrIndexFull
+	}
+}
 
 // Close flushes the index and closes the store; clean says that nothing is
 // under way, so that the next Open need not look for torn work.
 func (e *Engine) Close(clean bool) error {
 	close(e.done)
 	e.wg.Wait()
+	e.want.closing.Store(true)
 	var errs []error
 	if clean && e.Err() == nil {
-		errs = append(errs, e.db.Flush())
+		_ = e.Flush() // what a full disk keeps from the index, the journal has: the next Open replays it
 	}
-	errs = append(errs, e.log.Close(clean && e.Err() == nil), e.db.Close())
-	return errors.Join(errs...)
+	errs = append(errs, e.log.Close(clean && e.Err() == nil))
+	return errors.Join(append(errs, e.closeIndex())...)
+}
+
+// closeIndex closes Pebble, or leaves it where it is if its work can't end for
+// lack of room: nothing of it is needed any more.
+func (e *Engine) closeIndex() error {
+	e.want.closing.Store(true)
+	closed := make(chan error, 1)
+	go func() { closed <- e.db.Close() }()
+	select {
+	case err := <-closed:
+		if isNoSpace(err) { // its own log, which is empty
+			err = nil
+		}
+		return err
+	case <-e.want.dead:
+		return nil
+	}
 }

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"syscall"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -23,26 +23,33 @@ func (e *Engine) openIndex() error {
 	cache := pebble.NewCache(e.cfg.Cache)
 	defer cache.Unref()
 	opts := &pebble.Options{
-		FS: markerFS{e.cfg.FS}, Cache: cache, DisableWAL: true,
+		FS: indexFS{e.cfg.FS, e.want}, Cache: cache, DisableWAL: true,
 		MemTableSize: e.cfg.MemTable, MemTableStopWritesThreshold: stopWrites,
 		FormatMajorVersion:         pebble.FormatNewest,
 		L0CompactionThreshold:      4,
 		L0StopWritesThreshold:      64,
 		MaxOpenFiles:               512,
-		Logger:                     silent{},
+		Logger:                     silent{e.want},
 		CompactionConcurrencyRange: func() (int, int) { return 1, 1 },
 		EventListener: &pebble.EventListener{
 			FlushEnd: func(i pebble.FlushInfo) {
-				e.indexFull.Store(errors.Is(i.Err, syscall.ENOSPC))
+				e.want.full.Store(isNoSpace(i.Err))
+				if i.Err == nil {
+					e.want.failing.Store(false)
+				}
 				select {
 				case e.flushed <- struct{}{}:
 				default:
 				}
 			},
-			BackgroundError: func(err error) {
-				if errors.Is(err, syscall.ENOSPC) {
-					e.indexFull.Store(true)
+			CompactionEnd: func(i pebble.CompactionInfo) {
+				if i.Err == nil {
+					e.want.failing.Store(false)
 				}
+			},
+			BackgroundError: func(err error) { // of a flush or compaction, which is tried again
+				e.want.failing.Store(true)
+				e.want.tell(err)
 			},
 			// By default Pebble ends the process. Whoever reads the damaged block
 			// gets the error: it is theirs to say that what they want can't be had.
@@ -58,17 +65,41 @@ func (e *Engine) openIndex() error {
 		opts.Levels[i].BlockSize = 16 << 10
 	}
 	dir := e.cfg.FS.PathJoin(e.cfg.Dir, "index")
-	db, err := pebble.Open(dir, opts)
+	if files, err := e.cfg.FS.List(dir); err == nil { // else there is none yet
+		e.want.exists.Store(slices.ContainsFunc(files, func(name string) bool { return strings.HasPrefix(name, "MANIFEST-") }))
+	}
+	db, err := e.want.openPebble(dir, opts)
 	if err != nil && e.unborn(dir) {
 		if err = e.cfg.FS.RemoveAll(dir); err == nil {
-			db, err = pebble.Open(dir, opts)
+			db, err = e.want.openPebble(dir, opts)
 		}
 	}
 	if err != nil {
 		return fmt.Errorf("open index %s: %w", dir, err)
 	}
 	e.db = db
+	e.want.exists.Store(true)
+	e.want.open.Store(true)
 	return nil
+}
+
+// openPebble gives up when Pebble's own work can't go on for lack of room.
+func (w *want) openPebble(dir string, opts *pebble.Options) (*pebble.DB, error) {
+	type opened struct {
+		db  *pebble.DB
+		err error
+	}
+	done := make(chan opened, 1)
+	go func() {
+		db, err := pebble.Open(dir, opts)
+		done <- opened{db, err}
+	}()
+	select {
+	case o := <-done:
+		return o.db, o.err
+	case <-w.dead:
+		return nil, ErrIndexFull
+	}
 }
 
 // unborn says that power failed while the store was made: the journal never
@@ -223,10 +254,11 @@ func (e *Engine) durable() (journal.Pos, error) {
 }
 
 // silent drops Pebble's own log lines: what matters reaches callers as errors.
-type silent struct{}
+type silent struct{ want *want }
 
 func (silent) Infof(string, ...any)  {}
 func (silent) Errorf(string, ...any) {}
-func (silent) Fatalf(format string, args ...any) {
+func (s silent) Fatalf(format string, args ...any) {
+	s.want.abandon()
 	panic(fmt.Sprintf("index: "+format, args...))
 }

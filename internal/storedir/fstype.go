@@ -2,6 +2,7 @@ package storedir
 
 import (
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -61,4 +62,23 @@ func kindOf(path string) (Kind, error) {
 		return k, nil
 	}
 	return Kind{Name: fmt.Sprintf("filesystem 0x%x", magic), Shared: true, Advice: adviceOther}, nil
+}
+
+// overwriteInPlace has btrfs write over a new file of the directory where it
+// lies. Segments of the journal are written once with zeros so that a record
+// needs no room on the disk any more; a copy on write would need it, on a full
+// disk. They have checksums of their own. Other filesystems do so, or can't.
+func overwriteInPlace(dir string) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return // the journal says so
+	}
+	defer f.Close()
+	if kind, err := kindOf(dir); err != nil || kind.Name != "btrfs" {
+		return
+	}
+	const noCopyOnWrite = 0x00800000 // FS_NOCOW_FL
+	if flags, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS); err == nil {
+		_ = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags|noCopyOnWrite) // without it a full disk is found out later
+	}
 }

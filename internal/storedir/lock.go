@@ -80,6 +80,9 @@ func acquire(dir string, o Options, env *environment, kind Kind) (*lock, error) 
 		err = fmt.Errorf("locking %s: %w", dir, err)
 	}
 	if err == nil {
+		if flocked && !kind.Shared { // nobody else has it: the ballast is ours
+			dropBallast(dir)
+		}
 		err = l.takeLease(env, kind, flocked)
 	}
 	if err != nil {

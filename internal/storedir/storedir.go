@@ -143,6 +143,7 @@ func (d *Dir) load(o Options) error {
 			return fmt.Errorf("making the store's %s directory: %w", name, err)
 		}
 	}
+	overwriteInPlace(d.Join(JournalDir))
 	return syncDir(d.path)
 }
 

@@ -1,0 +1,67 @@
+package journal
+
+import (
+	"errors"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// copyOnWrite is a filesystem on which a write into a file that is there needs
+// room, and may find it for a part.
+type copyOnWrite struct {
+	vfs.FS
+	full *atomic.Bool
+	part float64
+}
+
+func (fs copyOnWrite) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
+	f, err := fs.FS.OpenReadWrite(name, c, o...)
+	return cowFile{f, fs}, err
+}
+
+type cowFile struct {
+	vfs.File
+	fs copyOnWrite
+}
+
+func (f cowFile) WriteAt(b []byte, off int64) (int, error) {
+	if !f.fs.full.Load() {
+		return f.File.WriteAt(b, off)
+	}
+	if len(b) <= recordHeaderLen && f.fs.part > 0 { // over what has its room
+		return f.File.WriteAt(b, off)
+	}
+	n, _ := f.File.WriteAt(b[:int(float64(len(b))*f.fs.part)], off)
+	return n, syscall.ENOSPC
+}
+
+// TestNoSpaceForRecord: a record for which a copy on write finds no room is
+// refused, whatever part of it is there, and the log goes on when there is room.
+func TestNoSpaceForRecord(t *testing.T) {
+	for _, part := range []float64{0, 0.1, 0.5, 0.99} {
+		mem := vfs.NewMem()
+		var full atomic.Bool
+		l := mustOpen(t, copyOnWrite{mem, &full, part}, testOptions)
+		var want []entry
+		for i := range 10 {
+			want = append(want, mustAppend(t, l, payload(i, 100)))
+			full.Store(true)
+			if _, err := l.Append(payload(100+i, 300)); !errors.Is(err, ErrNoSpace) {
+				t.Fatalf("%v is no ErrNoSpace", err)
+			}
+			if i%3 == 0 {
+				mustSync(t, l, l.End())
+			}
+			full.Store(false)
+		}
+		full.Store(true)
+		_, _ = l.Append(payload(999, 300))
+		full.Store(false)
+		l = mustOpen(t, mem, testOptions) // as after kill -9
+		checkReplay(t, l, 0, want)
+		mustClose(t, l, true)
+	}
+}
