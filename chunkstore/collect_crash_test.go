@@ -245,7 +245,7 @@ func checkHeld(f *fixture, held map[uint64]stored) {
 }
 
 // resume opens what a cut left, and holds it against the history.
-func (l *life) resume(t *testing.T, c cut) {
+func (l *life) resume(t tester, c cut) {
 	e, err := state.Open(state.Config{Dir: "store", FS: c.disk, SegmentSize: 128 << 10, MemTable: 512 << 10, Cache: 1 << 20, BootID: "after"})
 	if err != nil {
 		t.Fatalf("cut at %d: %v", c.at, err)

@@ -93,7 +93,7 @@ func (p *crashPlan) run(t *testing.T) {
 	}
 }
 
-func syncDirs(t *testing.T, fs vfs.FS, dirs ...string) {
+func syncDirs(t tester, fs vfs.FS, dirs ...string) {
 	for _, dir := range dirs {
 		d, err := fs.OpenDir(dir)
 		if err == nil {
