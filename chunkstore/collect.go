@@ -41,6 +41,8 @@ type CollectOptions struct {
 	DeadShare float64 // packs are written again when at least this much of them is dead; 0: half
 	Encode    bool    // also write those again that hold what was left unencoded (Hurry), unless there is hurry still
 	Progress  func(CollectStats)
+
+	group int // packs that are retired at a time; 0: groupPacks
 }
 
 // CollectStats say what Collect has done.
@@ -69,6 +71,9 @@ func (s *Store) Collect(ctx context.Context, o CollectOptions) (CollectStats, er
 	}
 	if o.DeadShare == 0 {
 		o.DeadShare = 0.5
+	}
+	if o.group == 0 {
+		o.group = groupPacks
 	}
 	if err := s.beginCollect(ctx); err != nil {
 		return CollectStats{}, err
@@ -197,7 +202,7 @@ func (c *collector) cut(in []candidate) (group []*packInfo, rest []candidate) {
 		live += n.live()
 		alive += int64(n.rec.Chunks - n.rec.DeadChunks)
 		chunks += int64(n.rec.Chunks)
-		full := i >= groupPacks || live > c.cfg.PackSize || alive > maxEntries || chunks > groupEntries
+		full := i >= c.opts.group || live > c.cfg.PackSize || alive > maxEntries || chunks > groupEntries
 		if i > 0 && full {
 			return group, in[i:]
 		}

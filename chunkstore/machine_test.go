@@ -3,14 +3,17 @@ package chunkstore
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"pgregory.net/rapid"
 
+	"stepfs/chunkstore/pack"
 	"stepfs/internal/journal"
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -48,6 +51,7 @@ type gate struct {
 	at      chan string
 	pass    chan struct{}
 	running bool
+	victim  string // the file that is about to be unlinked
 }
 
 func goroutine() []byte {
@@ -74,7 +78,8 @@ func (g *gate) Sync(pos journal.Pos) error {
 }
 
 func (g *gate) MaybeError(op errorfs.Op) error {
-	if op.Kind == errorfs.OpRemove {
+	if op.Kind == errorfs.OpRemove && strings.HasSuffix(op.Path, pack.Suffix) {
+		g.victim = op.Path
 		g.stop("unlink")
 	}
 	return nil
@@ -101,12 +106,13 @@ func newMachine(t *rapid.T, gates map[string]int) *machine {
 func (m *machine) step(t *rapid.T) {
 	g := m.gate
 	if !g.running {
-		share := rapid.SampledFrom([]float64{1e-9, 0.3, 1}).Draw(t, "share")
+		share := rapid.SampledFrom([]float64{1e-9, 1e-9, 0.3, 1}).Draw(t, "share")
+		group := rapid.IntRange(1, 3).Draw(t, "group")
 		named := make(chan []byte)
 		go func() {
 			named <- goroutine()
 			<-g.pass
-			if _, err := m.Collect(context.Background(), CollectOptions{DeadShare: share}); err != nil {
+			if _, err := m.Collect(context.Background(), CollectOptions{DeadShare: share, group: group}); err != nil {
 				t.Error(err)
 			}
 			g.at <- atEnd
@@ -117,9 +123,22 @@ func (m *machine) step(t *rapid.T) {
 	g.pass <- struct{}{}
 	at := <-g.at
 	m.gates[at]++
-	if at == atEnd {
+	switch at {
+	case atEnd:
 		g.who, g.running = nil, false
+	case "unlink":
+		m.unlinked(t)
 	}
+}
+
+// unlinked looks at a power cut right after the unlink that is to come: the
+// disk may have that and, of all else, only what was synced.
+func (m *machine) unlinked(t *rapid.T) {
+	disk := m.cuts.mem.CrashClone(vfs.CrashCloneCfg{})
+	if err := disk.Remove(m.gate.victim); err != nil {
+		t.Fatal(err)
+	}
+	m.resume(t, cut{m.cut, disk, m.cuts.synced})
 }
 
 // begin stores a content and waits for nothing.
@@ -184,7 +203,7 @@ func (m *machine) release(w *writer) {
 // powerCut looks at what would be left now; this life goes on.
 func (m *machine) powerCut(t *rapid.T) {
 	m.cut++
-	cfg := vfs.CrashCloneCfg{UnsyncedDataPercent: rapid.SampledFrom([]int{0, 50, 100}).Draw(t, "left"), RNG: rand.New(rand.NewPCG(uint64(m.cut), 1))}
+	cfg := vfs.CrashCloneCfg{UnsyncedDataPercent: rapid.SampledFrom([]int{0, 50, 50, 50, 100}).Draw(t, "left"), RNG: rand.New(rand.NewPCG(uint64(m.cut), 1))}
 	m.resume(t, cut{m.cut, m.cuts.mem.CrashClone(cfg), m.cuts.synced})
 }
 
@@ -239,24 +258,27 @@ func TestMachine(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := newMachine(t, gates)
 		defer m.leave()
-		counted := func(name string, fn func(*rapid.T)) func(*rapid.T) {
-			return func(t *rapid.T) { fn(t); done[name]++ }
+		actions := map[string]func(*rapid.T){"": m.promises}
+		for name, a := range map[string]struct {
+			weight int
+			do     func(*rapid.T)
+		}{
+			"step":      {4, m.step}, // the collector has more to do than anybody else
+			"begin":     {2, m.begin},
+			"finish":    {2, m.finish},
+			"hold":      {3, m.hold},
+			"give up":   {1, m.giveUp},
+			"share":     {1, func(*rapid.T) { m.share() }},
+			"drop":      {1, func(*rapid.T) { m.forget() }},
+			"sync":      {1, func(*rapid.T) { m.sync() }},
+			"power cut": {1, m.powerCut},
+		} {
+			for k := range a.weight {
+				actions[fmt.Sprint(name, k)] = func(t *rapid.T) { a.do(t); done[name]++ }
+			}
 		}
-		step := counted("step", m.step)
 		for range 3 {
-			t.Repeat(map[string]func(*rapid.T){
-				"": m.promises,
-				// The collector has more to do than anybody else.
-				"step": step, "another step": step, "one step more": step,
-				"begin":     counted("begin", m.begin),
-				"finish":    counted("finish", m.finish),
-				"hold":      counted("hold", m.hold),
-				"give up":   counted("give up", m.giveUp),
-				"share":     counted("share", func(*rapid.T) { m.share() }),
-				"drop":      counted("drop", func(*rapid.T) { m.forget() }),
-				"sync":      counted("sync", func(*rapid.T) { m.sync() }),
-				"power cut": counted("power cut", m.powerCut),
-			})
+			t.Repeat(actions)
 		}
 		m.end(t)
 	})
