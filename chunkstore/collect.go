@@ -26,6 +26,10 @@ import (
 //	sync     of the journal, and only then
 //	unlink   the file.
 //
+// The invariant: what somebody holds, and what a Pending that was waited for and
+// not released names, is read from a file that is there; so it is after a power
+// cut at any moment, of what was held then. machine_test.go tries to break it.
+//
 // Every transaction leaves an index that is whole, so an end at any point, be
 // it ctx, an error or a crash, needs no repair: packs that were not emptied
 // are live again, a new pack that nobody reads is dead, and so is an old one

@@ -214,11 +214,11 @@ func (m *Manager) begin() error {
 // Close stops the background work and waits for barriers that are under way;
 // what is not stored yet stays staged.
 func (m *Manager) Close() error {
+	m.verify.end() // first: whoever is told ErrClosed may rely on it
 	m.mu.Lock()
 	m.mu.closed = true
 	m.mu.Unlock()
 	m.cancel()
-	m.verify.end()
 	m.wg.Wait()
 	if m.cfg.ReadOnly {
 		return nil
