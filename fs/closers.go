@@ -36,16 +36,7 @@ func (c *closers) dying(pid uint32) bool {
 	if pid == 0 {
 		return false // from a namespace that we do not see
 	}
-	answer := make(chan bool, 1)
-	go func() { answer <- c.ask(pid) }()
-	late := time.NewTimer(closerPatience)
-	defer late.Stop()
-	select {
-	case d := <-answer:
-		return d
-	case <-late.C:
-		return false
-	}
+	return soon(func() bool { return c.ask(pid) })
 }
 
 func (c *closers) ask(pid uint32) bool {

@@ -142,6 +142,7 @@ type FileSystem struct {
 	texts   handles[[]byte]
 	pins    handles[func()] // of open files of snapshots
 	closers closers
+	writers writers
 
 	// directWrites: write-only opens bypass the page cache. Set before serving.
 	directWrites bool
@@ -168,6 +169,7 @@ func New(o Options) (*FileSystem, error) {
 	f.texts.init()
 	f.pins.init()
 	f.closers.init()
+	f.writers.init()
 	return f, nil
 }
 

@@ -47,6 +47,9 @@ func (f *FileSystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 		// one for appending, and has no say in where they go.
 		fh = positional
 	}
+	if fh == in.Fh {
+		f.writers.wrote(fh, in.Pid)
+	}
 	n, err := f.tree.Write(ino, fh, data, int64(in.Offset))
 	if err != nil {
 		return uint32(n), f.told("write", err)

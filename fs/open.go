@@ -23,6 +23,9 @@ func (f *FileSystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 		if err != nil {
 			return status(err)
 		}
+		if writable(in.Flags) {
+			f.writers.wrote(fh, in.Pid)
+		}
 		out.Fh, out.OpenFlags = fh, f.openFlags(in.Flags)
 		return fuse.OK
 	}
@@ -91,6 +94,7 @@ func (f *FileSystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, o
 		return status(err)
 	}
 	f.fillEntry(&out.EntryOut, nodeID(a.Ino), a)
+	f.writers.wrote(fh, in.Pid)
 	out.Fh, out.OpenFlags = fh, f.openFlags(in.Flags)
 	return fuse.OK
 }
@@ -106,6 +110,7 @@ func (f *FileSystem) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.Cre
 		return status(err)
 	}
 	f.fillEntry(&out.EntryOut, nodeID(a.Ino), a)
+	f.writers.wrote(fh, in.Pid)
 	out.Fh, out.OpenFlags = fh, f.openFlags(in.Flags)
 	return fuse.OK
 }
@@ -135,7 +140,8 @@ func (f *FileSystem) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	if !n.isLive() || f.opts.SnapshotsOnly {
 		return fuse.OK
 	}
-	return status(f.tree.Flush(n.ino(), in.Fh, f.closers.dying(in.Pid)))
+	foreign := f.writers.foreign(in.Fh, in.Pid)
+	return status(f.tree.Flush(n.ino(), in.Fh, foreign || f.closers.dying(in.Pid)))
 }
 
 // Release ends an open file; nobody waits for the answer.
@@ -144,6 +150,11 @@ func (f *FileSystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	case n.isName():
 		f.texts.remove(in.Fh)
 	case n.isLive() && !f.opts.SnapshotsOnly:
+		if f.writers.release(in.Fh) {
+			if err := f.tree.Flush(n.ino(), in.Fh, false); err != nil {
+				_ = f.told("close", err) // nobody waits for the answer
+			}
+		}
 		f.tree.Release(n.ino(), in.Fh)
 	case n.isSnapshot():
 		if release, ok := f.pins.get(in.Fh); ok { // else opened with a predecessor

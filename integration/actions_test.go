@@ -406,6 +406,14 @@ func (w *worker) explicitSnapshot() error {
 // seeBarrier syncs a file and looks up which barrier that was. The barrier may
 // be a later one of another worker: this directory is the same in both.
 func (w *worker) seeBarrier() error {
+	if w.steward != nil {
+		w.steward.making.RLock()
+		defer w.steward.making.RUnlock()
+	}
+	// So that the sync makes a barrier of its own.
+	if err := w.do(op{what: "utimes", call: func() error { return unix.Utimes(w.path(""), nil) }, ack: func() {}}); err != nil {
+		return err
+	}
 	if err := w.syncOne(); err != nil {
 		return err
 	}

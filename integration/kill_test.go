@@ -8,11 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"stepfs/integration/harness"
 )
 
@@ -21,11 +23,12 @@ func modeOf(m uint32) fs.FileMode { return fs.FileMode(m) }
 // crew is the workers of one kill harness.
 type crew struct {
 	workers []*worker
+	steward *steward
 	rnd     *rand.Rand
 	killed  atomic.Bool
 	seen    map[string]bool // names that snapshots/ listed at some time
 
-	checked, inFlight int
+	checked, inFlight, stale int
 }
 
 func newCrew(t *testing.T, d *harness.Daemon, n int) *crew {
@@ -36,14 +39,19 @@ func newCrew(t *testing.T, d *harness.Daemon, n int) *crew {
 		must(t, os.Mkdir(w.path(""), 0o755))
 		c.workers = append(c.workers, w)
 	}
+	c.steward = newSteward(d.Mnt, &c.killed)
+	for _, w := range c.workers {
+		w.steward = c.steward
+	}
 	return c
 }
 
 // work lets all workers work until kill has ended the daemon.
 func (c *crew) work(kill func() error) error {
 	c.killed.Store(false)
-	errs := make([]error, len(c.workers)+1)
+	errs := make([]error, len(c.workers)+2)
 	var wg sync.WaitGroup
+	wg.Go(func() { errs[len(c.workers)+1] = c.steward.run() })
 	for i, w := range c.workers {
 		wg.Add(1)
 		go func() {
@@ -80,7 +88,7 @@ func (c *crew) verify(from []int, older int) error {
 		}
 		c.checked += len(records)
 	}
-	return c.verifyNames()
+	return errors.Join(c.steward.verify(), c.verifyNames())
 }
 
 // verifyNames looks that no snapshot that was ever listed has gone.
@@ -91,7 +99,9 @@ func (c *crew) verifyNames() error {
 	}
 	now := map[string]bool{}
 	for _, e := range entries {
-		now[e.Name()] = true
+		if !strings.HasPrefix(e.Name(), stewardPrefix) {
+			now[e.Name()] = true
+		}
 	}
 	for name := range c.seen {
 		if !now[name] {
@@ -116,12 +126,17 @@ func (c *crew) marks() []int {
 func (c *crew) killSoon(d *harness.Daemon) func() error {
 	wait := time.Duration(5+c.rnd.Intn(600)) * time.Millisecond
 	politely := c.rnd.Intn(8) == 0
+	stale := c.rnd.Intn(2) == 0
 	return func() error {
 		time.Sleep(wait)
 		c.killed.Store(true)
 		if politely {
 			d.Signal(os.Interrupt)
 			time.Sleep(wait / 20)
+		}
+		if stale { // the next start replaces the dead mount by itself
+			c.stale++
+			return d.Die()
 		}
 		return d.Kill()
 	}
@@ -194,8 +209,16 @@ func (c *crew) report(t *testing.T, rounds, interrupted int) {
 			calls[kind] += n
 		}
 	}
-	t.Logf("%d rounds, %d recoveries interrupted, %d calls in flight at a kill, %d MiB acknowledged, %d snapshots acknowledged, %d looked at; calls: %v",
-		rounds, interrupted, c.inFlight, written>>20, snapshots, c.checked, calls)
+	t.Logf("%d rounds, %d recoveries interrupted, %d dead mounts replaced, %d calls in flight at a kill, %d MiB acknowledged, %d snapshots acknowledged, %d looked at; calls: %v; meanwhile: %v",
+		rounds, interrupted, c.stale, c.inFlight, written>>20, snapshots, c.checked, calls, c.steward.counts)
+	for _, what := range []string{"snapshot", "forget", "prune", "drain"} {
+		if c.steward.counts[what] == 0 {
+			t.Errorf("nobody got done with a %s: this proves nothing", what)
+		}
+	}
+	if c.stale == 0 && rounds > 10 {
+		t.Error("no dead mount was left for the next start")
+	}
 	if c.inFlight == 0 || written == 0 || snapshots == 0 || c.checked == 0 {
 		t.Error("this proved nothing: no call was in flight, or nothing was written, or no snapshot was looked at")
 	}
@@ -207,13 +230,17 @@ func (c *crew) report(t *testing.T, rounds, interrupted int) {
 }
 
 // verifyAll looks at every snapshot once more: as it is, after everything has
-// been stored, and after a clean restart.
+// been stored, and after a clean restart with all caches dropped.
 func (c *crew) verifyAll(t *testing.T, d *harness.Daemon) {
 	zero := make([]int, len(c.workers))
 	must(t, c.verify(zero, 0))
 	_, err := root.Must("drain", d.Mnt)
 	must(t, err)
 	must(t, d.Stop())
+	unix.Sync()
+	must(t, os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0))
 	must(t, d.Start())
 	must(t, c.verify(zero, 0))
+	_, err = root.Must("check", "--read-data", d.Mnt)
+	must(t, err)
 }

@@ -17,11 +17,12 @@ import (
 // until a call fails because the daemon was killed. Its knowledge is outside
 // the mount: the model and the records are what the daemon must not lose.
 type worker struct {
-	name   string
-	mnt    string
-	rnd    *rand.Rand
-	killed *atomic.Bool // the daemon is being killed: errors are expected
-	native bool         // there is no daemon: no snapshots, and killed ends the work
+	name    string
+	mnt     string
+	rnd     *rand.Rand
+	killed  *atomic.Bool // the daemon is being killed: errors are expected
+	native  bool         // there is no daemon: no snapshots, and killed ends the work
+	steward *steward     // makes snapshots and has them removed; may be nil
 
 	model   *model
 	handles []*handle
@@ -188,6 +189,9 @@ func (w *worker) adopt(t *tornWrite, got map[string]node) {
 // verifyRecords holds acknowledged snapshots against their records.
 func (w *worker) verifyRecords(records []*record) error {
 	for _, r := range records {
+		if w.steward != nil && r.barrier && w.steward.owns(r.path) {
+			continue
+		}
 		if err := r.verify(w.mnt); err != nil {
 			return err
 		}

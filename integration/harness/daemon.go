@@ -100,12 +100,14 @@ func (d *Daemon) Launch() error {
 func (d *Daemon) waitReady() error {
 	deadline := time.After(readyTimeout)
 	for {
-		mounted, err := Mounted(d.Mnt)
-		if err != nil {
-			return err
-		}
-		if mounted && strings.Contains(d.Output(), d.Mnt) {
-			if _, err := os.Stat(d.Mnt); err == nil {
+		// In this order: a dead mount is named in the output once it is gone.
+		if strings.Contains(d.Output(), d.Mnt) {
+			_, unanswered := os.Stat(d.Mnt)
+			mounted, err := Mounted(d.Mnt)
+			if err != nil {
+				return err
+			}
+			if mounted && unanswered == nil {
 				return nil
 			}
 		}
@@ -138,10 +140,15 @@ func (d *Daemon) Running() bool {
 // Output is what the daemon printed since its start.
 func (d *Daemon) Output() string { return d.out.String() }
 
-// Kill kills the daemon as `kill -9` does and takes the dead mount away. A
-// daemon that does not die of it waits for itself: it is freed by force, and
-// that is an error.
+// Kill is Die, and takes the dead mount away.
 func (d *Daemon) Kill() error {
+	return errors.Join(d.Die(), unmountLazily(d.Mnt))
+}
+
+// Die kills the daemon as `kill -9` does and leaves the dead mount to the next
+// start. A daemon that does not die of it waits for itself: it is freed by
+// force, and that is an error.
+func (d *Daemon) Die() error {
 	if d.Running() {
 		d.cmd.Process.Kill()
 		if _, err := d.Wait(dieTimeout); err != nil {
@@ -150,7 +157,7 @@ func (d *Daemon) Kill() error {
 			return errors.New("kill -9 did not end the daemon: it waits for an answer of its own mount")
 		}
 	}
-	return unmountLazily(d.Mnt)
+	return nil
 }
 
 // Signal sends a signal to the daemon.
