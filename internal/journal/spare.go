@@ -11,6 +11,10 @@ import (
 // zeros is what segments are filled with.
 var zeros [256 << 10]byte
 
+// smallSegment is what is made when there is no room for a whole one: what makes
+// room on a full disk has to be recorded first.
+const smallSegment = 1 << 20
+
 // takeSpare returns a prepared segment of at least size bytes. It waits for one
 // that is on its way, and makes one if there is none: only then can it fail.
 func (l *Log) takeSpare(size int64) (*segment, error) {
@@ -73,7 +77,10 @@ func (l *Log) prepare() error {
 		return l.usable()
 	}
 	number := l.takeNumber()
-	s, err := l.create(number)
+	s, err := l.create(number, l.size)
+	if isNoSpace(err) && l.size > smallSegment {
+		s, err = l.create(number, smallSegment)
+	}
 	if err != nil {
 		return prepareError(number, err)
 	}
@@ -83,14 +90,14 @@ func (l *Log) prepare() error {
 
 // create writes a segment file full of zeros. Under its final name it is whole
 // and durable, and so is the name.
-func (l *Log) create(number uint64) (*segment, error) {
+func (l *Log) create(number uint64, size int64) (*segment, error) {
 	tmp, name := l.path(tmpName(number)), l.path(segmentName(number))
 	f, err := l.fs.OpenReadWrite(tmp, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return nil, err
 	}
 	s := &segment{file: f, number: number}
-	if err = l.extend(s, l.size); err == nil {
+	if err = l.extend(s, size); err == nil {
 		if err = l.fs.Rename(tmp, name); err == nil {
 			tmp = name
 			err = l.dirFile.Sync()
