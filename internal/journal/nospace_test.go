@@ -65,3 +65,36 @@ func TestNoSpaceForRecord(t *testing.T) {
 		mustClose(t, l, true)
 	}
 }
+
+// tight is a filesystem on which a whole segment does not fit any more.
+type tight struct{ vfs.FS }
+
+func (fs tight) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
+	f, err := fs.FS.OpenReadWrite(name, c, o...)
+	return tightFile{f}, err
+}
+
+type tightFile struct{ vfs.File }
+
+func (f tightFile) Preallocate(off, n int64) error {
+	if n > smallSegment {
+		return syscall.ENOSPC
+	}
+	return f.File.Preallocate(off, n)
+}
+
+// TestSmallSegments: what makes room can be recorded where a whole segment does
+// not fit, for as long as small ones do.
+func TestSmallSegments(t *testing.T) {
+	mem := vfs.NewMem()
+	l := mustOpen(t, tight{mem}, Options{SegmentSize: 4 * smallSegment})
+	var want []entry
+	for i := range 60 {
+		want = append(want, mustAppend(t, l, payload(i, 100_000)))
+	}
+	mustSync(t, l, l.End())
+	mustClose(t, l, true)
+	l = mustOpen(t, mem, Options{SegmentSize: 4 * smallSegment})
+	checkReplay(t, l, 0, want)
+	mustClose(t, l, true)
+}
