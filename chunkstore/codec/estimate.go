@@ -323,7 +323,7 @@ func (s *sampler) delta(log uint8, head int) (bits float64, sorted bool) {
 
 func sampleDelta[W word](s *sampler, a, b []byte, get func([]byte) W) (bits float64, sorted bool) {
 	w := width[W]()
-	s.order.count = [lanes][256]uint32{}
+	s.order.count = [orderLanes][256]uint32{}
 	for i := 0; i < len(b); i += w {
 		s.order.count[0][key(get(b[i:]))]++
 	}

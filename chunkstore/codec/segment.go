@@ -21,7 +21,7 @@ const (
 
 const (
 	minCoded   = 64   // a shorter segment is raw, or a run
-	segSample  = 4096 // bytes that a decision looks at
+	segSample  = 2048 // bytes that a decision looks at
 	gainHuff   = 0.97 // what coding must come to, to be worth its decoding
 	gainSparse = 0.95 // the same, over huff0
 )
