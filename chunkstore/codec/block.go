@@ -78,6 +78,16 @@ func parseBlock(src []byte, left int) (block, error) {
 	return b, nil
 }
 
+// under gives what a delta block at at of a chunk of n bytes is based on.
+func (c *Coder) under(b block, base []byte, at, n int) []byte {
+	if len(base) == n {
+		return base[at : at+b.plain]
+	}
+	c.narrow = grow(c.narrow, b.plain)
+	round(c.narrow, base[2*at:2*(at+b.plain)], b.head)
+	return c.narrow
+}
+
 // appendBlock codes one block; base is nil or as long as plain.
 func (c *Coder) appendBlock(dst []byte, b block, plain, base []byte) []byte {
 	switch b.mode {

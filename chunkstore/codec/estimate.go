@@ -27,6 +27,7 @@ type sampler struct {
 	ctx    [maxContexts][8][256]uint32
 	bytes  []byte // pieces, of the plain bytes and of the base
 	under  []byte
+	wide   []byte // of a wide base, before it is rounded
 	order  order
 }
 
@@ -60,15 +61,17 @@ func (s *sampler) entropy(h *[256]uint32) (total float64, n uint32) {
 	return min(bits, 8*float64(n)), n
 }
 
-// take copies pieces of b to dst; piece starts are multiples of 8.
-func take(dst, b []byte) []byte {
-	if len(b) <= pieces*pieceSize {
+// take copies pieces of b to dst; piece starts are multiples of 8. times is how
+// many bytes of b there are for one of the chunk.
+func take(dst, b []byte, times int) []byte {
+	n := len(b) / times
+	if n <= pieces*pieceSize {
 		return append(dst[:0], b...)
 	}
 	dst = dst[:0]
 	for i := range pieces {
-		at := i * (len(b) - pieceSize) / (pieces - 1) &^ 7
-		dst = append(dst, b[at:at+pieceSize]...)
+		at := i * (n - pieceSize) / (pieces - 1) &^ 7
+		dst = append(dst, b[times*at:times*(at+pieceSize)]...)
 	}
 	return dst
 }
@@ -156,7 +159,7 @@ func (c *Coder) choose(plain, base []byte, hint Hint) Form {
 	for at := 0; at < len(plain); {
 		var under []byte
 		if base != nil {
-			under = base[at:]
+			under = base[at*len(base)/len(plain):]
 		}
 		b, alone, over := c.plans(plain[at:], under, hint, hint.Offset+int64(at))
 		without, with = without+alone, with+min(alone, over)
@@ -181,6 +184,9 @@ func (c *Coder) choose(plain, base []byte, hint Hint) Form {
 	for _, b := range c.plan {
 		if b.mode == modeDelta {
 			form = Delta
+			if wide(base, plain) {
+				form = Rounded
+			}
 		}
 	}
 	return form
@@ -200,7 +206,7 @@ func (c *Coder) add(b block) {
 func (c *Coder) plans(plain, base []byte, hint Hint, offset int64) (b block, alone, over float64) {
 	s := &c.sample
 	view := plain[:min(len(plain), window)]
-	s.bytes = take(s.bytes, view)
+	s.bytes = take(s.bytes, view, 1)
 	log, head, bits := s.layout(offset, hint)
 	b = block{mode: modePlanes, log: log, head: head}
 	b.plain = min(len(plain), head+most(log)<<log)
@@ -208,8 +214,12 @@ func (c *Coder) plans(plain, base []byte, hint Hint, offset int64) (b block, alo
 	perByte := 1 / (8 * float64(len(s.bytes)))
 	planes, delta, sorted := bits*perByte, math.Inf(1), false
 	if base != nil {
-		s.under = take(s.under, base[:len(view)])
-		delta, sorted = s.delta(log, head)
+		if wide(base, plain) {
+			delta, sorted = s.deltaWide(base[:2*len(view)], log, head)
+		} else {
+			s.under = take(s.under, base[:len(view)], 1)
+			delta, sorted = s.delta(log, head)
+		}
 		delta *= perByte
 	}
 	if delta < (1-minGain)*min(planes, 1) {

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -28,8 +30,9 @@ func (c *comparison) kinds() []kind {
 		{name: "restic", peer: true, version: ask("restic", "version"), store: c.restic},
 		{name: "borg", peer: true, version: ask("borg", "--version"), store: c.borg},
 		{name: "kopia", peer: true, version: ask(c.kopia, "--version"), store: c.kopiaStore},
-		{name: "cdc", peer: true, store: simulated(simulate.Config{ZstdAlone: true})},
-		{name: "codec", store: simulated(simulate.Config{})},
+		{name: "cdc", peer: true, store: simulated(simulate.Config{ZstdAlone: true}, false)},
+		{name: "codec", store: simulated(simulate.Config{}, false)},
+		{name: "within", store: simulated(simulate.Config{}, true)},
 		{name: "stepfs", store: c.stepfs},
 	}
 	there := all[:0]
@@ -120,8 +123,9 @@ func (c *comparison) kopiaStore(s series) (int64, string, error) {
 	}, func(string) []string { return []string{"snapshot", "create", "."} })
 }
 
-// simulated adds each file of each step, over the same file of the step before.
-func simulated(cfg simulate.Config) func(series) (int64, string, error) {
+// simulated adds each file of each step, over the same file of the step before;
+// if within, bf16 weights over the fp32 ones of the same step.
+func simulated(cfg simulate.Config, within bool) func(series) (int64, string, error) {
 	return func(s series) (int64, string, error) {
 		store, err := simulate.New(cfg)
 		if err != nil {
@@ -130,6 +134,7 @@ func simulated(cfg simulate.Config) func(series) (int64, string, error) {
 		defer store.Close()
 		var sums simulate.Sums
 		for i, step := range s.steps {
+			var rounded []string // wait for what they are rounded from
 			err := filepath.WalkDir(step, func(path string, e fs.DirEntry, err error) error {
 				if err != nil || !e.Type().IsRegular() {
 					return err
@@ -138,14 +143,24 @@ func simulated(cfg simulate.Config) func(series) (int64, string, error) {
 				if err != nil {
 					return err
 				}
+				whole := strings.Replace(path, "bf16", "fp32", 1)
+				if _, err := os.Stat(whole); within && whole != path && err == nil {
+					rounded = append(rounded, path)
+					return nil
+				}
 				before := ""
 				if i > 0 {
 					before = filepath.Join(s.steps[i-1], name)
 				}
-				one, err := simulateFile(store, name, path, before)
+				one, err := simulateFile(store, path, before, name)
 				sums.Add(one)
 				return err
 			})
+			for _, path := range rounded {
+				one, addErr := simulateFile(store, path, strings.Replace(path, "bf16", "fp32", 1), filepath.Base(path))
+				sums.Add(one)
+				err = errors.Join(err, addErr)
+			}
 			if err != nil {
 				return 0, "", err
 			}
@@ -159,18 +174,32 @@ func simulated(cfg simulate.Config) func(series) (int64, string, error) {
 	}
 }
 
-func simulateFile(store *simulate.Store, name, path, before string) (simulate.Sums, error) {
+// simulateFile adds a file over another, which need not be there.
+func simulateFile(store *simulate.Store, path, over, name string) (simulate.Sums, error) {
 	file, err := open(path)
 	if err != nil {
 		return simulate.Sums{}, err
 	}
 	defer file.Close() // it was only read
-	old := simulate.File{}
-	if f, err := open(before); err == nil {
+	base := simulate.Base{Name: filepath.Base(over)}
+	if f, err := open(over); err == nil {
 		defer f.Close()
-		old = f.File
+		base.File = f.File
+		if base.Wide = base.Name != name; base.Wide {
+			// Tensors are in the same order in both: only the headers differ.
+			base.Move = header(f) - 2*header(file)
+		}
 	}
-	return store.Add(context.Background(), name, file.File, old)
+	return store.Add(context.Background(), name, file.File, base)
+}
+
+// header is how long the header of a safetensors file is.
+func header(r io.ReaderAt) int64 {
+	var b [8]byte
+	if _, err := r.ReadAt(b[:], 0); err != nil {
+		return 0
+	}
+	return 8 + int64(binary.LittleEndian.Uint64(b[:]))
 }
 
 type opened struct {

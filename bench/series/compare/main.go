@@ -13,6 +13,7 @@
 //	cdc            content-defined chunks with zstd, simulated: any deduplicating store
 //	codec          planes and deltas of chunkstore/codec, simulated (see its package
 //	               simulate): what stepfs could take
+//	within         the same, and bf16 weights are deltas from the fp32 of their step
 //	stepfs         the built binary, on a mount: what its packs take
 //
 // Times are of all cores that were used, in seconds of CPU: others may be at
@@ -187,14 +188,14 @@ func computed() (sum time.Duration) {
 }
 
 // printTable has a line for each series: MB and seconds of each kind, and how
-// many times less stepfs and the codec take than the best peer.
+// many times less they take that are ours than the best peer.
 func printTable(results []Result, kinds []kind) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(w, "series\tMB\t")
 	for _, k := range kinds {
 		fmt.Fprintf(w, "%s\ts\t", k.name)
 	}
-	fmt.Fprintln(w, "best peer/codec\t/stepfs\t")
+	fmt.Fprintln(w, "best peer/codec\t/within\t/stepfs\t")
 	for len(results) > 0 {
 		line := results[:len(kinds)]
 		results = results[len(kinds):]
@@ -211,7 +212,7 @@ func printTable(results []Result, kinds []kind) {
 			}
 			mine[r.Kind] = r.Stored
 		}
-		for _, kind := range []string{"codec", "stepfs"} {
+		for _, kind := range []string{"codec", "within", "stepfs"} {
 			if best == 0 || mine[kind] == 0 {
 				fmt.Fprint(w, "\t")
 			} else {

@@ -86,7 +86,7 @@ func New(cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("zstd: %w", err)
 	}
 	return &Store{cfg: cfg, coder: codec.NewCoder(), zstd: enc, known: map[[sha256.Size]byte]int{},
-		versions: map[string][]piece{}, chunk: make([]byte, largest), base: make([]byte, largest)}, nil
+		versions: map[string][]piece{}, chunk: make([]byte, largest), base: make([]byte, 2*largest)}, nil
 }
 
 // Close gives up what the encoders hold.
@@ -95,9 +95,19 @@ func (s *Store) Close() {
 	_ = s.zstd.Close() // nothing is being written
 }
 
-// Add says what a new version of the file called name takes. before is the
-// version that was added before it, or has no bytes.
-func (s *Store) Add(ctx context.Context, name string, file, before File) (sums Sums, err error) {
+// Base says what may be the base of a chunk.
+type Base struct {
+	File
+	Name string // as it was added
+	// Wide: the file holds as fp32 what is bf16 in that which is to be added.
+	// What is at 0 of this one is at Move of the base, but for the width.
+	Wide bool
+	Move int64
+}
+
+// Add says what a new version of the file called name takes. base
+// is its version that was added before, or has no bytes.
+func (s *Store) Add(ctx context.Context, name string, file File, base Base) (sums Sums, err error) {
 	cut := chunker.NewWithBoundaries(io.NewSectionReader(file, 0, file.Size), polynomial, smallest, largest)
 	cut.SetAverageBits(averageBits)
 	var pieces []piece
@@ -109,9 +119,9 @@ func (s *Store) Add(ctx context.Context, name string, file, before File) (sums S
 		if err = errors.Join(err, ctx.Err()); err != nil {
 			return sums, fmt.Errorf("cutting %s: %w", name, err)
 		}
-		depth, one, err := s.add(c.Data, at, name, before)
+		depth, one, err := s.add(c.Data, at, base)
 		if err != nil {
-			return sums, fmt.Errorf("the version before of %s: %w", name, err)
+			return sums, fmt.Errorf("the base of %s: %w", name, err)
 		}
 		sums.Add(one)
 		at += int64(len(c.Data))
@@ -122,7 +132,7 @@ func (s *Store) Add(ctx context.Context, name string, file, before File) (sums S
 }
 
 // add is about one chunk.
-func (s *Store) add(chunk []byte, at int64, name string, before File) (depth int, sums Sums, err error) {
+func (s *Store) add(chunk []byte, at int64, base Base) (depth int, sums Sums, err error) {
 	n := int64(len(chunk))
 	sums.Raw = n
 	id := sha256.Sum256(chunk)
@@ -136,17 +146,11 @@ func (s *Store) add(chunk []byte, at int64, name string, before File) (depth int
 		sums.Stored = min(n, int64(len(s.out)))
 		return 0, sums, nil
 	}
-	var base []byte
-	if at+n <= before.Size {
-		depth = 1 + s.deepest(name, at, at+n)
+	under, depth, err := s.under(at, n, base)
+	if err != nil {
+		return 0, sums, err
 	}
-	if depth > 0 && depth <= s.cfg.MaxDepth {
-		base = s.base[:n]
-		if _, err := before.ReadAt(base, at); err != nil {
-			return 0, sums, err
-		}
-	}
-	out, form, based := s.coder.Encode(s.out[:0], chunk, base, codec.Hint{Offset: at})
+	out, form, based := s.coder.Encode(s.out[:0], chunk, under, codec.Hint{Offset: at})
 	s.out = out
 	sums.Stored = min(n, int64(len(out)))
 	if !based {
@@ -157,6 +161,27 @@ func (s *Store) add(chunk []byte, at int64, name string, before File) (depth int
 	}
 	sums.Delta, sums.Deepest = n, depth
 	return depth, sums, nil
+}
+
+// under reads the base of n bytes from at, and says how deep they would be: nil
+// where there is none, or it is too deep.
+func (s *Store) under(at, n int64, base Base) (under []byte, depth int, err error) {
+	from, n := at, n
+	if base.Wide {
+		from, n = base.Move+2*at, 2*n
+	}
+	// A header may be longer here than there: what is missing is zeros.
+	skip := max(0, -from)
+	if skip >= n || from+n > base.Size {
+		return nil, 0, nil
+	}
+	if depth = 1 + s.deepest(base.Name, from, from+n); depth > s.cfg.MaxDepth {
+		return nil, 0, nil
+	}
+	under = s.base[:n]
+	clear(under[:skip])
+	_, err = base.ReadAt(under[skip:], from+skip)
+	return under, depth, err
 }
 
 // deepest is how deep the chunks of the version before are, between two offsets.

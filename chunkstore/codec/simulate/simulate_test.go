@@ -37,7 +37,7 @@ func TestSeries(t *testing.T) {
 			weights[i] *= 1 + 1e-5*float32(rng.NormFloat64())
 			b = binary.LittleEndian.AppendUint32(b, math.Float32bits(weights[i]))
 		}
-		got, err := deltas.Add(context.Background(), "model", file(b), file(before))
+		got, err := deltas.Add(context.Background(), "model", file(b), Base{File: file(before), Name: "model"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +51,7 @@ func TestSeries(t *testing.T) {
 		if (got.Deepest > 0) != (got.Stored < size*3/5) {
 			t.Errorf("step %d, %d deep, takes %d of %d bytes", step, got.Deepest, got.Stored, size)
 		}
-		alone, err := plain.Add(context.Background(), "model", file(b), file(before))
+		alone, err := plain.Add(context.Background(), "model", file(b), Base{File: file(before), Name: "model"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,11 +60,38 @@ func TestSeries(t *testing.T) {
 		}
 		before = b
 	}
-	again, err := deltas.Add(context.Background(), "copy", file(before), File{})
+	again, err := deltas.Add(context.Background(), "copy", file(before), Base{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if again.Stored != 0 || again.Duplicate != again.Raw {
 		t.Errorf("what is there already takes %+v", again)
+	}
+}
+
+// The rounded copy of what is in another file, behind a header of another length.
+func TestRounded(t *testing.T) {
+	const n = 1 << 20
+	rng := rand.New(rand.NewPCG(3, 4))
+	whole, half := make([]byte, 100), make([]byte, 77)
+	for range n {
+		v := math.Float32bits(float32(rng.NormFloat64()))
+		whole = binary.LittleEndian.AppendUint32(whole, v)
+		half = binary.LittleEndian.AppendUint16(half, uint16((v+0x7fff+v>>16&1)>>16))
+	}
+	s, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Add(context.Background(), "whole", file(whole), Base{}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Add(context.Background(), "half", file(half), Base{File: file(whole), Name: "whole", Wide: true, Move: 100 - 2*77})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Stored > got.Raw/50 || got.Delta != got.Raw || got.Deepest != 1 {
+		t.Errorf("%+v", got)
 	}
 }
