@@ -89,6 +89,11 @@ func (c *comparison) run(dir, bin, only, kindNames, jsonPath string) (err error)
 	if err != nil {
 		return err
 	}
+	if strings.Contains(c.kopia, "/") { // it runs in other directories
+		if c.kopia, err = filepath.Abs(c.kopia); err != nil {
+			return err
+		}
+	}
 	all, err := find(dir, only)
 	if err != nil {
 		return err
