@@ -80,7 +80,7 @@ func take(dst, b []byte, times int) []byte {
 func (s *sampler) segment(src []byte, deep bool) byte {
 	h := &s.merged
 	h[0], h[1], h[2], h[3] = [256]uint32{}, [256]uint32{}, [256]uint32{}, [256]uint32{}
-	same, pairs, n := 0, 0, 0
+	same, nulls, pairs, n := 0, 0, 0, 0 // nulls are the same because they are zero
 	step, part := max(1, len(src)/8), len(src)
 	if len(src) > segSample {
 		part = segSample / 8
@@ -101,6 +101,12 @@ func (s *sampler) segment(src []byte, deep bool) byte {
 			if c == d {
 				same++
 			}
+			if a|b == 0 {
+				nulls++
+			}
+			if c|d == 0 {
+				nulls++
+			}
 			pairs += 2
 		}
 	}
@@ -113,7 +119,12 @@ func (s *sampler) segment(src []byte, deep bool) byte {
 		squares += float64(c) * float64(c)
 	}
 	total, _ := s.entropy(&h[0])
-	return pick(float64(n), total/float64(n), float64(most), float64(h[0][0]), squares, float64(same)/float64(pairs), deep)
+	zeros := float64(h[0][0])
+	if !deep && together(float64(same), float64(pairs), squares/float64(n*n)) &&
+		!together(float64(same-nulls), float64(pairs-nulls), (squares-zeros*zeros)/max(1, (float64(n)-zeros)*(float64(n)-zeros))) {
+		return segSparse // rows of zeros: that is faster than zstd, and no longer
+	}
+	return pick(float64(n), total/float64(n), float64(most), zeros, squares, float64(same)/float64(pairs), deep)
 }
 
 // pick decides for n bytes of entropy bits each.
@@ -124,7 +135,7 @@ func pick(n, entropy, most, zeros, squares, same float64, deep bool) byte {
 		huff = 1 + entropy - binary2(p)
 	}
 	// Equal bytes stand together far more than by chance: zstd finds that.
-	if chance := squares / (n * n); 1-same < 0.5*(1-chance) || same > max(0.3, 0.05+1.5*chance) {
+	if together(same, 1, squares/(n*n)) {
 		return segZstd
 	}
 	if p := zeros / n; !deep && p > 0.5 {
@@ -138,6 +149,11 @@ func pick(n, entropy, most, zeros, squares, same float64, deep bool) byte {
 		return segRaw
 	}
 	return segHuff
+}
+
+// together says whether equal bytes stand together far more than by chance.
+func together(same, pairs, chance float64) bool {
+	return pairs-same < 0.5*pairs*(1-chance) || same > pairs*max(0.3, 0.05+1.5*chance)
 }
 
 // binary2 is the entropy of a coin.
