@@ -238,11 +238,18 @@ func (c *Coder) plans(plain, base []byte, hint Hint, offset int64) (b block, alo
 		}
 		delta *= perByte
 	}
-	if delta < (1-minGain)*min(planes, 1) {
-		b.mode, b.sorted = modeDelta, sorted
-		return b, planes * float64(b.plain), delta * float64(b.plain)
+	flat, mode := 1.0, byte(modeRaw)
+	short := len(view) < pieces*pieceSize
+	if short { // zstd costs next to nothing, and may be best for any of it
+		flat, mode = c.flat(log, planes, short)
 	}
-	flat, mode := c.flat(log, planes)
+	if delta < (1-minGain)*min(planes, flat) {
+		b.mode, b.sorted = modeDelta, sorted
+		return b, min(planes, flat) * float64(b.plain), delta * float64(b.plain)
+	}
+	if !short {
+		flat, mode = c.flat(log, planes, short)
+	}
 	if planes > (1-minGain)*flat {
 		b = block{mode: mode, plain: len(view)}
 		planes = flat
@@ -252,10 +259,9 @@ func (c *Coder) plans(plain, base []byte, hint Hint, offset int64) (b block, alo
 
 // flat says what the sample takes per byte without elements: raw, or zstd where
 // it may be text, since text cannot be told from its bytes alone.
-func (c *Coder) flat(log uint8, planes float64) (size float64, mode byte) {
+func (c *Coder) flat(log uint8, planes float64, short bool) (size float64, mode byte) {
 	s := &c.sample
-	whole := len(s.bytes) < pieces*pieceSize // so short that bytes say little of it
-	if log == 0 && planes > 7.9/8 && !whole || log > 0 && planes > maybeText || planes == 0 {
+	if !short && (log == 0 && planes > 7.9/8 || log > 0 && planes > maybeText) || planes == 0 {
 		return 1, modeRaw
 	}
 	c.values = c.appendZstd(c.values[:0], s.bytes)
