@@ -116,8 +116,9 @@ func (c *Coder) Close() {
 // Encode appends an encoding of plain to dst and says which form it has and
 // whether decoding it will take base. base is nil, or the plain bytes of an
 // earlier version, as long as plain, or the fp32 elements of which those of plain
-// are the bf16, twice as long; another length counts as none. Encode never fails: what gains nothing is Raw, of which the caller may keep plain
-// itself in place of the copy.
+// are the bf16, twice as long; another length counts as none. Encode never fails:
+// what gains nothing is Raw, of which the caller may keep plain itself in place
+// of the copy.
 func (c *Coder) Encode(dst, plain, base []byte, hint Hint) (encoded []byte, form Form, usesBase bool) {
 	if !fits(base, plain) || hint.MinGain >= 1 {
 		base = nil

@@ -162,7 +162,11 @@ func (a *assessor) sum(flush func() error, json bool, out io.Writer) (err error)
 		err = printJSON(out, t)
 	} else if err = flush(); err == nil {
 		fmt.Fprintf(out, "%d checkpoints, %d torn; %s", t.Checkpoints, t.Torn, humanBytes(t.Bytes))
-		if t.Sampled > 0 {
+		switch {
+		case t.Sampled == 0:
+		case a.percent == 100:
+			fmt.Fprintf(out, ", in stepfs %s, as planes and deltas %s", humanBytes(t.Estimate), humanBytes(t.Deltas))
+		default:
 			fmt.Fprintf(out, ", in stepfs about %s, as planes and deltas %s (from a sample of %s)",
 				humanBytes(t.Estimate), humanBytes(t.Deltas), humanBytes(t.Sampled))
 		}
