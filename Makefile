@@ -24,7 +24,7 @@ UNITDIR     ?= $(PREFIX)/lib/systemd/system
 VERSION     := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 
 .DEFAULT_GOAL := help
-.PHONY: help build install uninstall deps demo test unit real race lint fmt bench soak clean leftovers sweep
+.PHONY: help build install uninstall deps demo test unit real race lint fmt bench series soak clean leftovers sweep
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,14 @@ fmt: ## gofmt everything
 bench: deps build ## the benchmarks: a table, and bench/out/bench.json
 	@mkdir -p bench/out
 	$(GO) run ./bench -bin $(BIN) -json bench/out/bench.json $(BENCHFLAGS)
+	@test -n "$(BENCHFLAGS)" || $(MAKE) --no-print-directory series
+
+series: deps build ## train checkpoint series, and what they take beside restic, borg, kopia: a table, and bench/out/series.json
+	@test -d bench/out/series || bench/series/generate.py bench/out/series.new $(SERIESFLAGS)
+	@test -d bench/out/series || mv bench/out/series.new bench/out/series
+	@bench/series/kopia.sh bench/out || echo "series: no kopia" >&2
+	$(GO) run ./bench/series/compare -bin $(BIN) -kopia bench/out/kopia -json bench/out/series.json bench/out/series
+	$(GO) run ./bench/series/measure bench/out/series
 
 soak: deps sweep ## for hours: kill -9, 2,000 saves, public suites, 1,000,000 calls against ext4, power cuts, faults
 	STEPFS_ROUNDS=$(SOAK_ROUNDS) $(GO) test -count=1 -v -timeout 0 -run Kill ./integration

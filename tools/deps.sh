@@ -35,6 +35,8 @@ if [ "${1:-all}" != demo ]; then
 	need_command fio fio
 	need_command stress-ng stress-ng
 	need_command dbench dbench
+	need_command restic restic
+	need_command borg borgbackup
 	need_command setfattr attr
 	need_command setfacl acl
 	/usr/bin/python3 -c 'import h5py' 2>/dev/null || missing="$missing python3-h5py"

@@ -1,36 +1,49 @@
 #!/usr/bin/python3
-"""Train small models for real and keep six checkpoints of each, 20 steps apart.
+"""Train small models for real and keep some checkpoints of each.
 
-usage: generate.py DIR [--series NAME,...] [--width 160] [--layers 6] [--saves 6] [--every 20]
+usage: generate.py DIR [--series NAME,...] [--width 128] [--layers 4] [--saves 6] [--every 20]
 
 DIR/<series>/<step>/ holds one checkpoint. Seeds are fixed, one thread computes:
 the same machine and PyTorch give the same bytes. The text is what Python's own
-library is written in.
+library is written in, in words: the usual ones have a token each, as they do in
+a real vocabulary, and so most rows of the embedding rest in most steps.
 
   scratch   AdamW from random weights: fp32 and bf16 weights, optimizer
+  near      the same, saved every second step
+  far       the same, saved three times as far apart
   finetune  the same at lr 1e-5, from weights that were trained before
   frozen    only the last block and the head train
   lora      rank-8 adapters beside frozen weights: weights with adapters, optimizer
   sgd       SGD with momentum
   master    bf16 weights that train by fp32 masters, which the optimizer file holds
+  half      fp16 weights, the head tied to the embedding and written twice
+  shards    two ranks' files as torch.distributed.checkpoint writes them: tensors
+            behind one another, each with a torch.save of its own, and records
+            among them that grow, so that everything shifts
   sparse    large embedding tables of which each batch touches few rows
-  nothing   random and compressed bytes: must cost nothing
+  quantised what finetune would export: int8 with a scale for each row, and 4 bits
+  nothing   random bytes, compressed text, images: must cost nothing
 """
 import argparse
+import collections
 import glob
+import io
 import json
 import math
 import os
+import re
 import struct
 import sysconfig
+import time
 import zlib
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-CONTEXT, BATCH, VOCABULARY = 96, 12, 256
-DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}
+CONTEXT, BATCH = 64, 8
+DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64",
+          torch.int8: "I8", torch.uint8: "U8"}
 
 
 class Block(nn.Module):
@@ -50,11 +63,13 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    def __init__(self, width, layers):
+    def __init__(self, vocabulary, width, layers, tied=False):
         super().__init__()
-        self.tokens, self.places = nn.Embedding(VOCABULARY, width), nn.Embedding(CONTEXT, width)
+        self.tokens, self.places = nn.Embedding(vocabulary, width), nn.Embedding(CONTEXT, width)
         self.blocks = nn.ModuleList(Block(width) for _ in range(layers))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, VOCABULARY, bias=False)
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
+        if tied:
+            self.head.weight = self.tokens.weight
         for p in self.parameters():
             if p.dim() == 2:
                 nn.init.normal_(p, std=0.02)
@@ -93,10 +108,16 @@ class Recommender(nn.Module):
         return self.net(torch.cat([self.users(users), self.items(items)], 1)).squeeze(1)
 
 
-def corpus():
+def library():
     files = sorted(glob.glob(sysconfig.get_path("stdlib") + "/*.py"))
-    text = b"".join(open(f, "rb").read() for f in files)[: 8 << 20]
-    return torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
+    return b"".join(open(f, "rb").read() for f in files)[: 4 << 20]
+
+
+def corpus(vocabulary):
+    """The library as tokens; 0 is any word that is not among the most frequent."""
+    words = re.findall(rb"\w+|[^\S\n]+|.|\n", library())
+    number = {w: i + 1 for i, (w, _) in enumerate(collections.Counter(words).most_common(vocabulary - 1))}
+    return torch.tensor([number.get(w, 0) for w in words])
 
 
 def batch(text, rng):
@@ -111,7 +132,7 @@ def train(model, optimizer, text, steps, seed, after=None, step=None):
     for i in range(1, steps + 1):
         x, y = batch(text, rng)
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(x).float().reshape(-1, VOCABULARY), y.reshape(-1))
+        loss = F.cross_entropy(model(x).float().flatten(0, 1), y.flatten())
         loss.backward()
         (step or optimizer.step)()
         if after:
@@ -138,17 +159,18 @@ def save_safetensors(path, tensors):
 
 
 class Saver:
-    def __init__(self, args, name):
+    def __init__(self, args, name, saves=None, every=None):
         self.args, self.name = args, name
+        self.saves, self.apart = saves or args.saves, every or args.every
 
     def steps(self):
-        return self.args.saves * self.args.every
+        return self.saves * self.apart
 
     def every(self, write):
         """A hook for train: write(dir) at each save."""
 
         def after(i):
-            if i % self.args.every == 0:
+            if i % self.apart == 0:
                 dir = os.path.join(self.args.dir, self.name, "%06d" % i)
                 os.makedirs(dir, exist_ok=True)
                 write(dir)
@@ -162,13 +184,15 @@ def weights(dir, model, kinds=("fp32", "bf16")):
         save_safetensors(dir + "/model-fp32.safetensors", state)
     if "bf16" in kinds:
         save_safetensors(dir + "/model-bf16.safetensors", {k: v.bfloat16() for k, v in state.items()})
+    if "fp16" in kinds:
+        save_safetensors(dir + "/model-fp16.safetensors", {k: v.half() for k, v in state.items()})
 
 
-def plain(args, name, model, optimizer, text, seed):
-    save = Saver(args, name)
+def plain(args, name, model, optimizer, text, seed, kinds=("fp32", "bf16"), saves=None, every=None):
+    save = Saver(args, name, saves, every)
 
     def write(dir):
-        weights(dir, model)
+        weights(dir, model, kinds)
         torch.save(optimizer.state_dict(), dir + "/optimizer.pt")
 
     return train(model, optimizer, text, save.steps(), seed, save.every(write))
@@ -176,12 +200,12 @@ def plain(args, name, model, optimizer, text, seed):
 
 def fresh(args):
     torch.manual_seed(1)
-    return Transformer(args.width, args.layers)
+    return Transformer(args.vocabulary, args.width, args.layers)
 
 
 def pretrained(args, text):
     """Weights that were trained once and are kept beside the series."""
-    path = os.path.join(args.dir, "pretrained-%d-%d-%d.pt" % (args.width, args.layers, args.pretrain))
+    path = os.path.join(args.dir, "pretrained-%d-%d-%d-%d.pt" % (args.vocabulary, args.width, args.layers, args.pretrain))
     model = fresh(args)
     if os.path.exists(path):
         model.load_state_dict(torch.load(path))
@@ -194,6 +218,17 @@ def pretrained(args, text):
 def scratch(args, name, text):
     model = fresh(args)
     return plain(args, name, model, torch.optim.AdamW(model.parameters(), lr=3e-4), text, 3)
+
+
+def near(args, name, text):
+    model = pretrained(args, text)
+    return plain(args, name, model, torch.optim.AdamW(model.parameters(), lr=3e-4), text, 13, saves=(2 * args.saves + 2) // 3, every=2)
+
+
+def far(args, name, text):
+    model = fresh(args)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    return plain(args, name, model, optimizer, text, 14, saves=(args.saves + 1) // 2, every=3 * args.every)
 
 
 def finetune(args, name, text):
@@ -253,9 +288,69 @@ def master(args, name, text):
     return train(model, optimizer, text, save.steps(), 8, save.every(write), step)
 
 
+def half(args, name, text):
+    torch.manual_seed(1)
+    model = Transformer(args.vocabulary, args.width, args.layers, tied=True)
+    return plain(args, name, model, torch.optim.AdamW(model.parameters(), lr=3e-4), text, 11, ("fp16",))
+
+
+def shards(args, name, text):
+    model = fresh(args)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    save, seen = Saver(args, name), []
+
+    def records():
+        yield from model.state_dict().items()
+        for (key, _), state in zip(model.named_parameters(), optimizer.state.values()):
+            for kind in ("exp_avg", "exp_avg_sq"):
+                yield "optimizer." + key + "." + kind, state[kind]
+
+    def write(dir):
+        seen.extend(torch.randint(1 << 40, (997,)).tolist())  # what a loader remembers
+        places = {}
+        for rank in range(2):
+            with open("%s/__%d_0.distcp" % (dir, rank), "wb") as f:
+                pieces = [("loader", seen)] if rank == 0 else []
+                for key, t in records():
+                    rows = t.chunk(2) if t.dim() > 0 and len(t) > 1 else [t]
+                    if rank < len(rows):
+                        pieces.append((key, rows[rank].clone()))
+                for key, value in pieces:
+                    out = io.BytesIO()
+                    torch.save(value, out)
+                    places[key, rank] = (f.tell(), out.tell())
+                    f.write(out.getvalue())
+        with open(dir + "/.metadata", "wb") as f:  # torch.save itself refuses the name
+            torch.save(places, f)
+
+    return train(model, optimizer, text, save.steps(), 12, save.every(write))
+
+
+def quantised(args, name, text):
+    model = pretrained(args, text)
+    optimizer, save = torch.optim.AdamW(model.parameters(), lr=1e-5), Saver(args, name)
+
+    def write(dir):
+        whole, small = {}, {}
+        for key, t in model.state_dict().items():
+            if t.dim() != 2:
+                whole[key] = small[key] = t.half()
+                continue
+            scale = t.abs().amax(1, keepdim=True).clamp(min=1e-8)
+            whole[key], whole[key + ".scale"] = (t / scale * 127).round().to(torch.int8), (scale / 127).half()
+            groups = t.reshape(-1, 16)
+            scale = groups.abs().amax(1, keepdim=True).clamp(min=1e-8)
+            q = (groups / scale * 7).round().add(8).to(torch.uint8)
+            small[key], small[key + ".scale"] = q[:, ::2] | q[:, 1::2] << 4, (scale / 7).half()
+        save_safetensors(dir + "/model-int8.safetensors", whole)
+        save_safetensors(dir + "/model-int4.safetensors", small)
+
+    return train(model, optimizer, text, save.steps(), 4, save.every(write))
+
+
 def sparse(args, name, _):
     torch.manual_seed(9)
-    rows, width = args.width * args.layers * 40, 32
+    rows, width = args.width * args.layers * 24, 32
     model = Recommender(rows, width)
     tables = [model.users.weight, model.items.weight]
     sparse_step, dense_step = torch.optim.SparseAdam(tables, lr=1e-3), torch.optim.AdamW(model.net.parameters(), lr=1e-3)
@@ -280,17 +375,36 @@ def sparse(args, name, _):
     return loss.item()
 
 
-def nothing(args, name, text):
-    rng = torch.Generator().manual_seed(10)
+def png(width, height, rng):
+    """A picture with soft shapes and the noise of a sensor, as PNG."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    planes = []
+    for _ in range(3):
+        a, b, c = torch.rand(3, generator=rng).tolist()
+        planes.append(128 + 90 * torch.sin(x * a / 40 + b * 6) * torch.cos(y * c / 40))
+    image = torch.stack(planes, 2) + torch.randn(height, width, 3, generator=rng) * 4
+    rows = F.pad(image.clamp(0, 255).to(torch.uint8).reshape(height, -1), (1, 0)).numpy().tobytes()
+
+    def part(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", zlib.compress(rows, 6)) + part(b"IEND", b"")
+
+
+def nothing(args, name, _):
+    rng, text = torch.Generator().manual_seed(10), library()
     save = Saver(args, name)
 
     def write(dir):
-        noise = torch.randint(256, (4 << 20,), generator=rng, dtype=torch.uint8).numpy().tobytes()
         at = int(torch.randint(1 << 20, (1,), generator=rng))
-        with open(dir + "/random.bin", "wb") as f:
-            f.write(noise)
-        with open(dir + "/text.z", "wb") as f:
-            f.write(zlib.compress(text[at:].to(torch.uint8).numpy().tobytes(), 6))
+        for file, content in (
+            ("random.bin", torch.randint(256, (4 << 20,), generator=rng, dtype=torch.uint8).numpy().tobytes()),
+            ("text.z", zlib.compress(text[at:], 6)),
+            ("image.png", png(1200, 800, rng)),
+        ):
+            with open(os.path.join(dir, file), "wb") as f:
+                f.write(content)
 
     after = save.every(write)
     for i in range(1, save.steps() + 1):
@@ -298,15 +412,16 @@ def nothing(args, name, text):
     return 0.0
 
 
-SERIES = [scratch, finetune, frozen, lora, sgd, master, sparse, nothing]
+SERIES = [scratch, near, far, finetune, frozen, lora, sgd, master, half, shards, sparse, quantised, nothing]
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("dir")
     p.add_argument("--series", default=",".join(f.__name__ for f in SERIES))
-    p.add_argument("--width", type=int, default=160)
-    p.add_argument("--layers", type=int, default=6)
+    p.add_argument("--width", type=int, default=128)
+    p.add_argument("--layers", type=int, default=4)
+    p.add_argument("--vocabulary", type=int, default=2048)
     p.add_argument("--saves", type=int, default=6)
     p.add_argument("--every", type=int, default=20)
     p.add_argument("--pretrain", type=int, default=200, help="steps behind the weights that are tuned")
@@ -314,12 +429,13 @@ def main():
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     os.makedirs(args.dir, exist_ok=True)
-    text = corpus()
+    text = corpus(args.vocabulary)
     by_name = {f.__name__: f for f in SERIES}
     for name in args.series.split(","):
         if name not in by_name:
             p.error("no series %s" % name)
-        print("%s: last loss %.3f" % (name, by_name[name](args, name, text)), flush=True)
+        start, loss = time.monotonic(), by_name[name](args, name, text)
+        print("%s: last loss %.3f, %.0f s" % (name, loss, time.monotonic() - start), flush=True)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ func BenchmarkCodec(b *testing.B) {
 		{"planes16", bytes16(after), nil},
 		{"delta32", bytes32(after), bytes32(before)},
 		{"delta16", bytes16(after), bytes16(before)},
+		{"rounded", bytes16(after), bytes32(after)},
 	} {
 		c := NewCoder()
 		defer c.Close()

@@ -78,6 +78,16 @@ func parseBlock(src []byte, left int) (block, error) {
 	return b, nil
 }
 
+// under gives what a delta block at at of a chunk of n bytes is based on.
+func (c *Coder) under(b block, base []byte, at, n int) []byte {
+	if len(base) == n {
+		return base[at : at+b.plain]
+	}
+	c.narrow = grow(c.narrow, b.plain)
+	round(c.narrow, base[2*at:2*(at+b.plain)], b.head)
+	return c.narrow
+}
+
 // appendBlock codes one block; base is nil or as long as plain.
 func (c *Coder) appendBlock(dst []byte, b block, plain, base []byte) []byte {
 	switch b.mode {
@@ -115,25 +125,25 @@ func (c *Coder) appendBlock(dst []byte, b block, plain, base []byte) []byte {
 // appendElements codes elements as planes, or over base, if there is one.
 func appendElements[W word](c *Coder, dst, elements, base []byte, sorted bool) []byte {
 	n := len(elements) / width[W]()
-	w := wordsOf[W](c.words(0), n)
-	load(w, elements)
+	w := c.words(0, len(elements))
+	load[W](w, elements)
 	o := &c.order
 	o.unsorted(n)
 	if base == nil {
-		rotate(w)
+		rotate[W](w)
 	} else {
-		under, out := wordsOf[W](c.words(1), n), wordsOf[W](c.words(2), n)
-		load(under, base)
+		under := c.words(1, len(elements))
+		load[W](under, base)
+		subtract[W](w, under)
 		if sorted {
-			orderOf(o, under)
-			deal(out, w, under, o)
-		} else {
-			subtract(out, w, under)
+			out := c.words(2, len(elements))
+			orderOf(o, wordsOf[W](under, n))
+			deal(wordsOf[W](out, n), wordsOf[W](w, n), wordsOf[W](under, n), o)
+			w = out
 		}
-		w = out
 	}
 	c.planes = grow(c.planes, len(elements))
-	split(c.planes, w)
+	split[W](c.planes, w, n)
 	rest := c.planes
 	for range width[W]() {
 		for _, size := range o.size[:o.n] {
@@ -185,14 +195,13 @@ func (c *Coder) decodeBlock(b block, dst, src, base []byte) ([]byte, error) {
 
 func decodeElements[W word](c *Coder, dst, src, base []byte, sorted bool) ([]byte, error) {
 	n := len(dst) / width[W]()
-	w, under := wordsOf[W](c.words(0), n), []W(nil)
+	w, under := c.words(0, len(dst)), c.words(1, len(dst))
 	o := &c.order
 	o.unsorted(n)
 	if base != nil {
-		under = wordsOf[W](c.words(1), n)
-		load(under, base)
+		load[W](under, base)
 		if sorted {
-			orderOf(o, under)
+			orderOf(o, wordsOf[W](under, n))
 		}
 	}
 	c.planes = grow(c.planes, len(dst))
@@ -206,26 +215,27 @@ func decodeElements[W word](c *Coder, dst, src, base []byte, sorted bool) ([]byt
 			rest = rest[size:]
 		}
 	}
-	merge(w, c.planes)
-	switch {
-	case base == nil:
-		unrotate(w)
-	case sorted:
-		gather(under, w, o)
-		w = under
-	default:
-		add(w, under)
+	merge[W](w, c.planes, n)
+	if sorted {
+		out := c.words(2, len(dst))
+		gather(wordsOf[W](out, n), wordsOf[W](w, n), wordsOf[W](under, n), o)
+		w = out
 	}
-	store(dst, w)
+	if base == nil {
+		unrotate[W](w)
+	} else {
+		add[W](w, under)
+	}
+	store[W](dst, w)
 	return src, nil
 }
 
-// words gives scratch for the elements of a block.
-func (c *Coder) words(i int) []uint64 {
+// words gives scratch for size bytes of elements.
+func (c *Coder) words(i, size int) []uint64 {
 	if c.scratch[i] == nil {
 		c.scratch[i] = make([]uint64, blockBytes/8)
 	}
-	return c.scratch[i]
+	return c.scratch[i][:(size+7)/8]
 }
 
 func log2(w int) uint8 { return uint8(bits.TrailingZeros(uint(w))) }

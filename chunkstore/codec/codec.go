@@ -21,8 +21,8 @@
 // allocates nothing that the encoding dictates.
 //
 // Read first: block.go (the layout of a chunk), then estimate.go (how it is
-// chosen), delta.go and planes.go (the transforms), segment.go (how a plane is
-// coded). docs/FORMAT.md has the byte tables.
+// chosen), delta.go, wide.go and planes.go (the transforms), segment.go (how a
+// plane is coded). docs/FORMAT.md has the byte tables.
 package codec
 
 import (
@@ -55,6 +55,9 @@ const (
 	Blocks Form = 0x13
 	// Delta: blocks follow, at least one of which needs the base.
 	Delta Form = 0x14
+	// Rounded: the same over a base of twice the length, whose fp32 elements
+	// round to the bf16 elements of the chunk, or nearly: see wide.go.
+	Rounded Form = 0x15
 )
 
 // FormSize is the length of what precedes the plain bytes of Raw and the frame
@@ -87,6 +90,7 @@ type Coder struct {
 	planes  []byte      // of the block at hand
 	bitmap  []byte      // of a sparse segment: which bytes are not zero
 	values  []byte      // of a sparse segment: those bytes
+	narrow  []byte      // of a wide base: what the block at hand is a delta from
 	order   order
 	plan    []block
 	sample  sampler
@@ -111,11 +115,12 @@ func (c *Coder) Close() {
 
 // Encode appends an encoding of plain to dst and says which form it has and
 // whether decoding it will take base. base is nil, or the plain bytes of an
-// earlier version, as long as plain; another length counts as none. Encode
-// never fails: what gains nothing is Raw, of which the caller may keep plain
-// itself in place of the copy.
+// earlier version, as long as plain, or the fp32 elements of which those of plain
+// are the bf16, twice as long; another length counts as none. Encode never fails:
+// what gains nothing is Raw, of which the caller may keep plain itself in place
+// of the copy.
 func (c *Coder) Encode(dst, plain, base []byte, hint Hint) (encoded []byte, form Form, usesBase bool) {
-	if len(base) != len(plain) || hint.MinGain >= 1 {
+	if !fits(base, plain) || hint.MinGain >= 1 {
 		base = nil
 	}
 	start := len(dst)
@@ -123,13 +128,13 @@ func (c *Coder) Encode(dst, plain, base []byte, hint Hint) (encoded []byte, form
 	switch form = c.choose(plain, base, hint); form {
 	case Zstd:
 		dst = c.appendZstd(append(dst, byte(form)), plain)
-	case Blocks, Delta:
+	case Blocks, Delta, Rounded:
 		dst = append(dst, byte(form))
 		at := 0
 		for _, b := range c.plan {
 			var under []byte
 			if b.mode == modeDelta {
-				under = base[at : at+b.plain]
+				under = c.under(b, base, at, len(plain))
 			}
 			dst = c.appendBlock(dst, b, plain[at:at+b.plain], under)
 			at += b.plain
@@ -139,7 +144,7 @@ func (c *Coder) Encode(dst, plain, base []byte, hint Hint) (encoded []byte, form
 	if form == Raw || len(dst)-start >= FormSize+len(plain) {
 		return append(append(dst[:start], byte(Raw)), plain...), Raw, false
 	}
-	return dst, form, form == Delta
+	return dst, form, form.usesBase()
 }
 
 // Decode fills dst, whose length is that of the plain bytes. base is what Encode
@@ -160,8 +165,8 @@ func (c *Coder) Decode(dst, encoded, base []byte) error {
 		return c.decodeZstd(dst, src)
 	case Blocks:
 		base = nil
-	case Delta:
-		if len(base) != len(dst) {
+	case Delta, Rounded:
+		if !fits(base, dst) || wide(base, dst) != (form == Rounded) {
 			return fmt.Errorf("%w: %d bytes for a chunk of %d", ErrBase, len(base), len(dst))
 		}
 	default:
@@ -176,12 +181,15 @@ func (c *Coder) decodeBlocks(form Form, dst, src, base []byte) error {
 		if err != nil {
 			return err
 		}
-		if b.mode == modeDelta && form != Delta {
+		if b.mode == modeDelta && !form.usesBase() {
 			return fmt.Errorf("%w: a delta in a chunk without a base", ErrCorrupt)
 		}
 		var under []byte
-		if form == Delta {
-			under = base[at : at+b.plain]
+		if b.mode == modeDelta {
+			if form == Rounded && b.log != 1 {
+				return fmt.Errorf("%w: elements of %d bytes that were rounded", ErrCorrupt, 1<<b.log)
+			}
+			under = c.under(b, base, at, len(dst))
 		}
 		if src, err = c.decodeBlock(b, dst[at:at+b.plain], src[blockHeader:], under); err != nil {
 			return fmt.Errorf("block at %d: %w", at, err)

@@ -23,19 +23,31 @@ func undo[W word](d, b W) W {
 	return (b+(m>>1^-(m&1)))&^sign | (d^b)&sign
 }
 
-// subtract writes the differences from base to out.
-func subtract[W word](out, w, base []W) {
-	out, w = out[:len(base)], w[:len(base)]
-	for i, b := range base {
-		out[i] = difference(w[i], b)
+// subtract turns elements into their differences from base, as difference does,
+// all lanes of 64 bits at once. A lane's highest bit is set before another is
+// taken from it, so nothing is borrowed from the next.
+func subtract[W word](w, base []uint64) {
+	one, sign := lanes[W]()
+	top := 8*width[W]() - 1
+	base = base[:len(w)]
+	for i, v := range w {
+		b := base[i]
+		d := (v | sign) - b&^sign
+		negative := d >> (top - 1) & one
+		w[i] = (d<<1&^one^(negative<<top-negative))&^sign | (v^b)&sign
 	}
 }
 
 // add is the inverse of subtract.
-func add[W word](d, base []W) {
-	d = d[:len(base)]
-	for i, b := range base {
-		d[i] = undo(d[i], b)
+func add[W word](d, base []uint64) {
+	one, sign := lanes[W]()
+	top := 8*width[W]() - 1
+	base = base[:len(d)]
+	for i, v := range d {
+		b := base[i]
+		negative := v & one
+		m := v&^sign>>1&^sign ^ (negative<<top - negative)
+		d[i] = (b&^sign+m)&^sign | (v^b)&sign
 	}
 }
 
@@ -52,7 +64,7 @@ const (
 	contextShare = 16
 	// The elements are dealt out from as many places at a time, so that one
 	// need not wait for the one before it.
-	lanes = 4
+	orderLanes = 4
 )
 
 // key is the exponent of an fp32 or a bf16, the exponent and the first bits
@@ -65,9 +77,9 @@ func key[W word](b W) uint8 { return uint8(b << 1 >> (8*width[W]() - 8)) }
 type order struct {
 	n       int // contexts
 	size    [maxContexts]int
-	context [256]uint8         // of a key
-	next    [lanes][256]uint32 // where the next element of a key goes
-	count   [lanes][256]uint32
+	context [256]uint8              // of a key
+	next    [orderLanes][256]uint32 // where the next element of a key goes
+	count   [orderLanes][256]uint32
 }
 
 // unsorted is one context that holds n elements as they are.
@@ -75,20 +87,23 @@ func (o *order) unsorted(n int) { o.n, o.size[0] = 1, n }
 
 // orderOf works out the order for a base.
 func orderOf[W word](o *order, base []W) {
-	o.count = [lanes][256]uint32{}
-	lane := len(base) / lanes
-	b0, b1, b2, b3 := base[:lane], base[lane:2*lane], base[2*lane:3*lane], base[3*lane:]
-	b1, b2 = b1[:len(b0)], b2[:len(b0)]
-	for i, b := range b0 {
-		o.count[0][key(b)]++
-		o.count[1][key(b1[i])]++
-		o.count[2][key(b2[i])]++
-		o.count[3][key(b3[i])]++
+	o.count = [orderLanes][256]uint32{}
+	n := len(base)
+	lane, i, shift := n/orderLanes, 0, 8*width[W]()-8 // shift is what key does
+	for ; i < lane; i++ {
+		j := i
+		o.count[0][uint8(uint64(base[j])<<1>>shift)]++
+		j += lane
+		o.count[1][uint8(uint64(base[j])<<1>>shift)]++
+		j += lane
+		o.count[2][uint8(uint64(base[j])<<1>>shift)]++
+		j += lane
+		o.count[3][uint8(uint64(base[j])<<1>>shift)]++
 	}
-	for _, b := range b3[lane:] {
+	for _, b := range base[orderLanes*lane:] {
 		o.count[3][key(b)]++
 	}
-	o.settle(len(base))
+	o.settle(n)
 }
 
 // settle groups the keys into contexts and lays the elements out. The last
@@ -102,7 +117,7 @@ func (o *order) settle(n int) {
 			o.n++
 		}
 		o.context[k] = uint8(o.n)
-		for l := range lanes {
+		for l := range orderLanes {
 			o.next[l][k] = at
 			at += o.count[l][k]
 			o.size[o.n] += int(o.count[l][k])
@@ -118,47 +133,75 @@ func (o *order) settle(n int) {
 	o.n++
 }
 
-// deal writes the differences from base to out, in the order. It and gather
-// have a step for each lane, as closures: those are inlined, generic functions
-// of this size are not.
+// deal puts the elements of w in the order, as out. It and gather take one of
+// each lane in turn: what follows on an element of the same key waits until its
+// place has been counted up. They are written out, with few variables: closures
+// and slices of the lanes keep the compiler from holding them in registers.
 func deal[W word](out, w, base []W, o *order) {
-	lane := len(base) / lanes
-	b0, b1, b2, b3 := base[:lane], base[lane:2*lane], base[2*lane:3*lane], base[3*lane:]
-	w0, w1, w2, w3 := w[:lane], w[lane:2*lane], w[2*lane:3*lane], w[3*lane:len(base)]
-	step := func(next *[256]uint32, v, b W) {
-		k := key(b)
-		at := next[k]
-		next[k] = at + 1
-		out[at] = difference(v, b)
+	n := len(base)
+	out, w = out[:n], w[:n]
+	lane, i, shift := n/orderLanes, 0, 8*width[W]()-8 // shift is what key does
+	for ; i < lane; i++ {
+		j := i
+		k := uint8(uint64(base[j]) << 1 >> shift)
+		at := o.next[0][k]
+		o.next[0][k] = at + 1
+		out[at] = w[j]
+		j += lane
+		k = uint8(uint64(base[j]) << 1 >> shift)
+		at = o.next[1][k]
+		o.next[1][k] = at + 1
+		out[at] = w[j]
+		j += lane
+		k = uint8(uint64(base[j]) << 1 >> shift)
+		at = o.next[2][k]
+		o.next[2][k] = at + 1
+		out[at] = w[j]
+		j += lane
+		k = uint8(uint64(base[j]) << 1 >> shift)
+		at = o.next[3][k]
+		o.next[3][k] = at + 1
+		out[at] = w[j]
 	}
-	for i, b := range b0 {
-		step(&o.next[0], w0[i], b)
-		step(&o.next[1], w1[i], b1[i])
-		step(&o.next[2], w2[i], b2[i])
-		step(&o.next[3], w3[i], b3[i])
-	}
-	for i := lane; i < len(b3); i++ {
-		step(&o.next[3], w3[i], b3[i])
+	for i = orderLanes * lane; i < n; i++ {
+		k := uint8(uint64(base[i]) << 1 >> shift)
+		at := o.next[3][k]
+		o.next[3][k] = at + 1
+		out[at] = w[i]
 	}
 }
 
-// gather is the inverse of deal: base becomes the elements.
-func gather[W word](base, sorted []W, o *order) {
-	lane := len(base) / lanes
-	b0, b1, b2, b3 := base[:lane], base[lane:2*lane], base[2*lane:3*lane], base[3*lane:]
-	step := func(next *[256]uint32, b W) W {
-		k := key(b)
-		at := next[k]
-		next[k] = at + 1
-		return undo(sorted[at], b)
+// gather is the inverse of deal: it fills w.
+func gather[W word](w, sorted, base []W, o *order) {
+	n := len(base)
+	w, sorted = w[:n], sorted[:n]
+	lane, i, shift := n/orderLanes, 0, 8*width[W]()-8 // shift is what key does
+	for ; i < lane; i++ {
+		j := i
+		k := uint8(uint64(base[j]) << 1 >> shift)
+		at := o.next[0][k]
+		o.next[0][k] = at + 1
+		w[j] = sorted[at]
+		j += lane
+		k = uint8(uint64(base[j]) << 1 >> shift)
+		at = o.next[1][k]
+		o.next[1][k] = at + 1
+		w[j] = sorted[at]
+		j += lane
+		k = uint8(uint64(base[j]) << 1 >> shift)
+		at = o.next[2][k]
+		o.next[2][k] = at + 1
+		w[j] = sorted[at]
+		j += lane
+		k = uint8(uint64(base[j]) << 1 >> shift)
+		at = o.next[3][k]
+		o.next[3][k] = at + 1
+		w[j] = sorted[at]
 	}
-	for i, b := range b0 {
-		b0[i] = step(&o.next[0], b)
-		b1[i] = step(&o.next[1], b1[i])
-		b2[i] = step(&o.next[2], b2[i])
-		b3[i] = step(&o.next[3], b3[i])
-	}
-	for i := lane; i < len(b3); i++ {
-		b3[i] = step(&o.next[3], b3[i])
+	for i = orderLanes * lane; i < n; i++ {
+		k := uint8(uint64(base[i]) << 1 >> shift)
+		at := o.next[3][k]
+		o.next[3][k] = at + 1
+		w[i] = sorted[at]
 	}
 }

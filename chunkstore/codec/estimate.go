@@ -27,6 +27,7 @@ type sampler struct {
 	ctx    [maxContexts][8][256]uint32
 	bytes  []byte // pieces, of the plain bytes and of the base
 	under  []byte
+	wide   []byte // of a wide base, before it is rounded
 	order  order
 }
 
@@ -60,15 +61,17 @@ func (s *sampler) entropy(h *[256]uint32) (total float64, n uint32) {
 	return min(bits, 8*float64(n)), n
 }
 
-// take copies pieces of b to dst; piece starts are multiples of 8.
-func take(dst, b []byte) []byte {
-	if len(b) <= pieces*pieceSize {
+// take copies pieces of b to dst; piece starts are multiples of 8. times is how
+// many bytes of b there are for one of the chunk.
+func take(dst, b []byte, times int) []byte {
+	n := len(b) / times
+	if n <= pieces*pieceSize {
 		return append(dst[:0], b...)
 	}
 	dst = dst[:0]
 	for i := range pieces {
-		at := i * (len(b) - pieceSize) / (pieces - 1) &^ 7
-		dst = append(dst, b[at:at+pieceSize]...)
+		at := i * (n - pieceSize) / (pieces - 1) &^ 7
+		dst = append(dst, b[times*at:times*(at+pieceSize)]...)
 	}
 	return dst
 }
@@ -77,7 +80,7 @@ func take(dst, b []byte) []byte {
 func (s *sampler) segment(src []byte, deep bool) byte {
 	h := &s.merged
 	h[0], h[1], h[2], h[3] = [256]uint32{}, [256]uint32{}, [256]uint32{}, [256]uint32{}
-	same, pairs, n := 0, 0, 0
+	same, nulls, pairs, n := 0, 0, 0, 0 // nulls are the same because they are zero
 	step, part := max(1, len(src)/8), len(src)
 	if len(src) > segSample {
 		part = segSample / 8
@@ -98,6 +101,12 @@ func (s *sampler) segment(src []byte, deep bool) byte {
 			if c == d {
 				same++
 			}
+			if a|b == 0 {
+				nulls++
+			}
+			if c|d == 0 {
+				nulls++
+			}
 			pairs += 2
 		}
 	}
@@ -110,7 +119,12 @@ func (s *sampler) segment(src []byte, deep bool) byte {
 		squares += float64(c) * float64(c)
 	}
 	total, _ := s.entropy(&h[0])
-	return pick(float64(n), total/float64(n), float64(most), float64(h[0][0]), squares, float64(same)/float64(pairs), deep)
+	zeros := float64(h[0][0])
+	if !deep && together(float64(same), float64(pairs), squares/float64(n*n)) &&
+		!together(float64(same-nulls), float64(pairs-nulls), (squares-zeros*zeros)/max(1, (float64(n)-zeros)*(float64(n)-zeros))) {
+		return segSparse // rows of zeros: that is faster than zstd, and no longer
+	}
+	return pick(float64(n), total/float64(n), float64(most), zeros, squares, float64(same)/float64(pairs), deep)
 }
 
 // pick decides for n bytes of entropy bits each.
@@ -121,7 +135,7 @@ func pick(n, entropy, most, zeros, squares, same float64, deep bool) byte {
 		huff = 1 + entropy - binary2(p)
 	}
 	// Equal bytes stand together far more than by chance: zstd finds that.
-	if chance := squares / (n * n); 1-same < 0.5*(1-chance) || same > max(0.3, 0.05+1.5*chance) {
+	if together(same, 1, squares/(n*n)) {
 		return segZstd
 	}
 	if p := zeros / n; !deep && p > 0.5 {
@@ -135,6 +149,11 @@ func pick(n, entropy, most, zeros, squares, same float64, deep bool) byte {
 		return segRaw
 	}
 	return segHuff
+}
+
+// together says whether equal bytes stand together far more than by chance.
+func together(same, pairs, chance float64) bool {
+	return pairs-same < 0.5*pairs*(1-chance) || same > pairs*max(0.3, 0.05+1.5*chance)
 }
 
 // binary2 is the entropy of a coin.
@@ -156,7 +175,7 @@ func (c *Coder) choose(plain, base []byte, hint Hint) Form {
 	for at := 0; at < len(plain); {
 		var under []byte
 		if base != nil {
-			under = base[at:]
+			under = base[at*len(base)/len(plain):]
 		}
 		b, alone, over := c.plans(plain[at:], under, hint, hint.Offset+int64(at))
 		without, with = without+alone, with+min(alone, over)
@@ -181,6 +200,9 @@ func (c *Coder) choose(plain, base []byte, hint Hint) Form {
 	for _, b := range c.plan {
 		if b.mode == modeDelta {
 			form = Delta
+			if wide(base, plain) {
+				form = Rounded
+			}
 		}
 	}
 	return form
@@ -200,7 +222,7 @@ func (c *Coder) add(b block) {
 func (c *Coder) plans(plain, base []byte, hint Hint, offset int64) (b block, alone, over float64) {
 	s := &c.sample
 	view := plain[:min(len(plain), window)]
-	s.bytes = take(s.bytes, view)
+	s.bytes = take(s.bytes, view, 1)
 	log, head, bits := s.layout(offset, hint)
 	b = block{mode: modePlanes, log: log, head: head}
 	b.plain = min(len(plain), head+most(log)<<log)
@@ -208,15 +230,26 @@ func (c *Coder) plans(plain, base []byte, hint Hint, offset int64) (b block, alo
 	perByte := 1 / (8 * float64(len(s.bytes)))
 	planes, delta, sorted := bits*perByte, math.Inf(1), false
 	if base != nil {
-		s.under = take(s.under, base[:len(view)])
-		delta, sorted = s.delta(log, head)
+		if wide(base, plain) {
+			delta, sorted = s.deltaWide(base[:2*len(view)], log, head)
+		} else {
+			s.under = take(s.under, base[:len(view)], 1)
+			delta, sorted = s.delta(log, head)
+		}
 		delta *= perByte
 	}
-	if delta < (1-minGain)*min(planes, 1) {
-		b.mode, b.sorted = modeDelta, sorted
-		return b, planes * float64(b.plain), delta * float64(b.plain)
+	flat, mode := 1.0, byte(modeRaw)
+	short := len(view) < pieces*pieceSize
+	if short { // zstd costs next to nothing, and may be best for any of it
+		flat, mode = c.flat(log, planes, short)
 	}
-	flat, mode := c.flat(log, planes)
+	if delta < (1-minGain)*min(planes, flat) {
+		b.mode, b.sorted = modeDelta, sorted
+		return b, min(planes, flat) * float64(b.plain), delta * float64(b.plain)
+	}
+	if !short {
+		flat, mode = c.flat(log, planes, short)
+	}
 	if planes > (1-minGain)*flat {
 		b = block{mode: mode, plain: len(view)}
 		planes = flat
@@ -226,10 +259,9 @@ func (c *Coder) plans(plain, base []byte, hint Hint, offset int64) (b block, alo
 
 // flat says what the sample takes per byte without elements: raw, or zstd where
 // it may be text, since text cannot be told from its bytes alone.
-func (c *Coder) flat(log uint8, planes float64) (size float64, mode byte) {
+func (c *Coder) flat(log uint8, planes float64, short bool) (size float64, mode byte) {
 	s := &c.sample
-	whole := len(s.bytes) < pieces*pieceSize // so short that bytes say little of it
-	if log == 0 && planes > 7.9/8 && !whole || log > 0 && planes > maybeText || planes == 0 {
+	if !short && (log == 0 && planes > 7.9/8 || log > 0 && planes > maybeText) || planes == 0 {
 		return 1, modeRaw
 	}
 	c.values = c.appendZstd(c.values[:0], s.bytes)
@@ -323,7 +355,7 @@ func (s *sampler) delta(log uint8, head int) (bits float64, sorted bool) {
 
 func sampleDelta[W word](s *sampler, a, b []byte, get func([]byte) W) (bits float64, sorted bool) {
 	w := width[W]()
-	s.order.count = [lanes][256]uint32{}
+	s.order.count = [orderLanes][256]uint32{}
 	for i := 0; i < len(b); i += w {
 		s.order.count[0][key(get(b[i:]))]++
 	}

@@ -62,7 +62,7 @@ func TestContexts(t *testing.T) {
 	} {
 		var o order
 		for k := range tc.keys {
-			o.count[k%lanes][200-k] = uint32(tc.each)
+			o.count[k%orderLanes][200-k] = uint32(tc.each)
 		}
 		o.count[1][3] += uint32(tc.more)
 		o.settle(tc.keys*tc.each + tc.more)

@@ -31,6 +31,8 @@ func encodings(t testing.TB) map[string][3][]byte {
 	add("planes", plain, nil, Blocks)
 	add("delta", plain, base, Delta)
 	add("delta16", half, earlier, Delta)
+	whole, _ := floats(rng, 8<<10, 1e-4)
+	add("rounded", rounded(whole), whole, Rounded)
 	// Rows that did not change, and one that did: not sorted.
 	add("rows", append(bytes.Clone(base[:4<<10]), plain[4<<10:5<<10]...), base[:5<<10], Delta)
 	// A sparse segment in a block that says so.
@@ -144,11 +146,14 @@ func TestLies(t *testing.T) {
 		{"sparse in sparse", blocks(header(modePlanes, 0, 1024, segSparse, segSparse, segRun, 1, segRun, 1)...)},
 		{"sparse with all bits and no values", blocks(header(modePlanes, 0, 1024, segSparse, segRun, 255)...)},
 		{"second block missing", blocks(header(modePlanes, 0, 512, segRun, 0)...)},
+		{"rounded to elements of four bytes", append([]byte{byte(Rounded)}, header(modeDelta, 2, 1024, segRun, 0, segRun, 0, segRun, 0, segRun, 0)...)},
 		{"delta block cut short", delta(header(modeDelta, 2|3<<4, 1024, 1)...)},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if err := decodeBounded(t, c, make([]byte, 1024), tc.encoded, make([]byte, 1024)); err == nil {
-				t.Error("decoded")
+			for _, base := range [][]byte{nil, make([]byte, 1024), make([]byte, 2048)} {
+				if err := decodeBounded(t, c, make([]byte, 1024), tc.encoded, base); err == nil {
+					t.Errorf("decoded over a base of %d bytes", len(base))
+				}
 			}
 		})
 	}
@@ -178,10 +183,14 @@ func FuzzDecode(f *testing.F) {
 		if n < 0 || n > 1<<20 {
 			return
 		}
-		if len(base) > n {
-			base = base[:n]
+		want := n
+		if len(encoded) > 0 && Form(encoded[0]) == Rounded {
+			want = 2 * n
+		}
+		if len(base) > want {
+			base = base[:want]
 		} else if len(base) > 0 {
-			base = append(bytes.Clone(base), make([]byte, n-len(base))...)
+			base = append(bytes.Clone(base), make([]byte, want-len(base))...)
 		}
 		dst := make([]byte, n)
 		if err := c.Decode(dst, encoded, base); err != nil {
@@ -223,5 +232,7 @@ func FuzzRoundTrip(f *testing.F) {
 		n := min(len(plain), len(base))
 		roundTrip(t, c, plain[:n], base[:n], hint)
 		roundTrip(t, c, plain, nil, Hint{Offset: offset})
+		n = min(len(plain), len(base)/2)
+		roundTrip(t, c, plain[:n], base[:2*n], hint)
 	})
 }

@@ -23,49 +23,59 @@ func kernels[W word](t *testing.T, b []byte) {
 	t.Helper()
 	w := width[W]()
 	b = b[:len(b)/w*w]
-	e := make([]W, len(b)/w)
-	load(e, b)
+	n := len(b) / w
+	scratch := func() []uint64 { return make([]uint64, (len(b)+7)/8) }
+	e := scratch()
+	load[W](e, b)
 	planes := make([]byte, len(b))
-	split(planes, e)
+	split[W](planes, e, n)
 	if !bytes.Equal(planes, naiveSplit(b, w)) {
-		t.Fatalf("split of %d elements of %d bytes", len(e), w)
+		t.Fatalf("split of %d elements of %d bytes", n, w)
 	}
-	again := make([]W, len(e))
-	merge(again, planes)
+	again := scratch()
+	merge[W](again, planes, n)
 	if !slices.Equal(again, e) {
-		t.Fatalf("merge of %d elements of %d bytes", len(e), w)
+		t.Fatalf("merge of %d elements of %d bytes", n, w)
 	}
-	rotate(again)
-	unrotate(again)
+	rotate[W](again)
+	for i, v := range wordsOf[W](e, n) {
+		if r := wordsOf[W](again, n)[i]; r != v<<1|v>>(8*w-1) {
+			t.Fatalf("%#x rotated is %#x", v, r)
+		}
+	}
+	unrotate[W](again)
 	out := make([]byte, len(b))
-	store(out, again)
+	store[W](out, again)
 	if !bytes.Equal(out, b) {
-		t.Fatalf("store of %d elements of %d bytes", len(e), w)
+		t.Fatalf("store of %d elements of %d bytes", n, w)
 	}
-	// Half of them as a base of the other: differences, as they are and sorted.
-	n := len(e) / 2
-	plain, base := e[:n], e[n:2*n]
-	d := make([]W, n)
-	subtract(d, plain, base)
-	for i := range d {
-		if d[i] != difference(plain[i], base[i]) || undo(d[i], base[i]) != plain[i] {
-			t.Fatalf("difference of %#x from %#x", plain[i], base[i])
+	// The first half over the second: differences, as they are and sorted.
+	n /= 2
+	b = b[:2*n*w]
+	under, d := scratch(), scratch()
+	load[W](d, b[:n*w])
+	load[W](under, b[n*w:])
+	plain, base, diffs := slices.Clone(wordsOf[W](d, n)), wordsOf[W](under, n), wordsOf[W](d, n)
+	subtract[W](d, under)
+	for i := range n {
+		if diffs[i] != difference(plain[i], base[i]) || undo(diffs[i], base[i]) != plain[i] {
+			t.Fatalf("difference of %#x from %#x is %#x", plain[i], base[i], diffs[i])
 		}
 	}
 	sum := slices.Clone(d)
-	add(sum, base)
-	if !slices.Equal(sum, plain) {
+	add[W](sum, under)
+	if !slices.Equal(wordsOf[W](sum, n), plain) {
 		t.Fatal("add does not undo subtract")
 	}
 	var o order
 	orderOf(&o, base)
 	sorted := make([]W, n)
-	deal(sorted, plain, base, &o)
-	mine, theirs := slices.Clone(sorted), slices.Clone(d)
+	deal(sorted, diffs, base, &o)
+	mine, theirs := slices.Clone(sorted), slices.Clone(diffs)
 	slices.Sort(mine)
 	slices.Sort(theirs)
 	if !slices.Equal(mine, theirs) {
-		t.Fatal("deal does not write each difference once")
+		t.Fatal("deal does not write each element once")
 	}
 	total := 0
 	for _, size := range o.size[:o.n] {
@@ -75,9 +85,9 @@ func kernels[W word](t *testing.T, b []byte) {
 		t.Fatalf("contexts of %d elements together, for %d", total, n)
 	}
 	orderOf(&o, base)
-	got := slices.Clone(base)
-	gather(got, sorted, &o)
-	if !slices.Equal(got, plain) {
+	got := make([]W, n)
+	gather(got, sorted, base, &o)
+	if !slices.Equal(got, diffs) {
 		t.Fatal("gather does not undo deal")
 	}
 }

@@ -21,7 +21,7 @@ const (
 
 const (
 	minCoded   = 64   // a shorter segment is raw, or a run
-	segSample  = 4096 // bytes that a decision looks at
+	segSample  = 2048 // bytes that a decision looks at
 	gainHuff   = 0.97 // what coding must come to, to be worth its decoding
 	gainSparse = 0.95 // the same, over huff0
 )
@@ -76,11 +76,14 @@ func (c *Coder) appendSparse(dst, src []byte) []byte {
 	c.values = grow(c.values, len(src)+8)
 	values, at := c.values, 0
 	for i := range c.bitmap {
-		var m byte
-		if rest := src[8*i:]; len(rest) >= 8 {
+		rest := src[8*i:]
+		m := byte(0)
+		if len(rest) >= 8 {
 			x := le.Uint64(rest)
-			if x != 0 {
-				m = nonZero(x)
+			if m = nonZero(x); m == 0xff { // as most are where whole rows are zero, or none of one
+				le.PutUint64(values[at:], x)
+				at += 8
+			} else {
 				for left := m; left != 0; left &= left - 1 {
 					values[at] = byte(x >> (8 * bits.TrailingZeros8(left)))
 					at++
@@ -182,6 +185,10 @@ func (c *Coder) decodeSparse(dst, src []byte) ([]byte, error) {
 	clear(dst)
 	values := c.values
 	for i, m := range c.bitmap {
+		if m == 0xff {
+			values = values[copy(dst[8*i:8*i+8], values):]
+			continue
+		}
 		for ; m != 0; m &= m - 1 {
 			dst[8*i+bits.TrailingZeros8(m)] = values[0]
 			values = values[1:]

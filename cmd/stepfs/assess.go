@@ -24,7 +24,7 @@ import (
 const assessPolynomial = chunker.Pol(0x3DA3358B4DC173)
 
 func assessCommand(g *global) *cobra.Command {
-	sample := "10%"
+	sample, full := "10%", false
 	const usage = "assess [flags] DIR"
 	c := &cobra.Command{
 		Use:   usage,
@@ -35,7 +35,10 @@ what the series would take in a store. Nothing is changed and no pickle is
 executed.
 
 The estimate splits, hashes and compresses a sample of the files, the same ones of
-each checkpoint. Exit code 3: some checkpoints are torn.`,
+each checkpoint, or with --full all of them: then it says what the checkpoints take
+exactly, but for the headers of packs. It is given twice: with zstd, and with floats
+as planes and as deltas from the same file of the checkpoint before, at the same
+offsets. Exit code 3: some checkpoints are torn.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return fmt.Errorf("%d arguments given; usage: stepfs %s", len(args), usage)
@@ -44,10 +47,14 @@ each checkpoint. Exit code 3: some checkpoints are torn.`,
 			if err != nil || !(percent >= 0 && percent <= 100) {
 				return fmt.Errorf("--sample: %q is not between 0%% and 100%%", sample)
 			}
+			if full {
+				percent = 100
+			}
 			return runAssess(c.Context(), args[0], percent, g.json, c.OutOrStdout(), c.ErrOrStderr())
 		},
 	}
 	c.Flags().StringVar(&sample, "sample", sample, "share of the bytes that the estimate reads; 0 for none")
+	c.Flags().BoolVar(&full, "full", false, "read everything: --sample 100%")
 	return c
 }
 
@@ -70,6 +77,12 @@ type AssessTotal struct {
 	Bytes       int64  `json:"bytes"`
 	Sampled     int64  `json:"sampled_bytes"`
 	Estimate    int64  `json:"estimate_bytes"` // 0: nothing was sampled
+	// With floats as planes and deltas, and what of the sample is kept how.
+	Deltas         int64 `json:"estimate_delta_bytes"`
+	SampledTwice   int64 `json:"sampled_duplicate_bytes"`
+	SampledDeltas  int64 `json:"sampled_delta_bytes"`
+	SampledPlanes  int64 `json:"sampled_planes_bytes"`
+	SampledDeepest int   `json:"sampled_deepest_delta"`
 }
 
 // assessor looks through one directory. Everything is reached through an
@@ -79,6 +92,7 @@ type assessor struct {
 	root      *os.Root
 	percent   float64
 	estimator *chunkstore.Estimator
+	deltas    *deltaEstimate
 	sampled   map[string]bool // names without their numbers: in the sample or not
 	total     AssessTotal
 	tell      func(AssessLine) error
@@ -96,8 +110,13 @@ func runAssess(ctx context.Context, dir string, percent float64, json bool, out,
 		return err
 	}
 	defer e.Close()
+	deltas, err := newDeltaEstimate(root)
+	if err != nil {
+		return err
+	}
+	defer deltas.store.Close()
 	w, any := table(out), false
-	a := &assessor{ctx: ctx, root: root, percent: percent, estimator: e, sampled: map[string]bool{}, total: AssessTotal{Event: "total"}, bar: &progress{}}
+	a := &assessor{ctx: ctx, root: root, percent: percent, estimator: e, deltas: deltas, sampled: map[string]bool{}, total: AssessTotal{Event: "total"}, bar: &progress{}}
 	if f, ok := errs.(*os.File); ok {
 		a.bar = newCounter(f, "assessing")
 	}
@@ -137,13 +156,19 @@ func (a *assessor) sum(flush func() error, json bool, out io.Writer) (err error)
 	t.Sampled = a.estimator.Raw
 	if t.Sampled > 0 {
 		t.Estimate = int64(float64(t.Bytes) * float64(a.estimator.Stored) / float64(t.Sampled))
+		a.deltas.sum(t)
 	}
 	if json {
 		err = printJSON(out, t)
 	} else if err = flush(); err == nil {
 		fmt.Fprintf(out, "%d checkpoints, %d torn; %s", t.Checkpoints, t.Torn, humanBytes(t.Bytes))
-		if t.Sampled > 0 {
-			fmt.Fprintf(out, ", in stepfs about %s (from a sample of %s)", humanBytes(t.Estimate), humanBytes(t.Sampled))
+		switch {
+		case t.Sampled == 0:
+		case a.percent == 100:
+			fmt.Fprintf(out, ", in stepfs %s, as planes and deltas %s", humanBytes(t.Estimate), humanBytes(t.Deltas))
+		default:
+			fmt.Fprintf(out, ", in stepfs about %s, as planes and deltas %s (from a sample of %s)",
+				humanBytes(t.Estimate), humanBytes(t.Deltas), humanBytes(t.Sampled))
 		}
 		_, err = fmt.Fprintln(out)
 	}
@@ -159,6 +184,7 @@ func (a *assessor) below(dir string) error {
 	if err = errors.Join(err, a.ctx.Err()); err != nil {
 		return err
 	}
+	sortBySteps(entries)
 	for _, e := range entries {
 		name := path.Join(dir, e.Name())
 		step, ok := snapshot.StepName(e.Name(), !e.IsDir())
@@ -199,7 +225,11 @@ func (a *assessor) checkpoint(name, step string, dir bool) error {
 		if err != nil {
 			return err
 		}
-		if err := a.sample(p, a.total.Bytes+line.Bytes); err != nil {
+		in, err := a.sample(p, a.total.Bytes+line.Bytes)
+		if err == nil && in {
+			err = a.deltas.add(a.ctx, versionName(p, name, step), p)
+		}
+		if err != nil {
 			return err
 		}
 		line.Files++
@@ -224,7 +254,7 @@ var numbers = regexp.MustCompile(`\d+`)
 // common shows only if it is the same file of each. So a name, without its
 // numbers, is in or not, from when it is first seen: as long as the sample is
 // smaller than it should be. seen is what came before it.
-func (a *assessor) sample(name string, seen int64) error {
+func (a *assessor) sample(name string, seen int64) (in bool, err error) {
 	masked := numbers.ReplaceAllString(name, "#")
 	in, known := a.sampled[masked]
 	if !known {
@@ -232,11 +262,11 @@ func (a *assessor) sample(name string, seen int64) error {
 		a.sampled[masked] = in
 	}
 	if !in {
-		return nil
+		return false, nil
 	}
 	f, err := a.root.Open(name)
 	if err != nil {
-		return err
+		return true, err
 	}
 	defer f.Close()
 	src := &fileSource{File: f}
@@ -246,12 +276,12 @@ func (a *assessor) sample(name string, seen int64) error {
 			break
 		}
 		if err != nil {
-			return err
+			return true, err
 		}
 		src.segments = append(src.segments, chunkstore.Segment{Off: start, Len: end - start})
 		off = end
 	}
-	return a.estimator.Add(a.ctx, src)
+	return true, a.estimator.Add(a.ctx, src)
 }
 
 // fileSource is a file as the splitter reads it.
