@@ -52,6 +52,10 @@ type Config struct {
 	Cache    int64
 	// SegmentSize of the journal; zero means its default.
 	SegmentSize int64
+	// Bulk makes an index without a journal: for one that is built beside the
+	// store's and takes its place once it is closed. What a crash leaves of it is
+	// of no use.
+	Bulk bool
 	// Damage hears of tables of the index that don't read back; their readers
 	// get the error besides. It must not block. May be nil.
 	Damage func(error)
@@ -171,8 +175,10 @@ func (e *Engine) Update(kind schema.Kind, fn func(tx *Tx) error) (journal.Pos, e
 	return e.commit(kind, tx)
 }
 
-func (e *Engine) commit(kind schema.Kind, tx *Tx) (journal.Pos, error) {
-	end, err := e.log.Append([]byte{byte(kind)}, tx.batch.Repr())
+func (e *Engine) commit(kind schema.Kind, tx *Tx) (end journal.Pos, err error) {
+	if !e.cfg.Bulk {
+		end, err = e.log.Append([]byte{byte(kind)}, tx.batch.Repr())
+	}
 	if errors.Is(err, journal.ErrNoSpace) {
 		return 0, err
 	}
@@ -263,6 +269,6 @@ func (e *Engine) Close(clean bool) error {
 	if clean && e.Err() == nil {
 		errs = append(errs, e.db.Flush())
 	}
-	errs = append(errs, e.log.Close(clean && e.Err() == nil), e.db.Close())
+	errs = append(errs, e.log.Close(clean && e.Err() == nil && !e.cfg.Bulk), e.db.Close())
 	return errors.Join(errs...)
 }
