@@ -113,6 +113,87 @@ func filesByAge(fs vfs.FS, dir string) ([]agedFile, error) {
 	return files, nil
 }
 
+// Unreadable gives the pack files in dir that have no footer which can be used,
+// and why.
+func Unreadable(ctx context.Context, fs vfs.FS, dir string, domain uint32) (names []string, why []error, err error) {
+	files, err := filesByAge(fs, dir)
+	for _, f := range files {
+		if err = ctx.Err(); err != nil {
+			break
+		}
+		_, err = readFooter(fs, dir, f.name, domain)
+		if errors.Is(err, pack.ErrFormat) {
+			names, why, err = append(names, f.name.FileName()), append(why, err), nil
+		}
+		if err != nil {
+			break
+		}
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the footers of packs: %w", err)
+	}
+	return names, why, nil
+}
+
+// Reader reads chunks where an index says that they are. It changes nothing.
+type Reader struct{ s *Store }
+
+// NewReader begins to read the packs in dir; Close ends that.
+func NewReader(db DB, fs vfs.FS, dir string, cfg Config) (*Reader, error) {
+	s, err := newStore(db, fs, dir, cfg)
+	return &Reader{s}, err
+}
+
+// ReadBack is Store.ReadBack.
+func (r *Reader) ReadBack(ctx context.Context, id ID, buf []byte) ([]byte, error) {
+	return r.s.ReadBack(ctx, id, buf)
+}
+
+// Close gives back what reading took.
+func (r *Reader) Close() {
+	r.s.cache.drop()
+	r.s.files.drop()
+	r.s.codec.close()
+}
+
+// Lost calls fn for each chunk that somebody holds and that can't be there: the
+// index does not know it, or its pack is gone. What is in packs that are there is
+// not read.
+func (s *Store) Lost(ctx context.Context, fn func(id ID, holder uint64) error) error {
+	it, err := s.db.NewIter(schema.ChunkRefBounds())
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	var last ID
+	gone := false
+	for ok, n := it.First(), 0; ok; ok, n = it.Next(), n+1 {
+		domain, id, holder, err := schema.ParseChunkRefKey(it.Key())
+		if err == nil && n%1024 == 0 {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		if domain != s.cfg.Domain {
+			continue
+		}
+		if n == 0 || id != last {
+			loc, err := s.getChunk(s.db, id)
+			if err != nil && !errors.Is(err, state.ErrNotFound) {
+				return err
+			}
+			last, gone = id, err != nil || s.damage.isLost(loc.Pack)
+		}
+		if gone {
+			if err := fn(id, holder); err != nil {
+				return err
+			}
+		}
+	}
+	return it.Error()
+}
+
 // buried is how many dead chunks one transaction marks.
 const buried = 4096
 

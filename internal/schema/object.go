@@ -47,6 +47,16 @@ type TreeEntry struct {
 	Pages  []ObjectRef   // its extents lie in these E objects
 }
 
+// Range is a range of a file, in bytes.
+type Range struct{ Off, Len int64 }
+
+// TreeContent is what a regular file holds, wherever it was read. What is neither
+// in chunks nor lost is a hole.
+type TreeContent struct {
+	Chunks []ChunkExtent // in order
+	Lost   []Range       // nobody knows any more what these hold
+}
+
 // S_IFMT bits.
 const (
 	modeType = 0o170000
