@@ -334,3 +334,38 @@ func seekRef(refs *pebble.Iterator, more bool, chunk []byte) bool {
 	}
 	return more
 }
+
+// ForgetEmpty forgets packs whose files are gone and from which nothing is read
+// any more. Nothing else may use the store meanwhile.
+func (s *Store) ForgetEmpty(ctx context.Context) error {
+	empty := map[uint64]struct{}{}
+	records, err := allPacks(s.db)
+	if err != nil {
+		return err
+	}
+	for number := range records {
+		if s.damage.isLost(number) {
+			empty[number] = struct{}{}
+		}
+	}
+	if len(empty) == 0 {
+		return nil
+	}
+	err = eachHeld(ctx, s.db, s.cfg.Domain, func(_ ID, loc schema.ChunkLoc, _ bool) error {
+		delete(empty, loc.Pack)
+		return nil
+	})
+	if err == nil {
+		_, err = s.db.Update(schema.KindPackState, func(tx *state.Tx) error {
+			for number := range empty {
+				tx.Delete(schema.PackKey(number))
+			}
+			s.book = nil
+			return nil
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("forget packs that are gone: %w", err)
+	}
+	return nil
+}

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"stepfs/chunkstore"
 	"stepfs/fs/stage"
+	"stepfs/internal/check"
 	"stepfs/internal/journal"
 	"stepfs/internal/livetree"
 	"stepfs/internal/schema"
@@ -302,13 +304,12 @@ func (x *repairer) rebuilt(e *state.Engine, res *snapshot.Rebuilt) error {
 	return nil
 }
 
-// references looks, in a store whose index and journal read back, for chunks that
-// are needed and are not there.
+// references looks, in a store whose index and journal read back, at what the
+// index says of chunks: it is made again where it is wrong, and chunks that are
+// needed and not there are marked. A dry run opens the store as every command
+// does.
 func (x *repairer) references() (err error) {
 	x.bar.note("references")
-	if x.req.DryRun {
-		return x.look()
-	}
 	e, err := state.Open(x.state(x.dir.Path()))
 	if err != nil {
 		return err
@@ -319,6 +320,14 @@ func (x *repairer) references() (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, chunks.Close()) }()
+	if err := x.chunkIndex(e, chunks); err != nil {
+		return err
+	}
+	if !x.req.DryRun {
+		if err := chunks.ForgetEmpty(x.ctx); err != nil { // what was saved of them is read elsewhere
+			return err
+		}
+	}
 	lost := map[uint64]map[[32]byte]struct{}{}
 	trees := map[uint64]struct{}{}
 	owners := map[uint64][]uint64{}
@@ -349,8 +358,25 @@ func (x *repairer) references() (err error) {
 	return x.mark(e, chunks, lost, len(trees))
 }
 
-// look is references for a dry run, which opens nothing for writing.
-func (x *repairer) look() error { return nil }
+// chunkIndex makes the chunk index again, if what it says is not what packs say.
+func (x *repairer) chunkIndex(e *state.Engine, chunks *chunkstore.Store) error {
+	view := e.View()
+	defer view.Close()
+	var wrong []check.Finding
+	run := &check.Run{View: view, Report: func(f check.Finding) {
+		if f.Kind == check.Damage && !slices.Contains([]string{"pack-missing", "pack-size", "pack-unreadable", "chunk-missing"}, f.What) {
+			wrong = append(wrong, f)
+		}
+	}}
+	if _, err := chunks.Check(x.ctx, run, chunkstore.CheckOptions{}); err != nil || len(wrong) == 0 {
+		return err
+	}
+	x.did("chunk-index-rebuilt", storedir.IndexDir, "%d entries are wrong (%s: %s): it is made again from packs", len(wrong), wrong[0].Object, wrong[0].Detail)
+	if x.req.DryRun {
+		return nil
+	}
+	return chunks.RebuildIndex(x.ctx)
+}
 
 // mark marks the snapshots that lost something.
 func (x *repairer) mark(e *state.Engine, chunks *chunkstore.Store, lost map[uint64]map[[32]byte]struct{}, trees int) (err error) {
@@ -362,7 +388,7 @@ func (x *repairer) mark(e *state.Engine, chunks *chunkstore.Store, lost map[uint
 	}
 	defer func() { err = errors.Join(err, tree.Close()) }()
 	at := func(seq uint64) snapshot.LostView { return tree.At(seq) }
-	n, err := snapshot.MarkLost(x.ctx, e, at, lost, false, x.lost)
+	n, err := snapshot.MarkLost(x.ctx, e, at, lost, x.req.DryRun, x.lost)
 	if x.sum.Lost = max(before, x.sum.Lost); err != nil {
 		return err
 	}

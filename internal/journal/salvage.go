@@ -11,8 +11,8 @@ import (
 // Salvaged says what of a damaged journal can still be had.
 type Salvaged struct {
 	First, End Pos  // of the records before the damage
-	Last       Pos  // behind the last record that reads back, wherever it is
-	Clean      bool // that one says that the log was closed after it: nothing follows
+	Last       Pos  // behind the last change that reads back, wherever it is
+	Clean      bool // the log was closed after that one: nothing follows
 	Lost       []error
 }
 
@@ -92,9 +92,12 @@ func (s *Salvaged) lastOf(fs vfs.FS, path string, number uint64) error {
 			off += recordAlign
 			continue
 		}
+		begin := head.first + Pos(off-segmentHeaderLen)
 		off += recordSize(int64(h.length))
-		if end := head.first + Pos(off-segmentHeaderLen); end >= s.Last {
-			s.Last, s.Clean = end, h.kind == kindClean
+		if end := head.first + Pos(off-segmentHeaderLen); h.kind == kindClean && begin >= s.Last {
+			s.Last, s.Clean = begin, true
+		} else if h.kind != kindClean && end > s.Last {
+			s.Last, s.Clean = end, false
 		}
 	}
 	return nil
