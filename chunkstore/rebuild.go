@@ -198,13 +198,13 @@ func (s *Store) Lost(ctx context.Context, fn func(id ID, holder uint64) error) e
 const buried = 4096
 
 // CountDead marks the chunks that nobody holds, of an index that IndexPacks has
-// written, and counts them in the records of their packs. refsFrom is the first
-// pack of which all references are known: of the others nothing is ever removed.
-// It gives the number of chunks that nobody holds, and what they take.
-func CountDead(ctx context.Context, db DB, domain uint32, refsFrom uint64) (chunks, bytes uint64, err error) {
+// written, and counts them in the records of their packs. refsFrom says which is
+// the first pack of which all references are known: of the others nothing is ever
+// removed.
+func CountDead(ctx context.Context, db DB, domain uint32, refsFrom func(Dead) (uint64, error)) (n Dead, err error) {
 	records, err := allPacks(db)
 	if err != nil {
-		return 0, 0, fmt.Errorf("count dead chunks: %w", err)
+		return n, fmt.Errorf("count dead chunks: %w", err)
 	}
 	for _, rec := range records { // until a chunk is met that is read from it
 		rec.Dead, rec.DeadChunks = rec.Stored, rec.Chunks
@@ -230,8 +230,11 @@ func CountDead(ctx context.Context, db DB, domain uint32, refsFrom uint64) (chun
 			}
 			return nil
 		}
-		chunks++
-		bytes += uint64(loc.Stored)
+		n.Chunks++
+		n.Bytes += uint64(loc.Stored)
+		if pack.Type(loc.Type) == pack.TypeTree {
+			n.Objects++
+		}
 		loc.Ext = nil // only valid for now
 		if dead = append(dead, struct {
 			id  ID
@@ -244,19 +247,29 @@ func CountDead(ctx context.Context, db DB, domain uint32, refsFrom uint64) (chun
 	if err == nil {
 		err = flush()
 	}
+	from := uint64(0)
+	if err == nil {
+		from, err = refsFrom(n)
+	}
 	if err == nil {
 		_, err = db.Update(schema.KindPackState, func(tx *state.Tx) error {
 			for number, rec := range records {
 				tx.Put(schema.PackKey(number), rec.Encode())
 			}
-			tx.Put(schema.MetaKey(schema.MetaRefsFrom), schema.Counter(refsFrom))
+			tx.Put(schema.MetaKey(schema.MetaRefsFrom), schema.Counter(from))
 			return nil
 		})
 	}
 	if err != nil {
-		return 0, 0, fmt.Errorf("count dead chunks: %w", err)
+		return n, fmt.Errorf("count dead chunks: %w", err)
 	}
-	return chunks, bytes, nil
+	return n, nil
+}
+
+// Dead counts chunks that nobody holds.
+type Dead struct {
+	Chunks, Bytes uint64
+	Objects       uint64 // of the chunks, directory objects
 }
 
 // NextPack is the number that the next pack gets.

@@ -244,7 +244,7 @@ func (s *Store) rebuild(ctx context.Context) error {
 			return err
 		}
 	}
-	if _, _, err = CountDead(ctx, s.db, s.cfg.Domain, from); err != nil {
+	if _, err = CountDead(ctx, s.db, s.cfg.Domain, func(Dead) (uint64, error) { return from, nil }); err != nil {
 		return err
 	}
 	s.setRefsFrom(from)

@@ -8,8 +8,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"stepfs/integration/harness"
 )
 
 // glob gives the files of a pattern below a store, in order; there must be some.
@@ -207,5 +205,3 @@ func TestRepairKilled(t *testing.T) {
 		t.Error("this proved nothing")
 	}
 }
-
-var _ = harness.Tree{}

@@ -14,7 +14,8 @@ import (
 // LostView is what MarkLost needs of the tree of a snapshot.
 type LostView interface {
 	Chunks(ino uint64) (es []schema.ChunkExtent, ok bool, err error)
-	Path(ino uint64) (string, error)
+	Path(ino uint64) (string, error) // one of its names
+	Links(ino uint64) (int, error)
 }
 
 // MarkLost makes partial each snapshot with a name that shows a file of which
@@ -79,9 +80,14 @@ func lostIn(v LostView, scope string, lost map[uint64]map[[32]byte]struct{}) (ma
 				missing++
 			}
 		}
-		if missing > 0 {
-			marks = append(marks, fmt.Sprintf("%s: %d of its %d chunks are lost", below, missing, len(es)))
+		if missing == 0 {
+			continue
 		}
+		others := ""
+		if n, err := v.Links(ino); err == nil && n > 1 {
+			others = fmt.Sprintf(" (it has %d names)", n)
+		}
+		marks = append(marks, fmt.Sprintf("%s: %d of its %d chunks are lost%s", below, missing, len(es), others))
 	}
 	slices.Sort(marks)
 	return marks, nil

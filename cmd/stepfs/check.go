@@ -112,7 +112,7 @@ to do, 1 there is.`,
 				return runRepair(c.Context(), g, c.OutOrStdout(), store, r)
 			}
 			if r != (RepairRequest{}) {
-				return &usageError{errors.New("--dry-run and --rebuild go with --repair")}
+				return &usageError{errors.New("--dry-run, --rebuild and --free go with --repair")}
 			}
 			s, err := openService(c.Context(), store, c.Name())
 			if err != nil {
@@ -127,6 +127,7 @@ to do, 1 there is.`,
 	c.Flags().BoolVar(&repair, "repair", false, "repair the store, which nobody may have in use")
 	c.Flags().BoolVar(&r.DryRun, "dry-run", false, "with --repair: say what would be done, and do nothing")
 	c.Flags().BoolVar(&r.Rebuild, "rebuild", false, "with --repair: make the namespace again from packs, though it reads back")
+	c.Flags().BoolVar(&r.Free, "free", false, "with --repair: what no step needs may be freed after a rebuild, though something may be missing")
 	return c
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -8,6 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"stepfs/chunkstore"
 	"stepfs/internal/journal"
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -44,6 +46,39 @@ func repairable(dir *storedir.Dir) error {
 		err = &errDamaged{dir.Path(), fmt.Errorf("index/ and journal/ are gone or empty, and there are %d packs", packs)}
 	}
 	return err
+}
+
+// notOlder refuses a store whose index and journal are older than its packs, as
+// from a backup: what is in packs that they do not know would be dead.
+func notOlder(ctx context.Context, dir *storedir.Dir, e *state.Engine, cfg chunkstore.Config) error {
+	packs, steps, err := laterPacks(ctx, dir, e, cfg)
+	if err != nil || len(steps) == 0 {
+		return err
+	}
+	return &errDamaged{dir.Path(), fmt.Errorf("index and journal are older than the packs: %d packs hold what they do not know, %s", len(packs), someOf(steps))}
+}
+
+// laterPacks gives the packs that the index does not know, and the steps in them
+// that come after all that it does.
+func laterPacks(ctx context.Context, dir *storedir.Dir, e *state.Engine, cfg chunkstore.Config) (packs, steps []string, err error) {
+	unknown, err := chunkstore.UnknownPacks(ctx, e, vfs.Default, dir.Join(storedir.PacksDir), cfg, schema.ObjectRoot)
+	for _, u := range unknown {
+		packs = append(packs, u.Name)
+		for _, b := range u.Objects {
+			if seq, rec, _, err := schema.DecodeRoot(b); err == nil && seq >= e.Epoch() {
+				steps = append(steps, fmt.Sprintf("step %s@%d", scoped(rec.Scope, rec.Name), seq))
+			}
+		}
+	}
+	return packs, steps, err
+}
+
+// someOf names the first of many.
+func someOf(names []string) string {
+	if len(names) == 1 {
+		return names[0]
+	}
+	return fmt.Sprintf("%s and %d more", names[0], len(names)-1)
 }
 
 // wayOut adds to an error of opening index and journal what helps, if it is damage.

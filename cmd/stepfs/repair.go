@@ -140,6 +140,7 @@ func runRepair(ctx context.Context, g *global, out io.Writer, arg string, r Repa
 type RepairRequest struct {
 	DryRun  bool // nothing
 	Rebuild bool // the namespace is rebuilt from packs though it reads back
+	Free    bool // what no step needs may go, though something may be missing
 }
 
 func (x *repairer) did(what, object, detail string, args ...any) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,9 +41,15 @@ type repairer struct {
 	bar   *progress
 	sum   RepairSummary
 	aside string // made when it is needed first
+	fresh bool   // the namespace was rebuilt
 }
 
 func (x *repairer) run() error {
+	for _, part := range [...]string{storedir.IndexDir, storedir.JournalDir, storedir.PacksDir, storedir.StagingDir} {
+		if _, err := os.ReadDir(x.dir.Join(part)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err // what can't be looked at is not gone
+		}
+	}
 	if err := x.dir.ConfigBroken(); err != nil {
 		x.did("config-restored", storedir.ConfigName, "%v; its second copy takes its place", err)
 	}
@@ -212,6 +219,7 @@ func (x *repairer) namespace(c state.Condition) (err error) {
 	if err := x.rebuild(base); err != nil {
 		return err
 	}
+	x.fresh = true
 	if x.req.DryRun {
 		return nil
 	}
@@ -284,22 +292,25 @@ func (x *repairer) rebuilt(e *state.Engine, res *snapshot.Rebuilt) error {
 	for _, i := range res.Live {
 		x.did("live-tree", orDash(i.Scope), "the live tree is what step %s was", i.ID())
 	}
-	from := uint64(1)
-	if !res.Whole() {
-		next, err := chunkstore.NextPack(e)
-		if err != nil {
-			return err
+	var from uint64
+	n, err := chunkstore.CountDead(x.ctx, e, x.dir.Config().Domain, func(n chunkstore.Dead) (uint64, error) {
+		// Objects of no step that was found may be those of one whose root is in a
+		// pack that is gone.
+		if from = 1; res.Whole() && n.Objects == 0 || x.req.Free {
+			return from, nil
 		}
-		from = next
-	}
-	n, size, err := chunkstore.CountDead(x.ctx, e, x.dir.Config().Domain, from)
+		var err error
+		from, err = chunkstore.NextPack(e)
+		return from, err
+	})
 	switch {
 	case err != nil:
 		return err
-	case n > 0 && from == 1:
-		x.did("chunks-unneeded", storedir.PacksDir, "%d chunks (%s) are in no step: prune frees them", n, humanBytes(int64(size)))
-	case n > 0:
-		x.did("chunks-unneeded", storedir.PacksDir, "%d chunks (%s) are in no step that was found; since something is missing, they are kept for good", n, humanBytes(int64(size)))
+	case n.Chunks > 0 && from == 1:
+		x.did("chunks-unneeded", storedir.PacksDir, "%d chunks (%s) are in no step: prune frees them", n.Chunks, humanBytes(int64(n.Bytes)))
+	case from > 1:
+		x.did("chunks-kept", storedir.PacksDir, "%d chunks (%s) are in no step that was found, %d of them are parts of steps: something may be missing, and so nothing that is there now is ever freed (--rebuild --free allows it)",
+			n.Chunks, humanBytes(int64(n.Bytes)), n.Objects)
 	}
 	return nil
 }
@@ -315,6 +326,11 @@ func (x *repairer) references() (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, e.Close(err == nil)) }()
+	if !x.fresh {
+		if err := x.later(e); err != nil {
+			return err
+		}
+	}
 	chunks, err := chunkstore.Open(e, vfs.Default, x.dir.Join(storedir.PacksDir), x.chunks())
 	if err != nil {
 		return err
@@ -322,6 +338,9 @@ func (x *repairer) references() (err error) {
 	defer func() { err = errors.Join(err, chunks.Close()) }()
 	if err := x.chunkIndex(e, chunks); err != nil {
 		return err
+	}
+	if x.fresh { // what is lost was said
+		return nil
 	}
 	if !x.req.DryRun {
 		if err := chunks.ForgetEmpty(x.ctx); err != nil { // what was saved of them is read elsewhere
@@ -358,6 +377,23 @@ func (x *repairer) references() (err error) {
 	return x.mark(e, chunks, lost, len(trees))
 }
 
+// later moves packs aside that are of a later time than index and journal, where
+// these come from a backup: else what only they hold would be dead.
+func (x *repairer) later(e *state.Engine) error {
+	packs, steps, err := laterPacks(x.ctx, x.dir, e, x.chunks())
+	if err != nil || len(steps) == 0 {
+		return err
+	}
+	x.did("packs-later", storedir.PacksDir, "index and journal are older than %d packs, which hold %s: --rebuild brings them back; else the packs are moved aside", len(packs), someOf(steps))
+	x.sum.Lost += len(steps)
+	for _, p := range packs {
+		if err := x.move(filepath.Join(storedir.PacksDir, p)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // chunkIndex makes the chunk index again, if what it says is not what packs say.
 func (x *repairer) chunkIndex(e *state.Engine, chunks *chunkstore.Store) error {
 	view := e.View()
@@ -392,9 +428,11 @@ func (x *repairer) mark(e *state.Engine, chunks *chunkstore.Store, lost map[uint
 	if x.sum.Lost = max(before, x.sum.Lost); err != nil {
 		return err
 	}
-	x.did("lost-marked", storedir.PacksDir, "chunks of %d files are lost: %d snapshots with a name show them, and are partial", len(lost), n)
+	if len(lost) > 0 {
+		x.did("lost-marked", storedir.PacksDir, "chunks of %d files are lost: %d snapshots with a name show them, and are partial", len(lost), n)
+	}
 	if trees > 0 {
-		x.did("objects-lost", storedir.PacksDir, "directory objects of %d steps are lost: the steps are whole, but could not be rebuilt from packs", trees)
+		x.did("objects-lost", storedir.PacksDir, "directory objects of %d steps are lost: these steps can be read as far as they could before, but not be rebuilt from packs", trees)
 	}
 	return nil
 }

@@ -58,3 +58,12 @@ func Owners(db *state.Engine, gen uint64) (inos []uint64, err error) {
 
 // Path gives a file's path in the view.
 func (v *View) Path(ino uint64) (string, error) { return v.t.path(ino, v.seq) }
+
+// Links is how many names the view's file has.
+func (v *View) Links(ino uint64) (int, error) {
+	rec, err := v.inode(ino)
+	if err != nil {
+		return 0, err
+	}
+	return int(rec.Nlink), nil
+}
