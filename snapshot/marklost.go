@@ -14,8 +14,9 @@ import (
 // LostView is what MarkLost needs of the tree of a snapshot.
 type LostView interface {
 	Chunks(ino uint64) (es []schema.ChunkExtent, ok bool, err error)
-	Path(ino uint64) (string, error) // one of its names
+	Path(ino uint64) (string, error) // one of its names, or an error if none is known
 	Links(ino uint64) (int, error)
+	Walk(fn func(path string, ino uint64) error) error
 }
 
 // MarkLost makes partial each snapshot with a name that shows a file of which
@@ -56,41 +57,59 @@ func MarkLost(ctx context.Context, db *state.Engine, at func(seq uint64) LostVie
 	return marked, nil
 }
 
-// lostIn gives a mark for each file below a scope that lost something.
+// lostIn gives a mark for each file below a scope that lost something. An inode
+// knows one of its names, or one that it had: others are looked for.
 func lostIn(v LostView, scope string, lost map[uint64]map[[32]byte]struct{}) (marks []string, err error) {
-	for ino, ids := range lost {
-		path, err := v.Path(ino)
-		if err != nil {
-			continue // it is not in this snapshot
-		}
-		below := path
+	mark := func(path, why string) {
 		if scope != "" {
 			var in bool
-			if below, in = strings.CutPrefix(path, scope+"/"); !in {
-				continue
+			if path, in = strings.CutPrefix(path, scope+"/"); !in {
+				return
 			}
 		}
-		es, _, err := v.Chunks(ino)
-		if err != nil {
-			continue // likewise
-		}
-		missing := 0
-		for _, e := range es {
-			if _, gone := ids[e.ID]; gone {
-				missing++
-			}
-		}
-		if missing == 0 {
+		marks = append(marks, path+": "+why)
+	}
+	search := map[uint64]string{}
+	for ino, ids := range lost {
+		why := lostOf(v, ino, ids)
+		if why == "" {
 			continue
 		}
-		others := ""
-		if n, err := v.Links(ino); err == nil && n > 1 {
-			others = fmt.Sprintf(" (it has %d names)", n)
+		path, err := v.Path(ino)
+		if n, e := v.Links(ino); err != nil || e != nil || n > 1 {
+			search[ino] = why
+		} else {
+			mark(path, why)
 		}
-		marks = append(marks, fmt.Sprintf("%s: %d of its %d chunks are lost%s", below, missing, len(es), others))
+	}
+	if len(search) > 0 {
+		err = v.Walk(func(path string, ino uint64) error {
+			if why := search[ino]; why != "" {
+				mark(path, why)
+			}
+			return nil
+		})
 	}
 	slices.Sort(marks)
-	return marks, nil
+	return marks, err
+}
+
+// lostOf says what a file of a snapshot has lost; empty: nothing, or it is not there.
+func lostOf(v LostView, ino uint64, ids map[[32]byte]struct{}) string {
+	es, _, err := v.Chunks(ino)
+	if err != nil {
+		return ""
+	}
+	missing := 0
+	for _, e := range es {
+		if _, gone := ids[e.ID]; gone {
+			missing++
+		}
+	}
+	if missing == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d of its %d chunks are lost", missing, len(es))
 }
 
 // mark adds marks to a snapshot's record, and makes it partial.

@@ -56,8 +56,41 @@ func Owners(db *state.Engine, gen uint64) (inos []uint64, err error) {
 	return inos, wrapDisk(errors.Join(it.Error(), it.Close()))
 }
 
-// Path gives a file's path in the view.
-func (v *View) Path(ino uint64) (string, error) { return v.t.path(ino, v.seq) }
+// Path gives a file's path in the view, if the name that it had last leads to it.
+func (v *View) Path(ino uint64) (string, error) {
+	path, err := v.t.path(ino, v.seq)
+	if err != nil {
+		return "", err
+	}
+	a, err := v.Find(path)
+	if err == nil && a.Ino != ino {
+		err = ErrNotExist
+	}
+	return path, err
+}
+
+// Walk calls fn for each name of anything but a directory in the view.
+func (v *View) Walk(fn func(path string, ino uint64) error) error { return v.walk(RootIno, "", fn) }
+
+func (v *View) walk(dir uint64, path string, fn func(path string, ino uint64) error) error {
+	for after := ""; ; {
+		es, err := v.ReadDir(dir, after, 512)
+		if err != nil || len(es) == 0 {
+			return err
+		}
+		for _, e := range es {
+			after = e.Name
+			if e.Type == ModeDir {
+				err = v.walk(e.Ino, join(path, e.Name), fn)
+			} else {
+				err = fn(join(path, e.Name), e.Ino)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+}
 
 // Links is how many names the view's file has.
 func (v *View) Links(ino uint64) (int, error) {
