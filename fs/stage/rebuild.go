@@ -53,6 +53,7 @@ type Rebuilder struct {
 	marked map[uint64]struct{} // inodes that have, or had, extended attributes
 	alias  map[aliasKey]uint64 // inodes whose number another one has
 	gone   []uint64            // lost a name in this state
+	left   map[string]struct{} // entries that leave took away in this state
 }
 
 // aliasKey tells inodes of one number apart. A store that went back to an old
@@ -73,7 +74,7 @@ func NewRebuilder(db *state.Engine, last uint64, domain, uid, gid uint32, now in
 		db: db, domain: domain, uid: uid, gid: gid, now: now, ino: max(last, RootIno),
 		puts: map[string][]byte{}, inodes: map[uint64]version{}, dirs: map[uint64]struct{}{},
 		known: map[uint64][32]byte{}, names: map[uint64]int{}, marked: map[uint64]struct{}{},
-		alias: map[aliasKey]uint64{},
+		alias: map[aliasKey]uint64{}, left: map[string]struct{}{},
 	}
 }
 
@@ -89,6 +90,7 @@ func (r *Rebuilder) End() error {
 			return fmt.Errorf("state %d: inode %d: %w", r.seq, ino, err)
 		}
 	}
+	clear(r.left)
 	return r.flush()
 }
 
@@ -98,6 +100,28 @@ func (r *Rebuilder) Same(dir uint64, object [32]byte) bool { return r.known[dir]
 
 // Know notes that it was.
 func (r *Rebuilder) Know(dir uint64, object [32]byte) { r.known[dir] = object }
+
+// forgetUp notes that a directory, and those above it, are not as their objects
+// say any more, since something below it was changed from elsewhere: as the scope
+// that it is in, or as what came from it. A later step may show them as they were,
+// to the time of the last change, if the live tree went back to one.
+func (r *Rebuilder) forgetUp(dir uint64) error {
+	for range maxDepth {
+		delete(r.known, dir)
+		if dir == RootIno {
+			return nil
+		}
+		cur, err := r.newest(dir)
+		if err != nil || cur.rec == nil || cur.rec.Deleted {
+			return err
+		}
+		dir = cur.rec.Parent
+	}
+	return nil
+}
+
+// maxDepth bounds walks towards the root.
+const maxDepth = 4096
 
 // put and del note a key; flush writes what was noted.
 func (r *Rebuilder) put(k, v []byte) {
@@ -194,7 +218,7 @@ func (r *Rebuilder) setEntry(dir uint64, name string, cur dentry, next schema.De
 	} else {
 		r.put(key, next.Encode())
 	}
-	if cur.live() && cur.Ino != next.Ino {
+	if _, before := r.left[string(schema.DentryPrefix(dir, name))]; cur.live() && cur.Ino != next.Ino && !before {
 		r.lose(cur.Ino)
 	}
 }
@@ -345,6 +369,11 @@ func (r *Rebuilder) place(dir uint64, e *schema.TreeEntry, cur dentry, c schema.
 	if err != nil {
 		return 0, err
 	}
+	if old != nil && (old.Parent != dir || old.Name != e.Name) {
+		if err := r.leave(ino, old, e); err != nil {
+			return 0, err
+		}
+	}
 	if err := r.count(ino, old, dir, e, cur.live() && cur.Ino == ino); err != nil {
 		return 0, err
 	}
@@ -352,6 +381,22 @@ func (r *Rebuilder) place(dir uint64, e *schema.TreeEntry, cur dentry, c schema.
 		r.setEntry(dir, e.Name, cur, schema.Dentry{Ino: ino, Type: e.Mode & ModeType})
 	}
 	return ino, r.flushFull()
+}
+
+// leave takes an inode that has come from elsewhere off the place where it was: that
+// may be in a scope of which this state says nothing. A directory, or a file of one
+// name, is in one place.
+func (r *Rebuilder) leave(ino uint64, old *schema.Inode, e *schema.TreeEntry) error {
+	if err := r.forgetUp(old.Parent); err != nil || !e.IsDir() && e.Nlink > 1 {
+		return err
+	}
+	cur, err := r.entry(old.Parent, old.Name)
+	if err == nil && cur.live() && cur.Ino == ino {
+		r.setEntry(old.Parent, old.Name, cur, noEntry)
+		// Should that directory still be said in this state, it has the entry.
+		r.left[string(schema.DentryPrefix(old.Parent, old.Name))] = struct{}{}
+	}
+	return err
 }
 
 // count counts the names of a file of which there are several; old is its version
@@ -427,6 +472,9 @@ func (r *Rebuilder) Scope(parts []string, e *schema.TreeEntry) (uint64, error) {
 			if err := r.widen(dir); err != nil {
 				return 0, err
 			}
+		}
+		if err := r.forgetUp(dir); err != nil {
+			return 0, err
 		}
 		if dir, err = r.place(dir, &at, cur, schema.TreeContent{}); err != nil {
 			return 0, err
