@@ -96,9 +96,32 @@ func (x *repairer) chunks() chunkstore.Config {
 
 func (x *repairer) packs() (int, error) { return countPacks(x.dir) }
 
-func countPacks(dir *storedir.Dir) (int, error) {
-	packs, err := filepath.Glob(dir.Join(storedir.PacksDir, "*.pack"))
-	return len(packs), err
+// countPacks counts the packs of a store.
+func countPacks(dir *storedir.Dir) (n int, err error) {
+	names, err := os.ReadDir(dir.Join(storedir.PacksDir))
+	for _, e := range names {
+		if filepath.Ext(e.Name()) == ".pack" {
+			n++
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return n, err
+}
+
+// countStaged counts what is in the staging directory.
+func (x *repairer) countStaged() (n int, err error) {
+	err = filepath.WalkDir(x.dir.Join(storedir.StagingDir), func(_ string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			n++
+		}
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return n, err
 }
 
 // salvage saves what can be read of packs whose footer is damaged.
@@ -207,14 +230,14 @@ func (x *repairer) namespace(c state.Condition) (err error) {
 		return err
 	}
 	defer x.drop(base)
-	staged, err := filepath.Glob(x.dir.Join(storedir.StagingDir, "*", "*"))
+	staged, err := x.countStaged()
 	if err != nil {
 		return err
 	}
 	x.did("namespace-rebuilt", "index, journal", "%s; the namespace is made again from the steps that are found in packs", x.whyRebuild(c))
-	if len(staged) > 0 {
+	if staged > 0 {
 		x.sum.Unknown++
-		x.did("staging-moved", storedir.StagingDir, "%d files hold what was not stored yet: without records nobody knows whose bytes they are, they are moved aside", len(staged))
+		x.did("staging-moved", storedir.StagingDir, "%d files hold what was not stored yet: without records nobody knows whose bytes they are, they are moved aside", staged)
 	}
 	if err := x.rebuild(base); err != nil {
 		return err
@@ -224,7 +247,7 @@ func (x *repairer) namespace(c state.Condition) (err error) {
 		return nil
 	}
 	parts := []string{storedir.IndexDir, storedir.JournalDir}
-	if len(staged) > 0 {
+	if staged > 0 {
 		if err := os.Mkdir(filepath.Join(base, storedir.StagingDir), 0o700); err != nil {
 			return err
 		}
