@@ -205,3 +205,32 @@ func TestRepairKilled(t *testing.T) {
 		t.Error("this proved nothing")
 	}
 }
+
+// TestRepairKeepsStaged: what was not stored can't be named without records; its
+// bytes are moved aside, not removed.
+func TestRepairKeepsStaged(t *testing.T) {
+	d := mount(t, "--no-seal")
+	must(t, os.WriteFile(d.Mnt+"/stored", make([]byte, 1<<20), 0o644))
+	snapshotNow(t, d, "one")
+	_, err := root.Must("drain", d.Mnt)
+	must(t, err)
+	must(t, os.WriteFile(d.Mnt+"/staged", []byte(strings.Repeat("only here ", 20000)), 0o644))
+	must(t, d.Kill())
+	must(t, os.RemoveAll(d.Store+"/index"))
+	must(t, os.RemoveAll(d.Store+"/journal"))
+	if said := repaired(t, d.Store, exitPartly); !strings.Contains(said, "staging-moved") {
+		t.Errorf("it says nothing of staging files:\n%s", said)
+	}
+	found := false
+	for _, f := range glob(t, d.Store, "damaged-*/staging/*/*") {
+		b, err := os.ReadFile(f)
+		must(t, err)
+		found = found || strings.HasPrefix(string(b), "only here only here")
+	}
+	if !found {
+		t.Error("what was staged is not there any more")
+	}
+	must(t, d.Start())
+	must(t, d.Stop())
+	wantClean(t, "after the repair", d.Store, "--read-data")
+}
