@@ -75,7 +75,11 @@ func (s *Store) index(info *packInfo, rec *schema.PackRecord, entries []pack.Ent
 }
 
 func (s *Store) newRecord(name pack.Name, body int64, entries []pack.Entry) *schema.PackRecord {
-	rec := &schema.PackRecord{Name: name, State: schema.PackLive, Domain: s.cfg.Domain, Size: packSize(body, entries)}
+	return packRecord(s.cfg.Domain, name, body, entries)
+}
+
+func packRecord(domain uint32, name pack.Name, body int64, entries []pack.Entry) *schema.PackRecord {
+	rec := &schema.PackRecord{Name: name, State: schema.PackLive, Domain: domain, Size: packSize(body, entries)}
 	for _, e := range entries {
 		rec.Chunks++
 		rec.Raw += uint64(e.Raw)

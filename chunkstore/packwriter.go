@@ -3,6 +3,7 @@ package chunkstore
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -224,4 +225,9 @@ func (pw *packWriter) discard() {
 	}
 }
 
-func isTemp(name string) bool { return strings.HasSuffix(name, tmpSuffix) }
+// isTemp says whether a file is one of ours that was never finished.
+func isTemp(name string) bool {
+	number, ok := strings.CutSuffix(name, tmpSuffix)
+	_, err := strconv.ParseUint(number, 16, 64)
+	return ok && len(number) == 16 && err == nil
+}

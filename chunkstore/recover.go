@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"stepfs/chunkstore/pack"
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -146,8 +148,13 @@ func (s *Store) adopt(name pack.Name) error {
 }
 
 func (s *Store) readFooter(name pack.Name) (pack.Footer, error) {
-	path := s.fs.PathJoin(s.dir, name.FileName())
-	file, err := s.fs.Open(path)
+	return readFooter(s.fs, s.dir, name, s.cfg.Domain)
+}
+
+// readFooter reads the footer of a pack in dir; pack.ErrFormat: it has none that
+// can be used.
+func readFooter(fs vfs.FS, dir string, name pack.Name, domain uint32) (pack.Footer, error) {
+	file, err := fs.Open(fs.PathJoin(dir, name.FileName()))
 	if err != nil {
 		return pack.Footer{}, err
 	}
@@ -162,7 +169,7 @@ func (s *Store) readFooter(name pack.Name) (pack.Footer, error) {
 		return pack.Footer{}, fmt.Errorf("pack %s: %w", name.FileName(), err)
 	case got != name:
 		return pack.Footer{}, fmt.Errorf("pack %s: %w: its footer is another pack's", name.FileName(), pack.ErrFormat)
-	case f.Domain != s.cfg.Domain:
+	case f.Domain != domain:
 		return pack.Footer{}, fmt.Errorf("pack %s: %w: domain %d", name.FileName(), pack.ErrFormat, f.Domain)
 	}
 	return f, nil
@@ -180,10 +187,11 @@ func (s *Store) unreadable(name pack.Name, err error) bool {
 }
 
 // RebuildIndex throws the chunk index away and makes it again from the footers
-// of all packs. Nothing else may use the store meanwhile. If it is interrupted,
-// the next Open adopts what is missing. Packs whose footer can't be read are
-// counted in Stats and left alone. References stay; but packs get new numbers,
-// so if some are older than references, from now on all are.
+// of all packs (rebuild.go). Nothing else may use the store meanwhile. If it is
+// interrupted, the next Open adopts what is missing, but what is dead is counted
+// only when it is done again. Packs whose footer can't be read are counted in
+// Stats and left alone. References stay; but packs get new numbers, so if some
+// are older than references, from now on all are.
 func (s *Store) RebuildIndex(ctx context.Context) error {
 	if err := s.Flush(ctx); err != nil {
 		return err
@@ -192,22 +200,28 @@ func (s *Store) RebuildIndex(ctx context.Context) error {
 		return err
 	}
 	defer s.endCollect()
-	files, err := s.listPacks()
-	if err != nil {
+	if err := s.rebuild(ctx); err != nil {
 		return fmt.Errorf("rebuild chunk index: %w", err)
 	}
+	return nil
+}
+
+func (s *Store) rebuild(ctx context.Context) error {
+	files, err := s.listPacks()
+	if err != nil {
+		return err
+	}
+	known := s.refsFrom.Load() <= 1
 	if _, err := s.db.Update(schema.KindChunkIndex, func(tx *state.Tx) error {
 		tx.DeleteRange(schema.ChunkBounds())
 		tx.DeleteRange(schema.PackBounds())
 		tx.DeleteRange(schema.ChunkDeadBounds())
-		if s.refsFrom.Load() > 1 {
-			tx.Delete(schema.MetaKey(schema.MetaRefsFrom))
-		}
+		tx.Delete(schema.MetaKey(schema.MetaRefsFrom))
 		s.book = nil
 		clear(s.stale)
 		return nil
 	}); err != nil {
-		return fmt.Errorf("rebuild chunk index: %w", err)
+		return err
 	}
 	s.damage.reset()
 	s.cache.drop()
@@ -216,16 +230,23 @@ func (s *Store) RebuildIndex(ctx context.Context) error {
 	clear(s.mu.table)
 	clear(s.mu.names)
 	s.mu.Unlock()
-	if err := s.loadRefsFrom(); err != nil { // the totals too
-		return fmt.Errorf("rebuild chunk index: %w", err)
+	x, err := IndexPacks(ctx, s.db, s.fs, s.dir, s.cfg.Domain, nil)
+	if err != nil {
+		return err
 	}
-	for name := range files {
-		if err := ctx.Err(); err != nil {
+	for k, name := range x.Unreadable {
+		n, _ := pack.ParseFileName(name)
+		s.unreadable(n, x.Broken[k])
+	}
+	from := uint64(1)
+	if !known {
+		if from, err = NextPack(s.db); err != nil {
 			return err
 		}
-		if err := s.adopt(name); err != nil && !s.unreadable(name, err) {
-			return fmt.Errorf("rebuild chunk index: %w", err)
-		}
 	}
-	return s.markRefsFrom()
+	if _, err = CountDead(ctx, s.db, s.cfg.Domain, func(Dead) (uint64, error) { return from, nil }); err != nil {
+		return err
+	}
+	s.setRefsFrom(from)
+	return s.loadPacks(files)
 }

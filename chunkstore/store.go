@@ -83,6 +83,19 @@ type Store struct {
 // of the index are adopted; packs whose file is gone are remembered, so that
 // nothing new refers to them; packs that were about to be collected are live.
 func Open(db DB, fs vfs.FS, dir string, cfg Config) (*Store, error) {
+	s, err := newStore(db, fs, dir, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.openDir(); err != nil {
+		s.codec.close()
+		return nil, fmt.Errorf("open chunk store %s: %w", dir, err)
+	}
+	return s, nil
+}
+
+// newStore makes a store that has not looked at its directory yet.
+func newStore(db DB, fs vfs.FS, dir string, cfg Config) (*Store, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -116,10 +129,6 @@ func Open(db DB, fs vfs.FS, dir string, cfg Config) (*Store, error) {
 	s.mu.packs = make(map[*packWriter]struct{})
 	s.mu.table = make(map[uint64]*packInfo)
 	s.mu.names = make(map[pack.Name]struct{})
-	if err := s.openDir(); err != nil {
-		codec.close()
-		return nil, fmt.Errorf("open chunk store %s: %w", dir, err)
-	}
 	return s, nil
 }
 

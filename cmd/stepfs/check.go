@@ -51,6 +51,8 @@ type CheckSummary struct {
 
 func checkCommand(g *global) *cobra.Command {
 	var read shareFlag
+	var repair bool
+	var r RepairRequest
 	const usage = "check [flags] STORE"
 	c := &cobra.Command{
 		Use:   usage,
@@ -58,8 +60,8 @@ func checkCommand(g *global) *cobra.Command {
 		Long: `Look whether everything in a store is as it should be: the index against the
 packs, references to chunks against what holds them, the content of every file
 in every snapshot against where it lies, and staging files against their
-records. It repairs nothing. The store may be in use: what is under way is no
-finding, and nobody waits for the check.
+records. It changes nothing, but for --repair. The store may be in use: what is
+under way is no finding, and nobody waits for the check.
 
 A finding is "damage" if something that is needed is missing or wrong, or may be
 removed while it is needed; it is a "leak" if something takes space for ever
@@ -72,11 +74,45 @@ comes by all of them in time.
 With --json each finding is a line, and the last line sums up.
 
 Exit codes: 0 nothing was found, 1 damage or a leak was found, or the check
-could not be done: then there is no summary, and an error says why.`,
+could not be done: then there is no summary, and an error says why.
+
+--repair puts right what can be put right in a store that nobody has in use. Say
+--dry-run first: it says what would be done. It is for a store that is refused,
+or of which check says that something is missing.
+
+  config            is taken from its second copy
+  packs/            what reads back of a pack with a damaged footer is saved into
+                    a new one
+  journal/          what the index holds is kept; what only a damaged part of the
+                    journal held is lost
+  index/            is made again from the journal, where that goes back to the
+                    beginning; else
+  index/, journal/  are made again from packs: every step that was sealed and
+                    stored is back under its name. The live tree is then the
+                    newest complete step of each scope, as after a rollback.
+                    What was not stored, and barriers, are gone; so are holds and
+                    forgets of later than the step. --rebuild does that though
+                    index and journal read back: of a store that is older than
+                    its packs.
+
+Of what is lost, snapshot and path are named; the snapshot keeps the file, says so
+among its marks, and is partial. Nothing is deleted: what is damaged, and staging
+files whose records are lost, are moved to STORE/damaged-<time>/. A repair that is
+broken off is ended by the next one.
+
+Exit codes of --repair: 0 nothing is lost, 3 something is, or may be, 1 it could
+not be done, 11 somebody has the store in use. With --dry-run: 0 there is nothing
+to do, 1 there is.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			store, _, err := g.storeAnd(args, usage, 0, 0)
 			if err != nil {
 				return err
+			}
+			if repair {
+				return runRepair(c.Context(), g, c.OutOrStdout(), store, r)
+			}
+			if r != (RepairRequest{}) {
+				return &usageError{errors.New("--dry-run, --rebuild and --free go with --repair")}
 			}
 			s, err := openService(c.Context(), store, c.Name())
 			if err != nil {
@@ -88,6 +124,10 @@ could not be done: then there is no summary, and an error says why.`,
 	}
 	f := c.Flags().VarPF(&read, "read-data", "", "read all chunks, or a share of them, and hold them against their hashes")
 	f.NoOptDefVal = "100%"
+	c.Flags().BoolVar(&repair, "repair", false, "repair the store, which nobody may have in use")
+	c.Flags().BoolVar(&r.DryRun, "dry-run", false, "with --repair: say what would be done, and do nothing")
+	c.Flags().BoolVar(&r.Rebuild, "rebuild", false, "with --repair: make the namespace again from packs, though it reads back")
+	c.Flags().BoolVar(&r.Free, "free", false, "with --repair: what no step needs may be freed after a rebuild, though something may be missing")
 	return c
 }
 

@@ -44,18 +44,25 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 			err = errors.Join(fmt.Errorf("opening the store %s: %w", dir.Path(), err), p.close())
 		}
 	}()
+	if err := repairable(dir); err != nil {
+		return nil, err
+	}
 	p.engine, err = state.Open(state.Config{
 		Dir: dir.Path(), FS: vfs.Default, BootID: storedir.BootID(),
 		Damage: func(err error) { l.faults.add("the index is damaged", err) },
 	})
 	if err != nil {
-		return nil, err
+		return nil, wayOut(dir, err)
 	}
 	cfg := dir.Config()
-	p.chunks, err = chunkstore.Open(p.engine, vfs.Default, dir.Join(storedir.PacksDir), chunkstore.Config{
+	packs := chunkstore.Config{
 		Polynomial: cfg.Polynomial, Key: cfg.Key, Domain: cfg.Domain, Workers: o.ingestWorkers(),
 		Events: chunkstore.Events{Damage: func(err error) { l.faults.add("stored data is damaged", err) }},
-	})
+	}
+	if err := notOlder(context.Background(), dir, p.engine, packs); err != nil {
+		return nil, err
+	}
+	p.chunks, err = chunkstore.Open(p.engine, vfs.Default, dir.Join(storedir.PacksDir), packs)
 	if err != nil {
 		return nil, err
 	}

@@ -136,9 +136,11 @@ func (t *Tree) Prior(key string) ([]schema.ChunkExtent, error) {
 func priorKey(key string) []byte { return append([]byte{schema.PrefixLastPath}, key...) }
 
 // chunkMap gives all chunks of a generation, each once.
-func (t *Tree) chunkMap(gen uint64) ([]schema.ChunkExtent, error) {
+func (t *Tree) chunkMap(gen uint64) ([]schema.ChunkExtent, error) { return chunkMapIn(t.db, gen) }
+
+func chunkMapIn(db *state.Engine, gen uint64) ([]schema.ChunkExtent, error) {
 	prefix := schema.Numbered(schema.PrefixChunkMap, gen)
-	it, err := t.db.NewIter(prefix, schema.After(prefix))
+	it, err := db.NewIter(prefix, schema.After(prefix))
 	if err != nil {
 		return nil, wrapDisk(err)
 	}
@@ -404,14 +406,20 @@ func (t *Tree) putChunkMap(tx *txn, gen uint64, es []schema.ChunkExtent) error {
 	if err := tx.DeletePrefix(schema.Numbered(schema.PrefixChunkMap, gen)); err != nil {
 		return wrapDisk(err)
 	}
+	for p, list := range chunkPages(es) {
+		tx.Put(schema.ChunkMapKey(gen, p), schema.EncodeChunkMap(list))
+	}
+	return nil
+}
+
+// chunkPages gives the pages of a chunk map. A chunk that crosses a page's end
+// stands in both.
+func chunkPages(es []schema.ChunkExtent) map[uint32][]schema.ChunkExtent {
 	pages := map[uint32][]schema.ChunkExtent{}
 	for _, e := range es {
 		for p := e.Off / schema.ChunkPage; p*schema.ChunkPage < e.Off+int64(e.Len); p++ {
 			pages[uint32(p)] = append(pages[uint32(p)], e)
 		}
 	}
-	for p, list := range pages {
-		tx.Put(schema.ChunkMapKey(gen, p), schema.EncodeChunkMap(list))
-	}
-	return nil
+	return pages
 }

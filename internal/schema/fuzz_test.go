@@ -142,6 +142,61 @@ func FuzzPackRecord(f *testing.F) {
 	fuzzValue(f, DecodePackRecord, PackRecord.Encode, PackRecord{State: PackLive}, PackRecord{Name: someID, State: PackRetiring, Domain: 1, Size: 99, Chunks: 2, Raw: 80, Stored: 70, Dead: 30, DeadChunks: 1, Hasty: 9})
 }
 
+// FuzzObjects: of directory objects only the readers are here (snapshot/merkle.go
+// writes them, and its tests read what it wrote).
+func FuzzObjects(f *testing.F) {
+	str := func(b []byte, s string) []byte { return append(binary.AppendUvarint(b, uint64(len(s))), s...) }
+	ref := func(b []byte) []byte { return binary.AppendUvarint(append(b, someID[:]...), 99) }
+	entry := func(b []byte, name string, mode uint64) []byte {
+		b = binary.AppendUvarint(append(str(b, name), 7), mode) // inode 7
+		b = append(b, 0, 0, 0, 1)                               // uid, gid, rdev, nlink
+		b = append(b, 2, 2, 20, 20)                             // mtime, ctime, size, data
+		return str(str(append(str(b, "open"), 1), "user.a"), "v")
+	}
+	page := entry([]byte{ObjectDir, ObjectVersion, 4}, "dir", modeDir)
+	page = str(append(entry(ref(page), "file", modeReg), 0), "")
+	page = ref(append(entry(page, "large", modeReg), 1))
+	page = str(entry(page, "link", modeLink), "target")
+	root := str(append([]byte{ObjectRoot, ObjectVersion}, 9), string((&Snapshot{Name: "7"}).Encode()))
+	extents := string(EncodeChunkMap([]ChunkExtent{{Len: 10, Raw: 10, ID: someID}}))
+	decoders := []func(b []byte) error{
+		func(b []byte) error { _, _, _, err := DecodeRoot(b); return err },
+		func(b []byte) error { _, err := DecodePage(b); return err },
+		func(b []byte) error { _, err := DecodePages(b); return err },
+		func(b []byte) error { _, err := DecodeExtents(b); return err },
+	}
+	for i, b := range [][]byte{
+		ref(entry(root, "", modeDir)),
+		page,
+		ref(str([]byte{ObjectIndex, ObjectVersion, 1}, "a")),
+		str([]byte{ObjectExtents, ObjectVersion}, extents),
+	} {
+		for at := range b {
+			f.Add(b[:at])
+			f.Add(append(binary.AppendUvarint(bytes.Clone(b[:at]), 1<<64-1), b[at+1:]...))
+		}
+		f.Add(b)
+		if err := decoders[i](b); err != nil {
+			f.Fatalf("%x: %v", b, err)
+		}
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		in, read := bytes.Clone(b), 0
+		for _, decode := range decoders {
+			var err error
+			hostile.Bounded(t, len(b), 2*perByte, func() { err = decode(b) })
+			if err == nil {
+				read++
+			} else if !errors.Is(err, ErrCorrupt) {
+				t.Fatalf("%v is no ErrCorrupt", err)
+			}
+		}
+		if read > 1 || !bytes.Equal(in, b) {
+			t.Fatalf("%x is an object of %d kinds, and is %x now", in, read, b)
+		}
+	})
+}
+
 func FuzzNameFlags(f *testing.F) {
 	for _, s := range []Snapshot{{}, {Explicit: true, Again: 1 << 40}, {Verdict: "unverified", Judged: true, Pending: "complete"}} {
 		f.Add(s.NameFlags())

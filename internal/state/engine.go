@@ -52,6 +52,10 @@ type Config struct {
 	Cache    int64
 	// SegmentSize of the journal; zero means its default.
 	SegmentSize int64
+	// Bulk makes an index without a journal: for one that is built beside the
+	// store's and takes its place once it is closed. What a crash leaves of it is
+	// of no use.
+	Bulk bool
 	// Damage hears of tables of the index that don't read back; their readers
 	// get the error besides. It must not block. May be nil.
 	Damage func(error)
@@ -171,8 +175,10 @@ func (e *Engine) Update(kind schema.Kind, fn func(tx *Tx) error) (journal.Pos, e
 	return e.commit(kind, tx)
 }
 
-func (e *Engine) commit(kind schema.Kind, tx *Tx) (journal.Pos, error) {
-	end, err := e.log.Append([]byte{byte(kind)}, tx.batch.Repr())
+func (e *Engine) commit(kind schema.Kind, tx *Tx) (end journal.Pos, err error) {
+	if !e.cfg.Bulk {
+		end, err = e.log.Append([]byte{byte(kind)}, tx.batch.Repr())
+	}
 	if errors.Is(err, journal.ErrNoSpace) {
 		return 0, err
 	}
@@ -280,9 +286,13 @@ func (e *Engine) Close(clean bool) error {
 	e.want.closing.Store(true)
 	var errs []error
 	if clean && e.Err() == nil {
-		_ = e.Flush() // what a full disk keeps from the index, the journal has: the next Open replays it
+		// What a full disk keeps from the index, the journal has, and the next Open
+		// replays it; but in bulk nothing else has it.
+		if err := e.Flush(); err != nil && (e.cfg.Bulk || !isNoSpace(err) && !errors.Is(err, ErrIndexFull)) {
+			errs = append(errs, err)
+		}
 	}
-	errs = append(errs, e.log.Close(clean && e.Err() == nil))
+	errs = append(errs, e.log.Close(clean && e.Err() == nil && !e.cfg.Bulk))
 	return errors.Join(append(errs, e.closeIndex())...)
 }
 

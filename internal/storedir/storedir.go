@@ -43,6 +43,11 @@ type Options struct {
 	Command    string // what holds the store, for whoever finds it in use ("mount", "restore", …)
 	Mountpoint string // where it will be mounted, likewise; "" when it will not be
 
+	// Repair takes a config that is missing or damaged from its second copy, which
+	// is refused else. Look goes without putting it back, and changes nothing but
+	// the lock.
+	Repair, Look bool
+
 	env *environment // tests only
 }
 
@@ -64,6 +69,7 @@ type Dir struct {
 	kind   Kind
 	lock   *lock
 	fresh  bool
+	broken error // why the config could not be used, with Options.Repair
 }
 
 // Open checks the path, locks the store and reads its config; with Create it
@@ -104,7 +110,9 @@ func Open(path string, o Options) (*Dir, error) {
 		return nil, err
 	}
 	d := &Dir{path: abs, kind: kind, lock: l}
-	removeTemps(abs)
+	if !o.Look {
+		removeTemps(abs)
+	}
 	if found != foundStore || kind.Shared {
 		err = probe(abs, kind)
 	}
@@ -125,8 +133,20 @@ func (d *Dir) load(o Options) error {
 			d.fresh = true
 		}
 	}
+	if o.Repair && err != nil {
+		cfg, err = d.secondCopy(err)
+	}
 	if err != nil {
 		return err
+	}
+	if o.Look {
+		d.config = cfg
+		return nil
+	}
+	if d.broken != nil {
+		if err := d.restoreConfig(cfg); err != nil {
+			return err
+		}
 	}
 	if cfg.Format < FormatVersion { // an older stepfs must not open it from here on
 		cfg.Format = FormatVersion

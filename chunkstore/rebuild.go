@@ -1,0 +1,384 @@
+package chunkstore
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"stepfs/chunkstore/pack"
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
+)
+
+// The chunk index of a whole store, made from the footers of its packs. It is
+// made in two passes, neither of which looks anything up: IndexPacks writes
+// where each chunk lies, a pack in a transaction; CountDead walks over chunks
+// and references side by side and marks those that nobody holds. In memory is a
+// record for each pack. Nothing else may use the store meanwhile. Whatever ends
+// it, it can be done again from the start.
+
+// Indexed is what IndexPacks found.
+type Indexed struct {
+	Packs, Chunks uint64
+	Bytes         uint64   // of all packs
+	Unreadable    []string // pack files without a footer that can be used
+	Broken        []error  // why, in that order
+}
+
+// IndexPacks writes the locations of all chunks in the packs of dir, and the
+// records of the packs, into an index that has none. Of a chunk that lies in
+// several packs the youngest file has it. done hears of each pack.
+func IndexPacks(ctx context.Context, db DB, fs vfs.FS, dir string, domain uint32, done func(Indexed)) (Indexed, error) {
+	x := Indexed{}
+	files, err := filesByAge(fs, dir)
+	if err != nil {
+		return x, fmt.Errorf("index the packs: %w", err)
+	}
+	for _, f := range files {
+		if err := ctx.Err(); err != nil {
+			return x, err
+		}
+		foot, err := readFooter(fs, dir, f.name, domain)
+		if errors.Is(err, pack.ErrFormat) {
+			x.Unreadable, x.Broken = append(x.Unreadable, f.name.FileName()), append(x.Broken, err)
+			continue
+		}
+		if err == nil {
+			err = x.enter(db, domain, f.name, foot)
+		}
+		if err != nil {
+			return x, fmt.Errorf("index the packs: %w", err)
+		}
+		if done != nil {
+			done(x)
+		}
+	}
+	return x, nil
+}
+
+// enter writes one pack.
+func (x *Indexed) enter(db DB, domain uint32, name pack.Name, foot pack.Footer) error {
+	number := x.Packs + 1
+	rec := packRecord(domain, name, foot.Body, foot.Entries)
+	_, err := db.Update(schema.KindChunkIndex, func(tx *state.Tx) error {
+		tx.Put(schema.PackCounterKey(), schema.Counter(number+1))
+		tx.Put(schema.PackKey(number), rec.Encode())
+		for _, e := range foot.Entries {
+			tx.Put(schema.ChunkKey(domain, e.ID), chunkLoc(number, e).Encode())
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	x.Packs++
+	x.Chunks += rec.Chunks
+	x.Bytes += rec.Size
+	return nil
+}
+
+// agedFile is a pack in the directory.
+type agedFile struct {
+	name pack.Name
+	time int64 // of its last change
+}
+
+// filesByAge gives the packs of a directory, the youngest last.
+func filesByAge(fs vfs.FS, dir string) ([]agedFile, error) {
+	names, err := fs.List(dir)
+	if err != nil {
+		return nil, err
+	}
+	var files []agedFile
+	for _, n := range names {
+		name, ok := pack.ParseFileName(n)
+		if !ok {
+			continue
+		}
+		st, err := fs.Stat(fs.PathJoin(dir, n))
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, agedFile{name, st.ModTime().UnixNano()})
+	}
+	slices.SortFunc(files, func(a, b agedFile) int {
+		return cmp.Or(cmp.Compare(a.time, b.time), bytes.Compare(a.name[:], b.name[:]))
+	})
+	return files, nil
+}
+
+// Unreadable gives the pack files in dir that have no footer which can be used,
+// and why.
+func Unreadable(ctx context.Context, fs vfs.FS, dir string, domain uint32) (names []string, why []error, err error) {
+	files, err := filesByAge(fs, dir)
+	for _, f := range files {
+		if err = ctx.Err(); err != nil {
+			break
+		}
+		_, err = readFooter(fs, dir, f.name, domain)
+		if errors.Is(err, pack.ErrFormat) {
+			names, why, err = append(names, f.name.FileName()), append(why, err), nil
+		}
+		if err != nil {
+			break
+		}
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the footers of packs: %w", err)
+	}
+	return names, why, nil
+}
+
+// Reader reads chunks where an index says that they are. It changes nothing.
+type Reader struct{ s *Store }
+
+// NewReader begins to read the packs in dir; Close ends that.
+func NewReader(db DB, fs vfs.FS, dir string, cfg Config) (*Reader, error) {
+	s, err := newStore(db, fs, dir, cfg)
+	return &Reader{s}, err
+}
+
+// ReadBack is Store.ReadBack.
+func (r *Reader) ReadBack(ctx context.Context, id ID, buf []byte) ([]byte, error) {
+	return r.s.ReadBack(ctx, id, buf)
+}
+
+// Close gives back what reading took.
+func (r *Reader) Close() {
+	r.s.cache.drop()
+	r.s.files.drop()
+	r.s.codec.close()
+}
+
+// Lost calls fn for each chunk that somebody holds and that can't be there: the
+// index does not know it, or its pack is gone. What is in packs that are there is
+// not read.
+func (s *Store) Lost(ctx context.Context, fn func(id ID, holder uint64) error) error {
+	it, err := s.db.NewIter(schema.ChunkRefBounds())
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	var last ID
+	gone := false
+	for ok, n := it.First(), 0; ok; ok, n = it.Next(), n+1 {
+		domain, id, holder, err := schema.ParseChunkRefKey(it.Key())
+		if err == nil && n%1024 == 0 {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		if domain != s.cfg.Domain {
+			continue
+		}
+		if n == 0 || id != last {
+			loc, err := s.getChunk(s.db, id)
+			if err != nil && !errors.Is(err, state.ErrNotFound) {
+				return err
+			}
+			last, gone = id, err != nil || s.damage.isLost(loc.Pack)
+		}
+		if gone {
+			if err := fn(id, holder); err != nil {
+				return err
+			}
+		}
+	}
+	return it.Error()
+}
+
+// buried is how many dead chunks one transaction marks.
+const buried = 4096
+
+// CountDead marks the chunks that nobody holds, of an index that IndexPacks has
+// written, and counts them in the records of their packs. refsFrom says which is
+// the first pack of which all references are known: of the others nothing is ever
+// removed.
+func CountDead(ctx context.Context, db DB, domain uint32, refsFrom func(Dead) (uint64, error)) (n Dead, err error) {
+	records, err := allPacks(db)
+	if err != nil {
+		return n, fmt.Errorf("count dead chunks: %w", err)
+	}
+	for _, rec := range records { // until a chunk is met that is read from it
+		rec.Dead, rec.DeadChunks = rec.Stored, rec.Chunks
+	}
+	var dead []struct {
+		id  ID
+		loc schema.ChunkLoc
+	}
+	flush := func() error {
+		_, err := db.Update(schema.KindChunkIndex, func(tx *state.Tx) error {
+			for _, d := range dead {
+				tx.Put(schema.ChunkDeadKey(domain, d.id), schema.DeadChunk{Pack: d.loc.Pack, Stored: d.loc.Stored}.Encode())
+			}
+			return nil
+		})
+		dead = dead[:0]
+		return err
+	}
+	err = eachHeld(ctx, db, domain, func(id ID, loc schema.ChunkLoc, held bool) error {
+		if held {
+			if rec := records[loc.Pack]; rec != nil {
+				rec.AddDead(-1, -int64(loc.Stored))
+			}
+			return nil
+		}
+		n.Chunks++
+		n.Bytes += uint64(loc.Stored)
+		if pack.Type(loc.Type) == pack.TypeTree {
+			n.Objects++
+		}
+		loc.Ext = nil // only valid for now
+		if dead = append(dead, struct {
+			id  ID
+			loc schema.ChunkLoc
+		}{id, loc}); len(dead) < buried {
+			return nil
+		}
+		return flush()
+	})
+	if err == nil {
+		err = flush()
+	}
+	from := uint64(0)
+	if err == nil {
+		from, err = refsFrom(n)
+	}
+	if err == nil {
+		_, err = db.Update(schema.KindPackState, func(tx *state.Tx) error {
+			for number, rec := range records {
+				tx.Put(schema.PackKey(number), rec.Encode())
+			}
+			tx.Put(schema.MetaKey(schema.MetaRefsFrom), schema.Counter(from))
+			return nil
+		})
+	}
+	if err != nil {
+		return n, fmt.Errorf("count dead chunks: %w", err)
+	}
+	return n, nil
+}
+
+// Dead counts chunks that nobody holds.
+type Dead struct {
+	Chunks, Bytes uint64
+	Objects       uint64 // of the chunks, directory objects
+}
+
+// NextPack is the number that the next pack gets.
+func NextPack(db DB) (uint64, error) {
+	v, err := db.Get(schema.PackCounterKey())
+	if errors.Is(err, state.ErrNotFound) {
+		return 1, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return schema.ParseCounter(v)
+}
+
+func allPacks(db DB) (map[uint64]*schema.PackRecord, error) {
+	it, err := db.NewIter(schema.PackBounds())
+	if err != nil {
+		return nil, err
+	}
+	records := map[uint64]*schema.PackRecord{}
+	for ok := it.First(); ok && err == nil; ok = it.Next() {
+		var number uint64
+		var rec schema.PackRecord
+		if number, err = schema.ParsePackKey(it.Key()); err == nil {
+			rec, err = schema.DecodePackRecord(it.Value())
+		}
+		records[number] = &rec
+	}
+	return records, errors.Join(err, it.Error(), it.Close())
+}
+
+// eachHeld calls fn for each chunk of the index and says whether somebody holds
+// it. It walks over both kinds of keys side by side.
+func eachHeld(ctx context.Context, db DB, domain uint32, fn func(id ID, loc schema.ChunkLoc, held bool) error) error {
+	it, err := db.NewIter(schema.ChunkBounds())
+	if err != nil {
+		return err
+	}
+	refs, err := db.NewIter(schema.ChunkRefBounds())
+	if err != nil {
+		return errors.Join(err, it.Close())
+	}
+	n, more := 0, refs.First()
+	for ok := it.First(); ok && err == nil; ok = it.Next() {
+		if n++; n%1024 == 0 {
+			if err = ctx.Err(); err != nil {
+				break
+			}
+		}
+		own, id, e := schema.ParseChunkKey(it.Key())
+		if e != nil || own != domain {
+			err = e
+			continue
+		}
+		loc, e := schema.DecodeChunkLoc(it.Value())
+		if e != nil {
+			err = e
+			break
+		}
+		more = seekRef(refs, more, it.Key()[1:])
+		err = fn(id, loc, more && bytes.HasPrefix(refs.Key()[1:], it.Key()[1:]))
+	}
+	return errors.Join(err, it.Error(), it.Close(), refs.Error(), refs.Close())
+}
+
+// seekRef moves to the first reference that is not before a chunk's: a few
+// steps, since most chunks have few, then a seek.
+func seekRef(refs *pebble.Iterator, more bool, chunk []byte) bool {
+	for n := 0; more && bytes.Compare(refs.Key()[1:], chunk) < 0; n++ {
+		if n < 8 {
+			more = refs.Next()
+		} else {
+			more = refs.SeekGE(append([]byte{schema.PrefixChunkRef}, chunk...))
+		}
+	}
+	return more
+}
+
+// ForgetEmpty forgets packs whose files are gone and from which nothing is read
+// any more. Nothing else may use the store meanwhile.
+func (s *Store) ForgetEmpty(ctx context.Context) error {
+	empty := map[uint64]struct{}{}
+	records, err := allPacks(s.db)
+	if err != nil {
+		return err
+	}
+	for number := range records {
+		if s.damage.isLost(number) {
+			empty[number] = struct{}{}
+		}
+	}
+	if len(empty) == 0 {
+		return nil
+	}
+	err = eachHeld(ctx, s.db, s.cfg.Domain, func(_ ID, loc schema.ChunkLoc, _ bool) error {
+		delete(empty, loc.Pack)
+		return nil
+	})
+	if err == nil {
+		_, err = s.db.Update(schema.KindPackState, func(tx *state.Tx) error {
+			for number := range empty {
+				tx.Delete(schema.PackKey(number))
+			}
+			s.book = nil
+			return nil
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("forget packs that are gone: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,205 @@
+package snapshot_test
+
+import (
+	"fmt"
+	"math/rand"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"stepfs/chunkstore"
+	"stepfs/fs/stage"
+	"stepfs/internal/livetree"
+	"stepfs/internal/state"
+	"stepfs/snapshot"
+)
+
+// rebuild closes the world, throws index and journal away, and makes them again
+// from packs.
+func (w *world) rebuild() *snapshot.Rebuilt {
+	w.t.Helper()
+	w.ok(w.stop(true))
+	for _, dir := range []string{"s/index", "s/journal"} {
+		w.ok(w.mem.RemoveAll(dir))
+	}
+	e, err := state.Open(state.Config{Dir: "s", FS: w.mem, BootID: w.boot, Bulk: true})
+	w.ok(err)
+	_, err = chunkstore.IndexPacks(w.ctx(), e, w.mem, "s/packs", 0, nil)
+	w.ok(err)
+	r, err := chunkstore.NewReader(e, w.mem, "s/packs", chunkConf)
+	w.ok(err)
+	now := time.Now()
+	res, err := snapshot.Rebuild(w.ctx(), snapshot.RebuildConfig{DB: e, Objects: r, Now: now, Tree: func(last uint64) snapshot.RebuiltTree {
+		return livetree.Rebuilder{Rebuilder: stage.NewRebuilder(e, last, 0, 0, 0, now.UnixNano())}
+	}})
+	w.ok(err)
+	_, err = chunkstore.CountDead(w.ctx(), e, 0, func(chunkstore.Dead) (uint64, error) { return 1, nil })
+	w.ok(err)
+	r.Close()
+	w.ok(e.Close(true))
+	w.open()
+	return res
+}
+
+// TestRebuildModel: whatever a tree went through, each step shows after a rebuild
+// what it showed before, to the inode's number; checks find nothing, then or after
+// more changes, more rebuilds, and prunes in any order.
+func TestRebuildModel(t *testing.T) {
+	rounds := 12
+	if s := os.Getenv("STEPFS_ROUNDS"); s != "" {
+		_, err := fmt.Sscan(s, &rounds)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	seed := time.Now().UnixNano()
+	if s := os.Getenv("STEPFS_SEED"); s != "" {
+		_, err := fmt.Sscan(s, &seed)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("STEPFS_SEED=%d", seed)
+	steps := 0
+	for round := range rounds {
+		steps += rebuildRound(t, rand.New(rand.NewSource(seed+int64(round))))
+	}
+	t.Logf("%d steps rebuilt", steps)
+	if steps < rounds {
+		t.Error("this proved nothing")
+	}
+}
+
+func rebuildRound(t *testing.T, rnd *rand.Rand) (rebuilt int) {
+	w := newWorld(t, nil)
+	defer w.close()
+	want := map[string]map[string]string{} // by scope/name
+	infos := map[string]snapshot.Info{}
+	names := 0
+	check := func(when string) {
+		t.Helper()
+		if fs := w.findings(); len(fs) > 0 {
+			t.Fatalf("%s the check finds %d things: %+v", when, len(fs), fs[:min(len(fs), 5)])
+		}
+		for name, tree := range want {
+			i, err := w.m.Get(infos[name].Seq)
+			if err != nil {
+				t.Fatalf("%s step %s: %v", when, name, err)
+			}
+			same(t, when+" step "+name, tree, describe(t, w.tree.At(i.Seq), i.ScopeIno))
+		}
+	}
+	forget := func(i snapshot.Info) {
+		t.Helper()
+		_, err := w.m.Forget(snapshot.Forget{Scope: i.Scope, Names: []string{i.Name}, By: "t", Reason: "t"})
+		w.ok(err)
+	}
+	for part := range 3 {
+		for range 4 {
+			for range 1 + rnd.Intn(12) {
+				w.change(rnd)
+			}
+			scope := []string{"", "", "a", "a/b", "c"}[rnd.Intn(5)]
+			w.dir(scope)
+			names++
+			i, err := w.m.Snapshot(w.ctx(), scope, fmt.Sprintf("s%d", names), "command", []string{"tag"})
+			w.ok(err)
+			want[i.Path()] = describe(t, w.tree.At(i.Seq), i.ScopeIno)
+			infos[i.Path()] = i
+		}
+		w.drain()
+		res := w.rebuild()
+		if res.Steps < len(want) || part == 0 && (res.Steps != len(want) || !res.Whole()) {
+			t.Fatalf("%d steps rebuilt of %d: %+v", res.Steps, len(want), res)
+		}
+		rebuilt += len(want)
+		// What was pruned before may be back, and not whole.
+		for _, scope := range w.m.AllScopes() {
+			all, err := w.m.Steps(scope, "", 1000)
+			w.ok(err)
+			for _, i := range all {
+				if want[i.Path()] == nil {
+					forget(i)
+				}
+			}
+		}
+		w.prune()
+		check(fmt.Sprintf("part %d: rebuilt,", part))
+		for name, i := range infos { // some of them go
+			if rnd.Intn(3) > 0 {
+				continue
+			}
+			forget(i)
+			delete(want, name)
+			delete(infos, name)
+		}
+		w.prune()
+		check(fmt.Sprintf("part %d: pruned,", part))
+		_, err := w.chunks.Collect(w.ctx(), chunkstore.CollectOptions{})
+		w.ok(err)
+		check(fmt.Sprintf("part %d: collected,", part))
+	}
+	w.noFaults()
+	return rebuilt
+}
+
+// change does something to the tree.
+func (w *world) change(rnd *rand.Rand) {
+	w.t.Helper()
+	dirs := []string{"", "a/", "a/b/", "c/", "a/x/", "c/y/", "z/"}
+	path := func() string { return dirs[rnd.Intn(len(dirs))] + fmt.Sprintf("f%d", rnd.Intn(6)) }
+	find := func(p string) (stage.Attr, bool) { a, err := w.tree.Now().Find(p); return a, err == nil }
+	p := path()
+	a, there := find(p)
+	q := path()
+	parent := func(p string) uint64 { return w.dir(strings.TrimSuffix(p[:strings.LastIndexByte("/"+p, '/')], "/")) }
+	base := func(p string) string { return p[strings.LastIndexByte(p, '/')+1:] }
+	switch rnd.Intn(9) {
+	case 0, 1, 2:
+		if !there || a.Mode&stage.ModeType == stage.ModeReg {
+			w.put(p, noise(rnd.Int63n(8), rnd.Intn(30000)))
+		}
+	case 3:
+		if there {
+			w.remove(p)
+		}
+	case 4:
+		if there && p != q {
+			_ = w.tree.Rename(parent(p), base(p), parent(q), base(q), 0)
+		}
+	case 5:
+		if _, taken := find(q); there && !taken {
+			_, err := w.tree.Link(a.Ino, parent(q), base(q))
+			w.ok(err)
+		}
+	case 6:
+		if there {
+			if rnd.Intn(2) == 0 {
+				w.ok(w.tree.SetXattr(a.Ino, fmt.Sprintf("user.x%d", rnd.Intn(2)), []byte(fmt.Sprint(rnd.Intn(3))), 0))
+			} else {
+				_ = w.tree.RemoveXattr(a.Ino, fmt.Sprintf("user.x%d", rnd.Intn(2)))
+			}
+		}
+	case 7:
+		from, to := dirs[1+rnd.Intn(len(dirs)-1)], dirs[1+rnd.Intn(len(dirs)-1)]
+		from, to = strings.TrimSuffix(from, "/"), strings.TrimSuffix(to, "/")+"2"
+		if rnd.Intn(2) == 0 {
+			from, to = to, strings.TrimSuffix(to, "2")
+		}
+		if _, ok := find(from); ok && !strings.HasPrefix(to, from+"/") { // which the kernel refuses
+			_ = w.tree.Rename(parent(from), base(from), parent(to), base(to), 0)
+		}
+	case 8:
+		if !there {
+			_, err := w.tree.Symlink(parent(p), base(p), noise(rnd.Int63n(3), 5), stage.Cred{})
+			w.ok(err)
+		} else if rnd.Intn(3) == 0 {
+			if d := strings.TrimSuffix(dirs[1+rnd.Intn(len(dirs)-1)], "/"); d != "" {
+				if _, ok := find(d); ok {
+					_ = w.tree.RemoveAll(parent(d), base(d))
+				}
+			}
+		}
+	}
+}
