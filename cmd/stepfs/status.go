@@ -58,6 +58,7 @@ func (s *Status) print(w io.Writer) error {
 	}
 	row("steps", "%d", s.Steps)
 	row("verified", "%s", s.Recovery.words(s.Steps))
+	row("scrubbed", "%s", s.Scrub.words())
 	row("barriers kept", "%d", s.Barriers)
 	row("open for writing", "%d files", s.OpenFiles)
 	row("not yet stored", "%s", humanBytes(s.Unstored))
