@@ -109,6 +109,7 @@ func TestScrubHeals(t *testing.T) {
 	must(t, d.Stop())
 
 	harm(t, d.Store+"/staging/*/*", data[1000:1100])
+	finds(t, d.Store, "damage hot-copy", "--read-data")
 	must(t, d.Start())
 	for s = scrubbed(t, d); s.Last.Findings > 0; s = scrubbed(t, d) {
 	}

@@ -69,8 +69,8 @@ that nothing needs.
 Of damage it names the files that need what is damaged, and the snapshots that
 show them: up to 8 of each, and how many more.
 
---read-data also reads the packs and holds every chunk against its hash;
---read-data=10% does that for chunks picked at random, so that a check a day
+--read-data also reads the packs and hot copies and holds every chunk against its
+hash; --read-data=10% does that for chunks and copies picked at random, so that a check a day
 comes by all of them in time.
 
 With --json each finding is a line, and the last line sums up.
@@ -234,6 +234,16 @@ func (l *local) Check(ctx context.Context, r CheckRequest, fn func(CheckEvent) e
 		{"packs", func() error {
 			s, err := l.parts.chunks.Check(ctx, run, chunkstore.CheckOptions{Holders: l.parts.tree, ReadData: r.ReadData})
 			sum.Packs, sum.Chunks, sum.References, sum.Read, sum.ReadBytes = s.Packs, s.Chunks, s.References, s.Read, s.ReadBytes
+			return err
+		}},
+		{"copies", func() error {
+			if r.ReadData == 0 {
+				return nil
+			}
+			n, err := l.parts.tree.CheckCopies(ctx, run, r.ReadData, func(id [32]byte, plain []byte) bool {
+				return l.parts.chunks.IsNamed(id, plain)
+			})
+			sum.ReadBytes += n
 			return err
 		}},
 	} {

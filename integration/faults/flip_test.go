@@ -39,7 +39,6 @@ var unchecked = map[string]bool{
 	"index manifest":  true, // a damaged end is a torn one: the journal has what it named
 	"index options":   true, // read by Pebble's tools
 	"index log":       true, // Pebble's own, which is not used
-	"hot copy":        true, // scrub will see to them
 }
 
 // TestFlips: one bit of a store is another. What comes out of it afterwards is
