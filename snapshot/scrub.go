@@ -53,11 +53,11 @@ type scrubber struct {
 	m     *Manager
 	nudge chan struct{} // a reader met damage
 
-	mu    sync.Mutex
-	at    schema.Scrub
-	tried map[chunkstore.ID]bool // damaged chunks of which there is no other copy
+	mu sync.Mutex
+	at schema.Scrub
 
 	// Used by the goroutine of run alone:
+	tried map[chunkstore.ID]bool // damaged chunks of which no other copy was found
 	buf   []byte
 	pace  *pace.Pace
 	start time.Time // of what the rate is counted for
@@ -163,16 +163,16 @@ func (s *scrubber) pass(ctx context.Context) error {
 	begin := time.Now()
 	took := s.at.Now.Took
 	s.mu.Unlock()
-	took0 := func() { s.at.Now.Took = took + int64(time.Since(begin)) }
-	err := s.packs(ctx, took0)
+	worked := func() { s.at.Now.Took = took + int64(time.Since(begin)) }
+	err := s.packs(ctx, worked)
 	if err == nil {
-		err = s.copies(ctx, took0)
+		err = s.copies(ctx, worked)
 	}
 	if err != nil {
 		return err
 	}
 	return s.save(func() {
-		took0()
+		worked()
 		s.at = schema.Scrub{Last: s.at.Now}
 	})
 }
