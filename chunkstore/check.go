@@ -23,6 +23,9 @@ type Holders interface {
 	// Leaving says whether a holder is being taken away: it still names chunks
 	// that it holds no more.
 	Leaving(v *state.View, holder uint64) (bool, error)
+	// Needs adds the files that need a chunk which a holder names, up to what
+	// n has room for.
+	Needs(holder uint64, id [32]byte, n *check.Needs) error
 }
 
 // CheckOptions say what Check looks at besides the structure.
@@ -43,8 +46,11 @@ type CheckStats struct {
 // Check looks whether index, references and packs agree, while the store is
 // used. An error says that it could not look; findings go to r.
 func (s *Store) Check(ctx context.Context, r *check.Run, o CheckOptions) (CheckStats, error) {
-	c := &checker{Store: s, r: r, opts: o, packs: map[uint64]*packCount{}, seed: maphash.MakeSeed()}
-	for _, step := range [...]func(context.Context) error{c.chunks, c.references, c.records, c.strangers} {
+	c := &checker{Store: s, out: r.Report, opts: o, packs: map[uint64]*packCount{}, seed: maphash.MakeSeed()}
+	run := *r
+	run.Report = c.found
+	c.r = &run
+	for _, step := range [...]func(context.Context) error{c.chunks, c.references, c.records, c.strangers, c.losses} {
 		if err := step(ctx); err != nil {
 			return c.stats, fmt.Errorf("check chunks: %w", err)
 		}
@@ -55,7 +61,9 @@ func (s *Store) Check(ctx context.Context, r *check.Run, o CheckOptions) (CheckS
 // checker is one run of Check.
 type checker struct {
 	*Store
-	r     *check.Run
+	r     *check.Run // its Report is found
+	out   func(check.Finding)
+	lost  []lostPack
 	opts  CheckOptions
 	stats CheckStats
 	packs map[uint64]*packCount

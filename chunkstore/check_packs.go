@@ -197,7 +197,10 @@ func (c *checker) read(number uint64, e pack.Entry, rec schema.PackRecord) error
 		err = nil
 	}
 	if err == nil {
-		err = c.partHeader(number, e, rec)
+		var same bool
+		if same, err = c.partHeader(number, e, rec); err == nil && !same {
+			c.r.Damage("part-header", chunkName(e.ID[:]), "the header before it in %s (%s, at %d) is not what the footer says", packName(number), pack.Name(rec.Name).FileName(), e.Offset)
+		}
 	}
 	if errors.Is(err, errGone) {
 		return nil // collected since its footer was read
@@ -207,27 +210,24 @@ func (c *checker) read(number uint64, e pack.Entry, rec schema.PackRecord) error
 
 // partHeader looks whether a part says of itself what the footer says of it.
 // Nobody reads that until the footer is damaged, and then there is nothing else.
-func (c *checker) partHeader(number uint64, e pack.Entry, rec schema.PackRecord) error {
+func (s *Store) partHeader(number uint64, e pack.Entry, rec schema.PackRecord) (same bool, err error) {
 	name := pack.Name(rec.Name).FileName()
-	f, err := c.files.acquire(c.fs.PathJoin(c.dir, name))
+	f, err := s.files.acquire(s.fs.PathJoin(s.dir, name))
 	if oserror.IsNotExist(err) {
-		return errGone
+		return false, errGone
 	}
 	if err != nil {
-		return fmt.Errorf("open pack: %w", err)
+		return false, fmt.Errorf("open pack: %w", err)
 	}
-	defer c.files.release(f)
+	defer s.files.release(f)
 	want := make([]byte, pack.PartHeaderSize, pack.PartHeaderSize+len(e.Ext))
 	pack.PutPartHeader(want, e, rec.Domain)
 	want = append(want, e.Ext...)
 	got := make([]byte, len(want))
 	if err := readStored(f, got, e.Offset); err != nil {
-		return fmt.Errorf("read pack %s: %w", name, err)
+		return false, fmt.Errorf("read pack %s: %w", name, err)
 	}
-	if !bytes.Equal(got, want) {
-		c.r.Damage("part-header", chunkName(e.ID[:]), "the header before it in %s (%s, at %d) is not what the footer says", packName(number), name, e.Offset)
-	}
-	return nil
+	return bytes.Equal(got, want), nil
 }
 
 // strangers looks for pack files that no record names.

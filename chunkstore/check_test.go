@@ -43,6 +43,12 @@ func (mapHolders) Leaving(v *state.View, holder uint64) (bool, error) {
 	return (&check.Run{View: v}).Has(schema.Numbered(schema.PrefixDeadHold, holder))
 }
 
+// Needs names a holder as a file.
+func (mapHolders) Needs(holder uint64, _ [32]byte, n *check.Needs) error {
+	n.List = append(n.List, check.Need{Path: fmt.Sprint("file of ", holder)})
+	return nil
+}
+
 // holdMap makes a holder name chunks and hold them.
 func (f *fixture) holdMap(holder uint64, refs []Ref) {
 	f.t.Helper()

@@ -73,6 +73,7 @@ func history(t *testing.T, args ...string) *stepped {
 	return s
 }
 
+// noise is content that no codec makes smaller: where it lies can be found.
 func noise(rnd *rand.Rand, n int) []byte {
 	b := make([]byte, n)
 	rnd.Read(b)

@@ -70,6 +70,9 @@ type Config struct {
 	UseGrace time.Duration
 	// VerifyOnSeal: each step is read back by itself once it is stored.
 	VerifyOnSeal bool
+	// ScrubRate is how many bytes a second the scrub reads; 0: so many that the
+	// whole store is read in 30 days; negative: nothing is scrubbed.
+	ScrubRate int64
 	// Collector frees chunks behind Tree.Prune. Nil: nobody does.
 	Collector Collector
 	// KeepSteps: no step is given up to make room (--on-full=stop).
@@ -144,6 +147,7 @@ type Manager struct {
 	unjudged unjudged
 	store    *storer
 	evict    *evictor
+	scrub    *scrubber
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup // background work, and barriers that nobody may wait for any more
 }
@@ -167,6 +171,7 @@ func Open(cfg Config) (*Manager, error) {
 	m.sealer = newSealer(m)
 	m.store = newStorer(m)
 	m.evict = newEvictor(m)
+	m.scrub = newScrubber(m)
 	if cfg.ReadOnly {
 		m.cancel = func() {}
 		return m, nil
@@ -184,7 +189,7 @@ func Open(cfg Config) (*Manager, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
-	work := []func(context.Context){m.judge, m.store.run, m.evict.run, m.keeper.run}
+	work := []func(context.Context){m.judge, m.store.run, m.evict.run, m.keeper.run, m.scrub.run}
 	if !cfg.NoSeal {
 		work = append(work, m.sealer.run)
 	}

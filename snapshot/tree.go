@@ -53,6 +53,10 @@ type Tree interface {
 	IsHot(gen uint64) (bool, error)
 	Evict(gen uint64) error
 	UnlinkEvicted() error
+	// CopyExtents gives the chunks of a stored generation that has its own copy
+	// still, and ReadCopy reads that copy; see package stage.
+	CopyExtents(gen uint64) ([]schema.ChunkExtent, error)
+	ReadCopy(gen uint64, dst []byte, off int64) (ok bool, err error)
 	// Room gives the bytes that are free to writers, and how many should be:
 	// the low-water mark.
 	Room() (free, low uint64, err error)
@@ -169,6 +173,16 @@ type Chunks interface {
 	Hurry(on bool)
 	// Hold notes in a transaction that holder needs chunks.
 	Hold(tx *state.Tx, holder uint64, ids [][32]byte) error
+
+	// What the scrub uses.
+	Stats() chunkstore.Stats
+	NextPack(after uint64) (uint64, error)
+	Scrub(ctx context.Context, number uint64, found func(error), rest func(bytes int64) error) error
+	Damaged() []chunkstore.ID
+	IsDamaged(id chunkstore.ID) (bool, error)
+	IsNamed(id chunkstore.ID, plain []byte) bool
+	Holders(id chunkstore.ID, max int) ([]uint64, error)
+	Heal(ctx context.Context, id chunkstore.ID, plain []byte) error
 }
 
 // Collector frees chunks and packs that nothing names any more.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"strconv"
@@ -67,8 +68,11 @@ A finding is "damage" if something that is needed is missing or wrong, or may be
 removed while it is needed; it is a "leak" if something takes space for ever
 that nothing needs.
 
---read-data also reads the packs and holds every chunk against its hash;
---read-data=10% does that for chunks picked at random, so that a check a day
+Of damage it names the files that need what is damaged, and the snapshots that
+show them: up to 8 of each, and how many more.
+
+--read-data also reads the packs and hot copies and holds every chunk against its
+hash; --read-data=10% does that for chunks and copies picked at random, so that a check a day
 comes by all of them in time.
 
 With --json each finding is a line, and the last line sums up.
@@ -148,8 +152,7 @@ func runCheck(c *cobra.Command, g *global, s service, r CheckRequest) error {
 		case g.json:
 			return printJSON(out, e.Finding)
 		default:
-			_, err := fmt.Fprintf(out, "%s: %s: %s (%s)\n", e.Finding.Kind, e.Finding.Object, e.Finding.Detail, e.Finding.What)
-			return err
+			return printFinding(out, e.Finding)
 		}
 		return nil
 	})
@@ -167,6 +170,34 @@ func runCheck(c *cobra.Command, g *global, s service, r CheckRequest) error {
 	if err == nil && sum.Damage+sum.Leaks > 0 {
 		return errReported
 	}
+	return err
+}
+
+// printFinding prints a finding, and below it who needs what it is about.
+func printFinding(out io.Writer, f *check.Finding) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s: %s (%s)\n", f.Kind, f.Object, f.Detail, f.What)
+	for _, n := range f.List {
+		shown := n.Snapshots
+		if n.Live {
+			shown = append([]string{"the live tree"}, shown...)
+		}
+		in := ""
+		if len(shown) > 0 {
+			in = " in " + strings.Join(shown, ", ")
+		}
+		if n.More > 0 {
+			in += fmt.Sprintf(" and %d more", n.More)
+		}
+		fmt.Fprintf(&b, "  needed by %s%s\n", n.Path, in)
+	}
+	switch {
+	case f.Full():
+		fmt.Fprintf(&b, "  and by more than %d more files\n", check.MaxCounted)
+	case f.More > 0:
+		fmt.Fprintf(&b, "  and by %d more files\n", f.More)
+	}
+	_, err := io.WriteString(out, b.String())
 	return err
 }
 
@@ -243,6 +274,16 @@ func (l *local) Check(ctx context.Context, r CheckRequest, fn func(CheckEvent) e
 		{"packs", func() error {
 			s, err := l.parts.chunks.Check(ctx, run, chunkstore.CheckOptions{Holders: l.parts.tree, ReadData: r.ReadData})
 			sum.Packs, sum.Chunks, sum.References, sum.Read, sum.ReadBytes = s.Packs, s.Chunks, s.References, s.Read, s.ReadBytes
+			return err
+		}},
+		{"copies", func() error {
+			if r.ReadData == 0 {
+				return nil
+			}
+			n, err := l.parts.tree.CheckCopies(ctx, run, r.ReadData, func(id [32]byte, plain []byte) bool {
+				return l.parts.chunks.IsNamed(id, plain)
+			})
+			sum.ReadBytes += n
 			return err
 		}},
 	} {

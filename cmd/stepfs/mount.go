@@ -41,6 +41,7 @@ type mountOptions struct {
 	onFull        string // expire, stop
 	onEvent       string // a command
 	verifyOnSeal  bool
+	scrub         scrubRate
 	exclude       excludes
 	include       pathList
 	included      *include.Set // made of it
@@ -151,6 +152,7 @@ under the condition that its command is; --include "" takes them back.`,
 	f.StringVar(&o.onFull, "on-full", "expire", "what a store that is nearly full may give up besides hot copies and barriers: expire (the oldest steps that the job itself has deleted; never the newest three, nor what is held) or stop (no step)")
 	f.StringVar(&o.onEvent, onEventFlag, "", "run this command with /bin/sh for each event, one JSON object on its standard input (see above)")
 	f.BoolVar(&o.verifyOnSeal, "verify-on-seal", false, "read each step back in the background once it is stored (see stepfs verify)")
+	f.Var(&o.scrub, scrubFlag, "how much a second to read of what is stored, in the background, to find damage and heal it where there is another copy, like 20M, or off (default as much as reads the store in 30 days, 1M at least)")
 	f.Var(&o.exclude, "exclude", "keep what matches out of every snapshot: a name, or with a slash a path from the root on, with *, ** and ? as in gitignore; for caches and temporaries (can be given several times)")
 	f.Var(&o.include, includeFlag, "take a file, directory or quoted pattern from outside the mount into .stepfs/included of each step (repeatable; see above)")
 	f.StringVar(&o.logFile, "log-file", "", "where a mount in the background logs (default STORE/stepfs.log)")

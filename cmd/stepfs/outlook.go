@@ -87,6 +87,7 @@ func (l *local) describeSnapshots(ctx context.Context, s *Status) error {
 	if last != nil {
 		s.Last = new(l.acted(ctx, *last))
 	}
+	s.Scrub = scrubInfo(l.parts.manager.ScrubReport())
 	s.Recovery = recoveryOf(maps.Values(names), len(names), s.Last)
 	if err := l.describeOutlook(ctx, s); err != nil {
 		s.RecentFault = append(s.RecentFault, fmt.Sprintf("%s look at what can be freed: %v", time.Now().UTC().Format(time.RFC3339), err))

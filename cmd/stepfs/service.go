@@ -303,6 +303,7 @@ type Status struct {
 	KeepSteps   bool          `json:"keeps_steps,omitempty"`   // no step goes (--on-full=stop)
 	Pins        []PinInfo     `json:"pins"`                    // what needs the most space of its own and can't go
 	Prune       PruneInfo     `json:"prune"`
+	Scrub       ScrubInfo     `json:"scrub"`
 	RecentFault []string      `json:"recent_faults,omitempty"`
 }
 

@@ -14,8 +14,8 @@ func statusCommand(g *global) *cobra.Command {
 		Use:   usage,
 		Short: "Say what is saved and what is not yet",
 		Long: `Say what is saved and what is not yet, where the space goes, what would be given
-up next if it ran out, what can't be given up and who holds it, and what pruning
-did. The same is in snapshots/.status and snapshots/.status.json.`,
+up next if it ran out, what can't be given up and who holds it, what pruning
+did, and how far the scrub is. The same is in snapshots/.status and snapshots/.status.json.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			store, _, err := g.storeAnd(args, usage, 0, 0)
 			if err != nil {
@@ -58,6 +58,7 @@ func (s *Status) print(w io.Writer) error {
 	}
 	row("steps", "%d", s.Steps)
 	row("verified", "%s", s.Recovery.words(s.Steps))
+	row("scrubbed", "%s", s.Scrub.words())
 	row("barriers kept", "%d", s.Barriers)
 	row("open for writing", "%d files", s.OpenFiles)
 	row("not yet stored", "%s", humanBytes(s.Unstored))

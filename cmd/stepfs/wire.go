@@ -57,7 +57,12 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 	cfg := dir.Config()
 	packs := chunkstore.Config{
 		Polynomial: cfg.Polynomial, Key: cfg.Key, Domain: cfg.Domain, Workers: o.ingestWorkers(),
-		Events: chunkstore.Events{Damage: func(err error) { l.faults.add("stored data is damaged", err) }},
+		Events: chunkstore.Events{Damage: func(err error) {
+			l.faults.add("stored data is damaged", err)
+			if m := p.ready.Load(); m != nil {
+				m.HealSoon()
+			}
+		}},
 	}
 	if err := notOlder(context.Background(), dir, p.engine, packs); err != nil {
 		return nil, err
@@ -94,9 +99,13 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 	if err != nil {
 		l.faults.add("the store's policy can't be used, everything is kept (see stepfs policy --help)", err)
 	}
+	scrub := o.scrub
+	if !o.mount {
+		scrub = -1 // no command is held up by it, nor long enough there
+	}
 	p.manager, err = snapshot.Open(snapshot.Config{
 		DB: p.engine, Tree: livetree.New(p.tree), Chunks: p.chunks,
-		Rules: own, SealQuiet: o.sealQuiet, SealGrace: o.sealGrace, NoSeal: o.noSeal, VerifyOnSeal: o.verifyOnSeal, Include: o.included,
+		Rules: own, SealQuiet: o.sealQuiet, SealGrace: o.sealGrace, NoSeal: o.noSeal, VerifyOnSeal: o.verifyOnSeal, ScrubRate: int64(scrub), Include: o.included,
 		Workers: o.ingestWorkers(), HotLimit: int64(o.hotLimit), ReadOnly: o.passive,
 		Policy: &policy, KeepSteps: o.onFull == "stop", Collector: livetree.Collector(p.chunks, collectRate),
 		Events: snapshot.Events{Fault: l.faults.add, Sealed: func(i snapshot.Info) {

@@ -28,7 +28,9 @@ type CheckStats struct {
 // Check looks whether the tree's records and staging files agree, while the
 // tree is used. An error says that it could not look; findings go to r.
 func (t *Tree) Check(ctx context.Context, r *check.Run) (CheckStats, error) {
-	c := &treeCheck{Tree: t, r: r, ctx: ctx, unsure: map[uint64]bool{}}
+	run := *r
+	run.Report = func(f check.Finding) { t.named(&f); r.Report(f) }
+	c := &treeCheck{Tree: t, r: &run, ctx: ctx, unsure: map[uint64]bool{}}
 	for _, step := range [...]func() error{c.holds, c.deaths, c.expired, c.strangers} {
 		if err := step(); err != nil {
 			return c.stats, fmt.Errorf("check the live tree: %w", err)

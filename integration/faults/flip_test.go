@@ -39,7 +39,6 @@ var unchecked = map[string]bool{
 	"index manifest":  true, // a damaged end is a torn one: the journal has what it named
 	"index options":   true, // read by Pebble's tools
 	"index log":       true, // Pebble's own, which is not used
-	"hot copy":        true, // scrub will see to them
 }
 
 // TestFlips: one bit of a store is another. What comes out of it afterwards is
@@ -82,7 +81,7 @@ type flips struct {
 	mounts int
 }
 
-type flipCount struct{ flips, found, refused, right int }
+type flipCount struct{ flips, found, named, refused, right int }
 
 // flip changes one bit in a copy of a store, has it checked, and reads it.
 func (f *flips) flip(p *pristine, at place) {
@@ -107,6 +106,7 @@ func (f *flips) flip(p *pristine, at place) {
 	}
 	if len(findings) > 0 {
 		count.found++
+		f.names(p, at, count, findings, where)
 	} else if !unchecked[at.class] {
 		t.Errorf("%s: a check finds nothing", where)
 	}
@@ -128,6 +128,29 @@ func (f *flips) flip(p *pristine, at place) {
 	}
 	if refused {
 		count.refused++
+	}
+}
+
+// names wants a check to say which paths of which snapshots need a chunk whose
+// bytes are wrong.
+func (f *flips) names(p *pristine, at place, count *flipCount, findings []string, where string) {
+	f.t.Helper()
+	for _, text := range findings {
+		_, needs, ok := strings.Cut(text, "; needed by ")
+		if !ok {
+			continue
+		}
+		for _, name := range p.names {
+			for path := range p.want[name] {
+				if strings.Contains(needs, name+"@") && strings.Contains(needs, path+" in ") {
+					count.named++
+					return
+				}
+			}
+		}
+	}
+	if at.class == "pack payload" && !strings.Contains(strings.Join(findings, ""), "(its tree in packs) in [") {
+		f.t.Errorf("%s: nobody is named who needs it: %q", where, findings)
 	}
 }
 
@@ -220,8 +243,12 @@ func (f *flips) report() {
 	total := flipCount{}
 	for _, class := range slices.Sorted(maps.Keys(f.counts)) {
 		c := f.counts[class]
-		f.t.Logf("%-18s %5d flips, %5d found by check, %5d refused, %5d read right", class, c.flips, c.found, c.refused, c.right)
+		f.t.Logf("%-18s %5d flips, %5d found by check (%5d named), %5d refused, %5d read right", class, c.flips, c.found, c.named, c.refused, c.right)
+		total.named += c.named
 		total.flips, total.found, total.refused, total.right = total.flips+c.flips, total.found+c.found, total.refused+c.refused, total.right+c.right
+	}
+	if total.named == 0 {
+		f.t.Error("no check named a path and its snapshots")
 	}
 	f.t.Logf("%d flips, %d found by check, %d refused, %d read right; %d through a mount", total.flips, total.found, total.refused, total.right, f.mounts)
 	if total.found == 0 || total.refused == 0 || total.right == 0 || f.mounts == 0 {

@@ -96,7 +96,12 @@ func checked(store string) (findings []string, ok bool, err error) {
 			ok = true
 			continue
 		}
-		findings = append(findings, fmt.Sprintf("%v %v: %v: %v", one["kind"], one["what"], one["object"], one["detail"]))
+		text := fmt.Sprintf("%v %v: %v: %v", one["kind"], one["what"], one["object"], one["detail"])
+		for _, need := range list(one["needed_by"]) {
+			n, _ := need.(map[string]any)
+			text += fmt.Sprintf("; needed by %v in %v", n["path"], n["snapshots"])
+		}
+		findings = append(findings, text)
 	}
 	if panicked(res.Both()) {
 		return nil, false, fmt.Errorf("check panicked: %s", res.Both())
@@ -108,6 +113,11 @@ func checked(store string) (findings []string, ok bool, err error) {
 		return nil, false, fmt.Errorf("check: exit code %d with %d findings: %s", res.Code, len(findings), res.Both())
 	}
 	return findings, ok, nil
+}
+
+func list(v any) []any {
+	all, _ := v.([]any)
+	return all
 }
 
 // clean says what is wrong if a check finds anything.

@@ -37,6 +37,7 @@ type Finding struct {
 	What   string `json:"what"`   // the class, a word for programs: "pack-missing"
 	Object string `json:"object"` // where: "pack 12", "inode 7"
 	Detail string `json:"detail"` // a sentence for people
+	Needs
 }
 
 // Run is one check of one layer.
@@ -50,12 +51,12 @@ type Run struct {
 
 // Damage reports a finding.
 func (r *Run) Damage(what, object, format string, args ...any) {
-	r.Report(Finding{Damage, what, object, fmt.Sprintf(format, args...)})
+	r.Report(Finding{Kind: Damage, What: what, Object: object, Detail: fmt.Sprintf(format, args...)})
 }
 
 // Leak reports a finding.
 func (r *Run) Leak(what, object, format string, args ...any) {
-	r.Report(Finding{Leak, what, object, fmt.Sprintf(format, args...)})
+	r.Report(Finding{Kind: Leak, What: what, Object: object, Detail: fmt.Sprintf(format, args...)})
 }
 
 // Corrupt reports an error that says that a record can't be read, and gives

@@ -1,0 +1,56 @@
+package stage
+
+import (
+	"errors"
+	"io/fs"
+
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
+)
+
+// What scrub needs of the tree: what the hot copy of a stored generation says
+// its chunks are.
+
+// CopyExtents gives the chunks of a generation that still has its own copy;
+// nil: it has none.
+func (t *Tree) CopyExtents(gen uint64) ([]schema.ChunkExtent, error) {
+	hot, err := t.IsHot(gen)
+	if err != nil || !hot {
+		return nil, err
+	}
+	return t.chunkMap(gen)
+}
+
+// ReadCopy fills dst from a generation's own copy, never from chunks. ok is
+// false when it has none.
+func (t *Tree) ReadCopy(gen uint64, dst []byte, off int64) (ok bool, err error) {
+	g, err := t.gens.get(gen)
+	if errors.Is(err, state.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer t.gens.put(g)
+	g.mu.RLock()
+	for g.rec.File && g.file == nil {
+		g.mu.RUnlock()
+		if err := t.gens.open(g); err != nil {
+			return false, err
+		}
+		g.mu.RLock()
+	}
+	defer g.mu.RUnlock()
+	switch {
+	case g.rec.File:
+		err = readFile(g, dst, off)
+	case g.rec.Inline:
+		err = t.gens.readInline(g, dst, off)
+	default:
+		return false, nil
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
