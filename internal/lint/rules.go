@@ -33,6 +33,8 @@ var mayImport = map[string][]string{
 	"internal/schema":   {},
 	"internal/livetree": {"fs/stage", "snapshot", "snapshot/include", "chunkstore"},
 	"internal/storedir": {},
+	"internal/simdisk":  {}, // for tests alone, of every layer that writes to a disk
+	"internal/sim":      {},
 	"internal/lint":     {},
 	// These drive the built binary from outside and know nothing of its inside.
 	"integration":          {"integration/harness"},
