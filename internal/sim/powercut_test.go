@@ -297,7 +297,9 @@ func (m *model) goOn(f *found, k *known, ws []*worker) {
 		m.done[w.w] = len(m.lines[w.w]) - 1
 		m.synced[w.w] = min(m.synced[w.w], m.done[w.w])
 	}
-	maps.DeleteFunc(m.snaps, func(seq uint64, s *snap) bool { return !slices.ContainsFunc(f.infos, func(i snapshot.Info) bool { return i.Seq == seq }) })
+	maps.DeleteFunc(m.snaps, func(seq uint64, s *snap) bool {
+		return !slices.ContainsFunc(f.infos, func(i snapshot.Info) bool { return i.Seq == seq })
+	})
 }
 
 // work has the workers use the store until the power goes.

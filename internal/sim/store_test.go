@@ -41,8 +41,8 @@ type storeConf struct {
 	boot    string
 	passive bool // nothing is sealed, stored or expired by itself
 	cold    bool // hot copies go at once
+	roomy   bool // memtable, journal segments and packs that nothing here fills
 	sealed  func(snapshot.Info)
-	space   stage.Space
 }
 
 var chunkConf = func() chunkstore.Config {
@@ -61,14 +61,13 @@ func (r chunkReader) ReadChunk(ctx context.Context, id [32]byte, raw uint32, dst
 }
 
 // staging gives a disk's staging files the types that a live tree wants.
-type staging struct {
-	*simdisk.Staging
-	space stage.Space
-}
+type staging struct{ *simdisk.Staging }
 
 func (s staging) Create(gen uint64) (stage.File, error) { return s.Staging.Create(gen) }
 func (s staging) Open(gen uint64) (stage.File, error)   { return s.Staging.Open(gen) }
-func (s staging) Space() (stage.Space, error)           { return s.space, nil }
+func (s staging) Space() (stage.Space, error) {
+	return stage.Space{Total: 1 << 40, Free: 1 << 40, Files: 1 << 30, FilesFree: 1 << 30}, nil
+}
 
 // barriersKept is how many barriers are kept behind those of steps.
 const barriersKept = 4
@@ -80,17 +79,18 @@ func open(disk *simdisk.Disk, conf storeConf) (s *store, err error) {
 			_ = s.close(false) // the first error counts
 		}
 	}()
-	if s.eng, err = state.Open(state.Config{Dir: "s", FS: disk.FS(), BootID: conf.boot, MemTable: 64 << 10, Cache: 1 << 20, SegmentSize: 32 << 10}); err != nil {
+	meta, packs := state.Config{Dir: "s", FS: disk.FS(), BootID: conf.boot, MemTable: 64 << 10, Cache: 1 << 20, SegmentSize: 32 << 10}, chunkConf
+	if conf.roomy {
+		meta.MemTable, meta.SegmentSize, packs.PackSize = 4<<20, 4<<20, 8<<20
+	}
+	if s.eng, err = state.Open(meta); err != nil {
 		return s, fmt.Errorf("open state: %w", err)
 	}
-	if s.chunks, err = chunkstore.Open(s.eng, disk.FS(), "s/packs", chunkConf); err != nil {
+	if s.chunks, err = chunkstore.Open(s.eng, disk.FS(), "s/packs", packs); err != nil {
 		return s, fmt.Errorf("open chunks: %w", err)
 	}
 	var ready atomic.Pointer[snapshot.Manager]
-	if conf.space.Total == 0 {
-		conf.space = stage.Space{Total: 1 << 40, Free: 1 << 40, Files: 1 << 30, FilesFree: 1 << 30}
-	}
-	s.tree, err = stage.Open(stage.Config{Engine: s.eng, Disk: staging{disk.Staging(stagingDir), conf.space}, Chunks: chunkReader{s.chunks}, Reserve: 1,
+	s.tree, err = stage.Open(stage.Config{Engine: s.eng, Disk: staging{disk.Staging(stagingDir)}, Chunks: chunkReader{s.chunks}, Reserve: 1,
 		Events: stage.Events{
 			Happened: func(e stage.Event) {
 				if m := ready.Load(); m != nil {
