@@ -223,6 +223,8 @@ type known struct {
 	snaps  map[uint64]snap
 	pruned bool
 	trace  []string
+
+	expired []uint64
 }
 
 // before is what was acknowledged; it is taken before the crash is.

@@ -30,16 +30,18 @@ type machine struct {
 	did  *counts
 	rng  *rand.Rand // of the cuts: any goroutine may take one, behind mu
 
-	mu    sync.Mutex
-	disk  *simdisk.Disk
-	base  *image // of the crash that is being recovered from; nil: workers are at work
-	model *model // nil: the store is being made
-	boots int
-	ops   int
-	next  int    // the operation before which the next image is taken
-	every int    // how many operations lie between two, on average
-	end   int    // the operation before which the disk goes; 0: not yet
-	last  *image // what it left
+	mu     sync.Mutex
+	disk   *simdisk.Disk
+	base   *image // of the crash that is being recovered from; nil: workers are at work
+	model  *model // nil: the store is being made
+	store  *store
+	boots  int
+	ops    int
+	recent []simdisk.Op // what the disk did last, for whoever looks for a fault
+	next   int          // the operation before which the next image is taken
+	every  int          // how many operations lie between two, on average
+	end    int          // the operation before which the disk goes; 0: not yet
+	last   *image       // what it left
 
 	images chan<- *image
 	node   int
@@ -58,6 +60,9 @@ func (m *machine) hook(disk *simdisk.Disk) func(simdisk.Op) error {
 			return nil
 		}
 		m.ops++
+		if m.recent = append(m.recent, op); len(m.recent) > 200 {
+			m.recent = slices.Clone(m.recent[130:])
+		}
 		if m.end != 0 && m.ops >= m.end {
 			m.goDark(op)
 		} else if m.next != 0 && m.ops >= m.next {
@@ -79,7 +84,7 @@ func (m *machine) goDark(op simdisk.Op) {
 
 // image crashes the disk; the disk goes on.
 func (m *machine) image(op simdisk.Op) *image {
-	i := &image{at: m.ops, op: op, kill: m.rng.IntN(8) == 0, boot: fmt.Sprint("boot", m.boots)}
+	i := &image{at: m.ops, op: op, recent: slices.Clone(m.recent), kill: m.rng.IntN(8) == 0, boot: fmt.Sprint("boot", m.boots)}
 	rng := rand.New(rand.NewPCG(m.seed, uint64(m.ops)))
 	switch {
 	case m.base != nil:
@@ -94,6 +99,7 @@ func (m *machine) image(op simdisk.Op) *image {
 		known := m.model.before()
 		i.disk = m.crash(i.kill, rng)
 		i.known = m.model.after(known)
+		i.known.expired = m.store.gone()
 	}
 	if !i.kill {
 		i.boot += "+"
@@ -230,7 +236,7 @@ func (m *machine) begin(s *store, model *model, rng *rand.Rand) (ws []*worker, e
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.base, m.model, m.next = nil, model, next
+	m.base, m.model, m.store, m.next = nil, model, s, next
 	m.end = m.ops + 20 + m.rng.IntN(600)
 	return ws, nil
 }
@@ -389,10 +395,14 @@ func TestPowerCut(t *testing.T) {
 
 // tail is what was done last.
 func (i *image) tail() string {
-	if i.known == nil {
-		return ""
+	out := "\nwhat the disk did last:"
+	for _, op := range i.recent[max(0, len(i.recent)-70):] {
+		out += fmt.Sprintf("\n\t%s %s %s [%d+%d]", op.Kind, op.Path, op.To, op.Off, op.Len)
 	}
-	out := "\nwhat was done last:"
+	if i.known == nil {
+		return out
+	}
+	out += "\nwhat was done last:"
 	for _, l := range i.known.trace[max(0, len(i.known.trace)-80):] {
 		out += "\n\t" + l
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,8 +29,9 @@ type store struct {
 	tree   *stage.Tree
 	m      *snapshot.Manager
 
-	mu     sync.Mutex
-	faults []string
+	mu      sync.Mutex
+	faults  []string
+	expired []uint64
 }
 
 const stagingDir = "s/staging"
@@ -122,7 +124,11 @@ func open(disk *simdisk.Disk, conf storeConf) (s *store, err error) {
 	}
 	cfg := snapshot.Config{DB: s.eng, Tree: livetree.New(s.tree), Chunks: s.chunks, Workers: 1, SealQuiet: time.Hour, SealGrace: time.Millisecond,
 		ReadOnly: conf.passive, NoSeal: conf.passive, Policy: &policy, UseGrace: -1, Collector: livetree.Collector(s.chunks, 0),
-		Events: snapshot.Events{Fault: s.fault, Sealed: conf.sealed}}
+		Events: snapshot.Events{Fault: s.fault, Sealed: conf.sealed, Expired: func(i snapshot.Info, _ string) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.expired = append(s.expired, i.Seq)
+		}}}
 	if conf.cold {
 		cfg.HotLimit = 1
 	}
@@ -158,6 +164,13 @@ func (s *store) fault(what string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.faults = append(s.faults, what+": "+err.Error())
+}
+
+// gone gives the snapshots that expired since the store was opened.
+func (s *store) gone() []uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.expired)
 }
 
 func (s *store) faulty() []string {

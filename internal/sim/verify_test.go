@@ -21,6 +21,8 @@ type image struct {
 	kill  bool // the daemon died, the machine did not
 	boot  string
 	known *known // nil: the store was just being made
+
+	recent []simdisk.Op
 }
 
 func (i *image) String() string {
@@ -41,6 +43,7 @@ type found struct {
 	lost     int // that were not, and are not
 	older    int // files in them that show an older content
 	findings []check.Finding
+	expired  []uint64 // since the store was opened
 }
 
 // verify holds a store that was opened after a crash against what was known.
@@ -68,6 +71,7 @@ func verify(s *store, img *image) (*found, error) {
 			return f, fmt.Errorf("snapshot %d: %w", i.Seq, err)
 		}
 	}
+	f.expired = s.gone()
 	if img.known != nil {
 		if err := f.checkLive(img); err != nil {
 			return f, err
@@ -142,7 +146,7 @@ func (f *found) checkSnapshots(img *image) error {
 			if s.name == "" && newer >= barriersKept || s.forgetBegun && k.pruned {
 				continue
 			}
-			return fmt.Errorf("snapshot %d %q was acknowledged and is gone", seq, s.name)
+			return fmt.Errorf("snapshot %d %q was acknowledged and is gone; there are %s, expired since %v, before %v", seq, s.name, list(f.infos), f.expired, k.expired)
 		}
 		if i.Name == "" {
 			newer++
@@ -153,7 +157,7 @@ func (f *found) checkSnapshots(img *image) error {
 		if s.forgotten && i.Forgotten == nil || known && !s.forgetBegun && i.Forgotten != nil {
 			return fmt.Errorf("snapshot %d %q: forgotten is %v", seq, s.name, i.Forgotten)
 		}
-		if s.name != i.Name && known {
+		if s.name != i.Name && s.name != "" {
 			return fmt.Errorf("snapshot %d is called %q, not %q", seq, i.Name, s.name)
 		}
 		if err := f.checkSnapshot(img, i, s); err != nil {
@@ -230,4 +234,12 @@ func goesOn(s *store) error {
 		}
 	}
 	return s.tree.Flush(a.Ino, fh, false)
+}
+
+// list says which snapshots there are.
+func list(infos []snapshot.Info) (out string) {
+	for _, i := range infos {
+		out += fmt.Sprintf(" %d%s", i.Seq, i.Name)
+	}
+	return out
 }

@@ -85,6 +85,9 @@ func (f *File) Sync() error {
 		return nil
 	})
 	if err != nil {
+		f.d.mu.Lock()
+		defer f.d.mu.Unlock()
+		f.n.failSync()
 		return &fs.PathError{Op: "sync", Path: f.path, Err: err}
 	}
 	return nil

@@ -21,6 +21,9 @@ type node struct {
 	// hole. What is in a version never changes, so copies of a disk share them.
 	size, syncedSize int64
 	pages            map[int64][]*page
+	// lost are pages that a failed sync has left neither durable nor dirty: no
+	// later sync writes them, unless they are written to again.
+	lost map[int64]bool
 }
 
 func newDir() *node  { return &node{names: map[string]*node{}, synced: map[string]*node{}} }
@@ -57,6 +60,7 @@ func (n *node) write(src []byte, off int64) {
 		}
 		copy(next[in:], src[:k])
 		n.pages[p] = append(v, next)
+		delete(n.lost, p)
 		src, off = src[k:], off+int64(k)
 	}
 	n.size = max(n.size, off)
@@ -64,11 +68,24 @@ func (n *node) write(src []byte, off int64) {
 
 func (n *node) sync() {
 	for p, v := range n.pages {
-		if len(v) > 1 {
+		if len(v) > 1 && !n.lost[p] {
 			n.pages[p] = v[len(v)-1:]
 		}
 	}
 	n.syncedSize = n.size
+}
+
+// failSync is what the kernel does when it can't write pages: they count as
+// clean from then on.
+func (n *node) failSync() {
+	for p, v := range n.pages {
+		if len(v) > 1 {
+			if n.lost == nil {
+				n.lost = map[int64]bool{}
+			}
+			n.lost[p] = true
+		}
+	}
 }
 
 // data gives the first range at or behind off that is no hole.
@@ -140,6 +157,7 @@ func (c *copier) file(n *node) *node {
 		for p, v := range n.pages {
 			out.pages[p] = slices.Clip(v)
 		}
+		out.lost = maps.Clone(n.lost)
 		return out
 	}
 	luck := luck(c.rng)
