@@ -299,6 +299,15 @@ func (m *model) goOn(f *found, k *known, ws []*worker) {
 				s.nodes[id] = n
 			}
 		}
+		for id, n := range s.nodes { // whether the operation under way has committed a content is not to be seen
+			if was, ok := k.lines[w.w][min(k.done[w.w], f.at[w.w])].nodes[id]; ok && was.commit != n.commit {
+				n.commit, n.log = was.commit, true
+				s.nodes[id] = n
+			} else if !ok && n.f != nil {
+				n.log = true
+				s.nodes[id] = n
+			}
+		}
 		m.lines[w.w] = append(line[:len(line):len(line)], s)
 		m.done[w.w] = len(m.lines[w.w]) - 1
 		m.synced[w.w] = min(m.synced[w.w], m.done[w.w])
