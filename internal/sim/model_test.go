@@ -63,6 +63,8 @@ type snap struct {
 
 // model is what workers asked for and what they were told.
 type model struct {
+	alone sync.RWMutex // held by who wants nobody else to do anything meanwhile
+
 	mu     sync.Mutex
 	lines  [workers][]treeState // the last state is that of the operation under way
 	done   [workers]int         // the newest state that its worker was told of

@@ -38,6 +38,7 @@ type found struct {
 	live     map[string]seen
 	at       [workers]int // the states that the live directories are in
 	infos    []snapshot.Info
+	newest   []snapshot.Info // as of the end
 	views    map[uint64]map[string]seen
 	acked    int // snapshots that were acknowledged, and are there
 	lost     int // that were not, and are not
@@ -72,6 +73,10 @@ func verify(s *store, img *image) (*found, error) {
 		}
 	}
 	f.expired = s.gone()
+	// Recovery may have taken more since, and they count for which may expire.
+	if f.newest, err = s.m.Barriers(0, 1<<20); err != nil {
+		return f, err
+	}
 	if img.known != nil {
 		if err := f.checkLive(img); err != nil {
 			return f, err
@@ -121,7 +126,6 @@ func (f *found) checkLive(img *image) error {
 
 func (f *found) checkSnapshots(img *image) error {
 	k := img.known
-	newer := 0 // barriers behind the one that is looked at
 	there := map[uint64]snapshot.Info{}
 	for _, i := range f.infos {
 		there[i.Seq] = i
@@ -143,13 +147,16 @@ func (f *found) checkSnapshots(img *image) error {
 		s, known := k.snaps[seq]
 		i, ok := there[seq]
 		if !ok {
+			newer := 0
+			for _, i := range f.newest {
+				if i.Name == "" && i.Seq > seq {
+					newer++
+				}
+			}
 			if s.name == "" && newer >= barriersKept || s.forgetBegun && k.pruned {
 				continue
 			}
 			return fmt.Errorf("snapshot %d %q was acknowledged and is gone; there are %s, expired since %v, before %v", seq, s.name, list(f.infos), f.expired, k.expired)
-		}
-		if i.Name == "" {
-			newer++
 		}
 		if known {
 			f.acked++
