@@ -163,7 +163,6 @@ func (m *Manager) commit(cut Cut, s *schema.Snapshot, more func(tx *state.Tx)) (
 	seq := cut.Seq()
 	defer cut.Done()
 	m.hide(seq)
-	m.keeper.making(seq)
 	s.Time, s.Clock = m.cfg.Now().UnixNano(), int64(m.clock.now())
 	for _, ino := range cut.Marked() {
 		if path, err := m.tree.PathOf(ino); err == nil {
@@ -185,7 +184,6 @@ func (m *Manager) commit(cut Cut, s *schema.Snapshot, more func(tx *state.Tx)) (
 	})
 	if err != nil {
 		m.unhide(seq) // there is no record
-		m.keeper.unmade(seq)
 		return fmt.Errorf("record snapshot %d: %w", seq, err)
 	}
 	if err := m.db.Sync(pos); err != nil {

@@ -23,9 +23,6 @@ func (m *Manager) Hurry() {
 // Keep is one pass of the keeper.
 func (m *Manager) Keep(ctx context.Context) (int, error) { return m.keeper.once(ctx, false, nil) }
 
-// Count has the keeper count what there is.
-func (m *Manager) Count() error { return m.keeper.load() }
-
 // Sealing says whether a step is about to be sealed.
 func (m *Manager) Sealing() bool { return len(m.sealer.slots) > 0 && m.sealer.atReady.Load() > 0 }
 

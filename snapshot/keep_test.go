@@ -684,31 +684,3 @@ func TestReaderComesTooLate(t *testing.T) {
 		t.Error("it could be found until it was gone")
 	}
 }
-
-// TestCountWhileRecording: the keeper, which counts what there is at some time
-// of its own, may do so while a barrier is recorded and not published yet. It
-// counts it once: else one barrier too few would be kept.
-func TestCountWhileRecording(t *testing.T) {
-	p := policy(t, "keep-barriers=0s", "keep-barriers-last=2")
-	w := newWorld(t, keeping(&hands{}, func(c *snapshot.Config) { c.ReadOnly, c.Policy = true, &p })) // no keeper but this test
-	ino, counted := w.put("f", "0"), false
-	hook := func() {
-		if !counted && len(w.numbers(schema.PrefixSnapshot)) > 0 {
-			counted = true
-			w.ok(w.m.Count())
-		}
-	}
-	w.onLog.Store(&hook)
-	w.barrier(ino)
-	w.onLog.Store(nil)
-	for k := range 2 {
-		w.barrier(w.put("f", fmt.Sprint(k)))
-	}
-	_, err := w.m.Keep(w.ctx())
-	w.ok(err)
-	is, err := w.m.Barriers(0, 10)
-	w.ok(err)
-	if len(is) != 2 || !counted {
-		t.Errorf("%d barriers are kept, want 2 (counted: %v)", len(is), counted)
-	}
-}

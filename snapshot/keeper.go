@@ -30,7 +30,6 @@ type keeper struct {
 	scopes    map[string]bool          // to be looked through
 	forgotten map[uint64]time.Duration // not pruned yet -> store time of the forget
 	barriers  int                      // records without a name
-	under     map[uint64]bool          // commits under way: made counts them, whether there is a record yet or not
 	behind    map[uint64]bool          // barriers with numbers below cursor
 	cursor    uint64                   // barriers from here on were not visited yet
 	hurry     bool                     // somebody asked for a prune: no undo any more
@@ -41,24 +40,24 @@ type keeper struct {
 
 func newKeeper(m *Manager) *keeper {
 	k := &keeper{m: m, nudge: make(chan struct{}, 1), pass: make(chan struct{}, 1), policy: *m.cfg.Policy,
-		scopes: map[string]bool{}, forgotten: map[uint64]time.Duration{}, behind: map[uint64]bool{}, under: map[uint64]bool{}, free: true}
+		scopes: map[string]bool{}, forgotten: map[uint64]time.Duration{}, behind: map[uint64]bool{}, free: true}
 	k.pass <- struct{}{}
 	return k
 }
 
 // load counts what there is.
 func (k *keeper) load() error {
+	it, err := k.m.db.NewIter([]byte{schema.PrefixSnapshot}, []byte{schema.PrefixSnapshot + 1})
+	if err != nil {
+		return err
+	}
+	defer it.Close()
 	scopes := k.m.AllScopes()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.loaded {
 		return nil
 	}
-	it, err := k.m.db.NewIter([]byte{schema.PrefixSnapshot}, []byte{schema.PrefixSnapshot + 1}) // has all that was made
-	if err != nil {
-		return err
-	}
-	defer it.Close()
 	for ok := it.First(); ok; ok = it.Next() {
 		seq, err := schema.ParseNumbered(it.Key())
 		if err != nil {
@@ -68,7 +67,7 @@ func (k *keeper) load() error {
 		if err != nil {
 			return fmt.Errorf("snapshot %d: %w", seq, err)
 		}
-		if s.Name == "" && !k.under[seq] {
+		if s.Name == "" {
 			k.barriers++
 		}
 		if s.Forgotten != nil {
@@ -89,24 +88,9 @@ func (k *keeper) wake() {
 	}
 }
 
-// making notes a snapshot that is about to be recorded; made ends that, and so
-// does unmade, if it was not.
-func (k *keeper) making(seq uint64) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.under[seq] = true
-}
-
-func (k *keeper) unmade(seq uint64) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	delete(k.under, seq)
-}
-
 // made notes a snapshot that was published.
 func (k *keeper) made(seq uint64, s *schema.Snapshot) {
 	if s.Name != "" {
-		k.unmade(seq)
 		k.changed(s.Scope)
 	} else {
 		k.barrier(seq) // no reason to wake up: it is too young to expire
@@ -118,7 +102,6 @@ func (k *keeper) made(seq uint64, s *schema.Snapshot) {
 func (k *keeper) barrier(seq uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	delete(k.under, seq)
 	if !k.loaded {
 		return
 	}

@@ -183,12 +183,12 @@ func (m *machine) live(n int) error {
 			err = fmt.Errorf("faults: %q", faults)
 		}
 	}
-	if s.chunks.Stats().Chunks > 0 {
-		m.did.packed.Add(1)
-	}
 	m.mu.Lock()
 	if m.last == nil {
 		m.goDark(simdisk.Op{})
+	}
+	if s.chunks.Stats().Chunks > 0 {
+		m.did.packed.Add(1)
 	}
 	m.mu.Unlock()
 	m.did.ops.Add(model.ops.Load())
