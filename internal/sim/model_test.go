@@ -73,6 +73,7 @@ type model struct {
 	snaps  map[uint64]*snap
 	steps  map[string]ack // by scope and step: where the workers were when it was committed
 	pruned bool           // somebody asked for it
+	from   uint64         // cuts before this one may be of recovery, in no state of a line
 	trace  []string
 	ops    atomic.Int64
 }
@@ -224,6 +225,7 @@ type known struct {
 	files  map[*file]file
 	snaps  map[uint64]snap
 	pruned bool
+	from   uint64
 	trace  []string
 
 	expired []uint64
@@ -247,7 +249,7 @@ func (m *model) before() *known {
 func (m *model) after(k *known) *known {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	k.lines, k.trace, k.pruned = m.lines, m.trace, m.pruned
+	k.lines, k.trace, k.pruned, k.from = m.lines, m.trace, m.pruned, m.from
 	for _, f := range m.files {
 		k.files[f] = file{contents: f.contents, commits: f.commits, acks: k.files[f].acks}
 	}

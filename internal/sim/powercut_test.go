@@ -183,12 +183,12 @@ func (m *machine) live(n int) error {
 			err = fmt.Errorf("faults: %q", faults)
 		}
 	}
+	if s.chunks.Stats().Chunks > 0 {
+		m.did.packed.Add(1)
+	}
 	m.mu.Lock()
 	if m.last == nil {
 		m.goDark(simdisk.Op{})
-	}
-	if s.chunks.Stats().Chunks > 0 {
-		m.did.packed.Add(1)
 	}
 	m.mu.Unlock()
 	m.did.ops.Add(model.ops.Load())
@@ -251,7 +251,7 @@ func (m *machine) settle(s *store, model *model, ws []*worker) error {
 	for _, v := range live {
 		inos = append(inos, v.ino)
 	}
-	if _, err := s.m.Barrier(ctx, "fsync", inos...); err != nil {
+	if model.from, err = s.m.Barrier(ctx, "fsync", inos...); err != nil {
 		return err
 	}
 	for _, k := range ws {
@@ -285,7 +285,7 @@ func (m *model) goOn(f *found, k *known, ws []*worker) {
 	for seq, s := range k.snaps {
 		m.snaps[seq] = &s
 	}
-	m.synced, m.pruned = k.synced, k.pruned
+	m.synced, m.pruned, m.from = k.synced, k.pruned, k.from
 	for _, w := range ws {
 		line := k.lines[w.w][:f.at[w.w]+1]
 		s := line[len(line)-1].clone("killed")

@@ -184,6 +184,9 @@ func (f *found) checkSnapshot(img *image, i snapshot.Info, s snap) error {
 	}
 	k := img.known
 	acks := s.acks
+	if len(acks) == 0 && i.Seq < k.from {
+		return nil
+	}
 	if len(acks) == 0 {
 		a := ack{}
 		for w, line := range k.lines {
