@@ -63,7 +63,7 @@ real:
 	STEPFS_ROUNDS=$(ROUNDS) $(GO) test -count=1 -p 1 -v -timeout 40m $(TESTFLAGS) ./integration/...
 
 race: deps sweep ## the same under the race detector, with fewer rounds of faults
-	STEPFS_LIVES=40 $(GO) test -race -p 2 -timeout 40m $(TESTFLAGS) $(UNIT)
+	STEPFS_LIVES=40 STEPFS_SIM_POINTS=500 STEPFS_SIM_FAULTS=200 $(GO) test -race -p 2 -timeout 40m $(TESTFLAGS) $(UNIT)
 	STEPFS_RACE=1 STEPFS_ROUNDS=10 STEPFS_POSIX_OPS=5000 $(GO) test -race -p 1 -timeout 60m $(TESTFLAGS) $(REAL)
 	@tools/leftovers.sh
 
@@ -95,6 +95,7 @@ soak: deps sweep ## for hours: kill -9, 2,000 saves, public suites, 1,000,000 ca
 	STEPFS_SUITES=long $(GO) test -count=1 -v -timeout 0 ./integration/suites
 	STEPFS_POSIX_OPS=500000 $(GO) test -count=1 -v -timeout 0 -run Random ./integration/posix
 	STEPFS_LIVES=2000 $(GO) test -count=1 -v -timeout 0 -run 'TestPowerCut$$' ./fs/stage
+	STEPFS_SIM_POINTS=1000000 STEPFS_SIM_FAULTS=20000 $(GO) test -count=1 -v -timeout 0 -run 'TestPowerCut$$|TestInjectedErrors$$' ./internal/sim
 	STEPFS_CUTS=5000 STEPFS_FLIPS=10000 STEPFS_STRIDE=1 STEPFS_STALL=30 $(GO) test -count=1 -p 1 -v -timeout 0 ./integration/faults
 	@tools/leftovers.sh
 

@@ -26,6 +26,12 @@ func (s *Store) recover() error {
 	if err := s.loadPacks(files); err != nil {
 		return err
 	}
+	// Their writer may have died before it had synced their names.
+	if len(files) > 0 {
+		if err := s.syncDir(); err != nil {
+			return fmt.Errorf("sync pack directory: %w", err)
+		}
+	}
 	for name := range files {
 		if err := s.adopt(name); err != nil && !s.unreadable(name, err) {
 			return err

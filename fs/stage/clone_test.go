@@ -87,12 +87,12 @@ func TestCopyIsIndependent(t *testing.T) {
 					src, sfh := w.create("src")
 					w.mustWrite(src, sfh, 's', n, 0)
 					from := bring(w, c, src, sfh)
-					before := disk.bytes()
+					before := disk.Bytes()
 					dst, dfh := w.copyTo(from, src, "dst", int64(n))
 					if a, err := w.tree.GetAttr(dst); err != nil || a.Size != int64(n) || a.Blocks != int64(n+511)/512 {
 						t.Errorf("the copy is %+v, %v", a, err)
 					}
-					if now := disk.bytes(); now > before {
+					if now := disk.Bytes(); now > before {
 						t.Errorf("%d bytes were staged", now-before)
 					}
 					do(w, c, src, sfh, dst, dfh)
@@ -203,12 +203,12 @@ func TestCopyOfWhatFails(t *testing.T) {
 	w.mustWrite(src, sfh, 'b', 100000, 100000) // goes on in the same
 	w.mustWrite(src, sfh, 'c', 90000, 0)       // and in a new one
 	must(t, w.tree.Flush(src, sfh, false))
-	disk.before = func(op string, gen uint64) error {
+	disk.before(func(op string, gen uint64) error {
 		if op == "sync" && gen == bad {
 			return unix.EIO
 		}
 		return nil
-	}
+	})
 	old, _ := w.copyTo(w.tree.At(first), src, "old", 100000)
 	part, pfh := w.create("part") // of the sound one alone
 	_, err := w.tree.CopyRange(Copy{Src: src, Dst: part, Fh: pfh, Len: 90000})
@@ -226,7 +226,7 @@ func TestCopyOfWhatFails(t *testing.T) {
 	if _, failed := w.barrier(now, old); len(failed) > 0 {
 		t.Errorf("the copies fail: %v", failed)
 	}
-	disk.before = nil
+	disk.well()
 }
 
 // mustGen is the generation in which a live file goes on.
@@ -347,7 +347,7 @@ func TestCopyGivesBack(t *testing.T) {
 	defer w.close()
 	src, sfh := w.create("src")
 	w.mustWrite(src, sfh, 's', 1<<20, 0)
-	was := disk.bytes()
+	was := disk.Bytes()
 	dst, dfh := w.create("dst")
 	w.mustWrite(dst, dfh, 'x', 2<<20, 0)
 	_, err := w.tree.SetAttr(dst, SetAttr{Size: new(int64(1 << 20))})
@@ -360,7 +360,7 @@ func TestCopyGivesBack(t *testing.T) {
 		t.Fatal("another number: this proves nothing")
 	}
 	w.reapAll()
-	if now := disk.bytes(); now != was {
+	if now := disk.Bytes(); now != was {
 		t.Errorf("%d bytes are staged, want %d", now, was)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"stepfs/internal/schema"
+	"stepfs/internal/simdisk"
 	"stepfs/internal/state"
 )
 
@@ -134,18 +135,18 @@ func TestFailedSync(t *testing.T) {
 			w.mustWrite(ino, fh, 'b', 100000, 100000)
 			w.mustWrite(other, ofh, 'o', 100000, 0)
 			gens := map[uint64]bool{}
-			disk.before = func(op string, gen uint64) error {
+			disk.before(func(op string, gen uint64) error {
 				if op == "sync" && (len(gens) == 0 || gens[gen]) {
 					gens[gen] = true // the first one asked for is ino's
 					return syscall.EIO
 				}
 				return nil
-			}
+			})
 			during, failed := w.barrier(ino)
 			if !errors.Is(failed[ino], ErrIO) || !errors.Is(failed[ino], syscall.EIO) {
 				t.Fatalf("told %v", failed)
 			}
-			disk.before = nil
+			disk.well()
 			if restart {
 				w.reopen()
 				fh, _ = w.tree.Open(ino, unix.O_RDWR, Cred{})
@@ -198,29 +199,29 @@ func TestNoSpaceLeavesNothing(t *testing.T) {
 	defer w.close()
 	ino, fh := w.create("f")
 	w.mustWrite(ino, fh, 'a', 50000, 0) // inline: the next one moves to a file
-	disk.before = func(op string, _ uint64) error {
+	disk.before(func(op string, _ uint64) error {
 		if op == "write" {
 			return syscall.ENOSPC
 		}
 		return nil
-	}
+	})
 	for range 3 {
 		if _, err := w.tree.Write(ino, fh, make([]byte, 50000), 50000); !errors.Is(err, ErrNoSpace) {
 			t.Fatalf("write on a full disk: %v", err)
 		}
-		big, bfh := w.create(fmt.Sprint("big", disk.bytes()))
+		big, bfh := w.create(fmt.Sprint("big", disk.Bytes()))
 		if _, err := w.tree.Write(big, bfh, make([]byte, 1<<20), 0); !errors.Is(err, ErrNoSpace) {
 			t.Fatalf("write on a full disk: %v", err)
 		}
-		if err := w.tree.Unlink(RootIno, fmt.Sprint("big", disk.bytes())); err != nil {
+		if err := w.tree.Unlink(RootIno, fmt.Sprint("big", disk.Bytes())); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := len(disk.files); n != 0 {
-		t.Fatalf("%d staging files left on a full disk", n)
+	if n := disk.Bytes(); n != 0 {
+		t.Fatalf("staging files of %d bytes left on a full disk", n)
 	}
 	w.wantLive(ino, fill('a', 50000))
-	disk.before = nil
+	disk.well()
 	w.mustWrite(ino, fh, 'b', 50000, 50000)
 	w.reopen()
 	w.wantLive(ino, fill('a', 50000, 'b', 50000))
@@ -232,17 +233,17 @@ func TestShortWrite(t *testing.T) {
 	defer w.close()
 	ino, fh := w.create("f")
 	w.mustWrite(ino, fh, 'a', 100000, 0)
-	disk.before = func(op string, _ uint64) error {
+	disk.before(func(op string, _ uint64) error {
 		if op == "write" {
-			return shortWrite{5000, syscall.ENOSPC}
+			return simdisk.Short{N: 5000, Err: syscall.ENOSPC}
 		}
 		return nil
-	}
+	})
 	n, err := w.tree.Write(ino, fh, bytes.Repeat([]byte{'b'}, 50000), 90000)
 	if n != 5000 || err != nil {
 		t.Fatalf("wrote %d, %v", n, err)
 	}
-	disk.before = nil
+	disk.well()
 	w.wantLive(ino, fill('a', 90000, 'b', 5000, 'a', 5000))
 	w.reopen()
 	w.wantLive(ino, fill('a', 90000, 'b', 5000, 'a', 5000))
@@ -253,7 +254,7 @@ func TestShortWrite(t *testing.T) {
 // stays, and after a restart the tree is the same.
 func TestEveryDiskFault(t *testing.T) {
 	hit := 0
-	for _, fault := range []error{syscall.EIO, syscall.ENOSPC, shortWrite{3000, syscall.ENOSPC}} {
+	for _, fault := range []error{syscall.EIO, syscall.ENOSPC, simdisk.Short{N: 3000, Err: syscall.ENOSPC}} {
 		for k := int64(1); ; k++ {
 			if !faultRun(t, k, fault) {
 				break
@@ -270,14 +271,14 @@ func TestEveryDiskFault(t *testing.T) {
 func faultRun(t *testing.T, k int64, fault error) (hit bool) {
 	w, disk := memWorld(t)
 	var ops atomic.Int64
-	disk.before = func(op string, _ uint64) error {
-		if _, short := fault.(shortWrite); ops.Add(1) == k {
+	disk.before(func(op string, _ uint64) error {
+		if _, short := fault.(simdisk.Short); ops.Add(1) == k {
 			if !short || op == "write" {
 				return fault
 			}
 		}
 		return nil
-	}
+	})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -300,7 +301,7 @@ func faultRun(t *testing.T, k int64, fault error) (hit bool) {
 		}
 		w.tree.settler.wait()
 		w.reapAll()
-		disk.before = nil
+		disk.well()
 		for ino, want := range live {
 			w.wantLive(ino, want)
 		}

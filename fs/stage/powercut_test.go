@@ -97,10 +97,10 @@ func (m *machine) logf(format string, args ...any) {
 func (m *machine) open() {
 	var err error
 	boot := fmt.Sprint("boot", m.boots)
-	if m.eng, err = state.Open(state.Config{Dir: "s", FS: powerFS{m.p.fs, m.p}, BootID: boot, MemTable: 64 << 10, Cache: 1 << 20, SegmentSize: 64 << 10}); err != nil {
+	if m.eng, err = state.Open(state.Config{Dir: "s", FS: m.p.disk.FS(), BootID: boot, MemTable: 64 << 10, Cache: 1 << 20, SegmentSize: 64 << 10}); err != nil {
 		m.fail("open state: %v", err)
 	}
-	m.tree, err = Open(Config{Engine: m.eng, Disk: m.p.on, Chunks: m.chunks, Reserve: 1,
+	m.tree, err = Open(Config{Engine: m.eng, Disk: memDiskOn(m.p.disk), Chunks: m.chunks, Reserve: 1,
 		Events: Events{Fault: func(s string, err error) { m.t.Error("fault:", s, err) }}})
 	if err != nil {
 		m.fail("open tree: %v", err)
@@ -122,7 +122,7 @@ func (m *machine) next() {
 	if !m.p.kill {
 		m.boots++
 	}
-	m.p = newPower(m.p.mem, m.p.disk, m.rng)
+	m.p = newPower(m.p.left, m.rng)
 }
 
 // crash goes through a power cut or a kill, and maybe further ones during the
@@ -510,7 +510,7 @@ func runLife(t testing.TB, seed uint64, did *cutCounts) {
 		names: map[string]*cutFile{}, snaps: map[uint64]*cutSnap{}}
 	m.logf("seed %d", seed)
 	m.states = []map[string]*cutFile{{}}
-	m.p = newPower(newMem(t), newMemDisk(), rng)
+	m.p = newPower(newMemDisk().on, rng)
 	if seed%4 == 0 { // the store's creation is torn
 		m.p.arm(1+rng.IntN(60), false)
 	}
@@ -549,7 +549,7 @@ func (m *machine) end() {
 	if l := leftovers(m.eng); len(l) > 0 {
 		m.fail("%d keys are left: %q", len(l), l[:min(len(l), 10)])
 	}
-	if n := m.p.on.bytes(); n > 0 {
+	if n := m.p.disk.Staging(memStaging).Bytes(); n > 0 {
 		m.fail("staging files of %d bytes are left", n)
 	}
 }

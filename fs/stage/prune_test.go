@@ -102,7 +102,7 @@ func TestPruneFreesOneOfThree(t *testing.T) {
 	if n := w.count(schema.PrefixGen); n != 3 {
 		t.Fatalf("%d generations, want 3", n)
 	}
-	before := disk.bytes()
+	before := disk.Bytes()
 	if err := expire(w.eng, seqs[1]); err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func TestPruneFreesOneOfThree(t *testing.T) {
 	if n := w.count(schema.PrefixGen); n != 2 {
 		t.Errorf("%d generations, want 2", n)
 	}
-	if after := disk.bytes(); after >= before*3/4 {
+	if after := disk.Bytes(); after >= before*3/4 {
 		t.Errorf("staging holds %d bytes, %d before", after, before)
 	}
 }
@@ -196,7 +196,7 @@ func TestNothingIsLeaked(t *testing.T) {
 	if l := leftovers(w.eng); len(l) > 0 {
 		t.Errorf("%d keys are left: %q", len(l), l[:min(len(l), 10)])
 	}
-	if n := disk.bytes(); n > 0 {
+	if n := disk.Bytes(); n > 0 {
 		t.Errorf("staging files of %d bytes are left", n)
 	}
 }

@@ -113,7 +113,7 @@ func TestStoreFreesOverwritten(t *testing.T) {
 	w.wantLive(ino, want)
 	w.wantSnap(seq, ino, want, "")
 	w.reopen()
-	if n := disk.bytes(); n > 0 {
+	if n := disk.Bytes(); n > 0 {
 		t.Fatalf("%d bytes are still staged", n)
 	}
 	w.tree.cfg.Chunks = nil

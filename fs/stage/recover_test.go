@@ -33,7 +33,7 @@ func newMem(t testing.TB) *vfs.MemFS {
 // covered, and gives the machine that comes up after it.
 func (w *world) powerCut(boot string, rng *rand.Rand) {
 	w.t.Helper()
-	mem, disk := w.mem.CrashClone(vfs.CrashCloneCfg{}), w.disk.(*memDisk).crash(rng, false)
+	mem, disk := w.mem.CrashClone(vfs.CrashCloneCfg{}), w.disk.(*memDisk).crash(rng)
 	_ = w.tree.Close() // the old machine's: nobody sees it
 	_ = w.eng.Close(false)
 	w.mem, w.disk = mem, disk

@@ -67,7 +67,7 @@ func TestUsageFollows(t *testing.T) {
 	for name, open := range map[string]func(t *testing.T) (*world, func() int64){
 		"memory": func(t *testing.T) (*world, func() int64) {
 			w, disk := memWorld(t)
-			return w, disk.bytes
+			return w, disk.Bytes
 		},
 		"real": func(t *testing.T) (*world, func() int64) {
 			w := newWorld(t)

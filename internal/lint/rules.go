@@ -34,6 +34,8 @@ var mayImport = map[string][]string{
 	"internal/schema":   {},
 	"internal/livetree": {"fs/stage", "snapshot", "snapshot/include", "chunkstore"},
 	"internal/storedir": {},
+	"internal/simdisk":  {}, // for tests alone, of every layer that writes to a disk
+	"internal/sim":      {},
 	"internal/lint":     {},
 	// What chunks would take, without a store.
 	"chunkstore/codec/simulate": {"chunkstore/codec"},

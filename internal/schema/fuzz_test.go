@@ -142,6 +142,11 @@ func FuzzPackRecord(f *testing.F) {
 	fuzzValue(f, DecodePackRecord, PackRecord.Encode, PackRecord{State: PackLive}, PackRecord{Name: someID, State: PackRetiring, Domain: 1, Size: 99, Chunks: 2, Raw: 80, Stored: 70, Dead: 30, DeadChunks: 1, Hasty: 9})
 }
 
+func FuzzScrub(f *testing.F) {
+	fuzzValue(f, DecodeScrub, Scrub.Encode, Scrub{},
+		Scrub{Copies: true, Pos: 7, End: 1 << 40, Now: ScrubPass{Began: -1, Took: 5, Bytes: 9}, Last: ScrubPass{Began: 1 << 60, Findings: 3, Healed: 2}})
+}
+
 // FuzzObjects: of directory objects only the readers are here (snapshot/merkle.go
 // writes them, and its tests read what it wrote).
 func FuzzObjects(f *testing.F) {

@@ -52,5 +52,5 @@ func DecodeScrub(b []byte) (s Scrub, err error) {
 		p.Began, p.Took = r.int(), r.int()
 		p.Bytes, p.Findings, p.Healed = r.uint(), r.uint(), r.uint()
 	}
-	return s, r.err
+	return s, r.done("state of the scrub")
 }

@@ -14,11 +14,12 @@ import (
 
 // indexFS is the filesystem as Pebble should have it.
 //
-// It makes the names in a directory durable before it makes a marker in it.
-// Pebble's markers name another file of the directory (its MANIFEST), and
-// Pebble syncs that file, but its name only together with the marker's: where
-// a filesystem does not keep the order of the two, a power cut could leave the
-// marker alone.
+// It makes the names in a directory durable before a marker is made in it or
+// removed from it. Pebble's markers name another file of the directory (its
+// MANIFEST), and Pebble syncs that file, but its name only together with the
+// marker's, and it removes the old marker before the new one is durable. Where
+// a filesystem does not keep the order of all that, a power cut could leave a
+// marker alone, or none: an index that is empty.
 //
 // It waits for room where Pebble can't go on without: an error while Pebble
 // notes what tables there are, at the end of a flush, would end the process, at
@@ -89,7 +90,7 @@ func (w *want) abandon() {
 // Create makes a file for writing.
 func (fs indexFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	base := fs.PathBase(name)
-	marker := strings.HasPrefix(base, "marker.")
+	marker := isMarker(base)
 	if !marker && !strings.HasPrefix(base, "MANIFEST-") {
 		if fs.want.failing.Load() && strings.HasSuffix(base, ".sst") {
 			time.Sleep(retryPause)
@@ -111,6 +112,18 @@ func (fs indexFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error)
 		}
 	}
 }
+
+// Remove removes a file.
+func (fs indexFS) Remove(name string) error {
+	if isMarker(fs.PathBase(name)) {
+		if err := fs.syncDir(fs.PathDir(name)); err != nil {
+			return err
+		}
+	}
+	return fs.FS.Remove(name)
+}
+
+func isMarker(base string) bool { return strings.HasPrefix(base, "marker.") }
 
 func (fs indexFS) syncDir(path string) error {
 	dir, err := fs.OpenDir(path)
