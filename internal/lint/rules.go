@@ -26,14 +26,16 @@ var mayImport = map[string][]string{
 	"chunkstore/codec":  {},
 	"chunkstore/pack":   {},
 	"chunkstore/remote": {},
-	"internal/state":    {"internal/journal", "internal/schema"},
-	"internal/check":    {"internal/schema", "internal/state"},
-	"internal/journal":  {},
-	"internal/pace":     {},
-	"internal/schema":   {},
-	"internal/livetree": {"fs/stage", "snapshot", "snapshot/include", "chunkstore"},
-	"internal/storedir": {},
-	"internal/lint":     {},
+	// The suite that tests of several packages share.
+	"chunkstore/remote/remotetest": {"chunkstore/remote"},
+	"internal/state":               {"internal/journal", "internal/schema"},
+	"internal/check":               {"internal/schema", "internal/state"},
+	"internal/journal":             {},
+	"internal/pace":                {},
+	"internal/schema":              {},
+	"internal/livetree":            {"fs/stage", "snapshot", "snapshot/include", "chunkstore"},
+	"internal/storedir":            {},
+	"internal/lint":                {},
 	// These drive the built binary from outside and know nothing of its inside.
 	"integration":          {"integration/harness"},
 	"integration/harness":  {},
@@ -56,7 +58,7 @@ var bans = []ban{
 	{"github.com/prometheus/", []string{"cmd"}, "metrics are registered by the command"},
 	{"github.com/hanwen/go-fuse/", []string{"cmd", "fs", "bench"}, "only fs speaks to the kernel; fs/stage and below know nothing of FUSE"},
 	{"github.com/aws/", []string{"chunkstore/remote"}, "the object store is behind one interface"},
-	{"testing", []string{"integration/harness"}, "test code belongs in _test.go files, or in the harness that they share"},
+	{"testing", []string{"integration/harness", "chunkstore/remote/remotetest"}, "test code belongs in _test.go files, or in what they share"},
 }
 
 // layerOf gives the layer that a path inside the module belongs to: the longest
