@@ -83,7 +83,10 @@ func (c Content) pace(ctx context.Context, n int) error {
 	if err := ctx.Err(); err != nil || c.Pace == nil {
 		return err
 	}
-	return c.Pace(ctx, n)
+	if err := c.Pace(ctx, n); err != nil {
+		return fmt.Errorf("%w: its pace ended: %w", ErrContent, err)
+	}
+	return nil
 }
 
 // readFull reads bytes that are known to be there.

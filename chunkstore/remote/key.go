@@ -1,6 +1,9 @@
 package remote
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // CheckKey says what is wrong with a key.
 func CheckKey(op, key string) error {
@@ -8,7 +11,7 @@ func CheckKey(op, key string) error {
 	case key == "":
 		return Invalid(op, key, "the key is empty")
 	case len(key) > MaxKey:
-		return Invalid(op, key[:32]+"…", "the key has %d bytes, more than %d", len(key), MaxKey)
+		return Invalid(op, fmt.Sprintf("%.32q…", key), "the key has %d bytes, more than %d", len(key), MaxKey)
 	}
 	for name := range strings.SplitSeq(key, "/") {
 		switch {
@@ -22,6 +25,10 @@ func CheckKey(op, key string) error {
 	}
 	return checkBytes(op, key)
 }
+
+// IsKey says whether somebody who keeps to the contract can have put an object
+// under a name.
+func IsKey(name string) bool { return CheckKey("", name) == nil }
 
 // CheckPrefix says what is wrong with the beginning of keys.
 func CheckPrefix(op, prefix string) error {

@@ -31,8 +31,10 @@ const (
 // Keys are names joined by slashes. A name is made of a-z, 0-9 and . _ - = and
 // does not begin with a dot; there are no upper-case letters, so that a
 // directory that ignores case does no harm. A key is never both an object and a
-// prefix of others ("a" and "a/b"), since in a directory it can't be: a Bucket
-// need not notice, and what then happens is undefined.
+// prefix of others ("a" and "a/b"), not even one after the other, since in a
+// directory it can't be: a Bucket need not notice, and what then happens is
+// undefined. What lies in the store under a name that is no key is not ours: it
+// is not listed, and left alone.
 //
 // Atomic: an object is there whole or not at all, for everybody, whenever a
 // machine or a connection dies. What Put, PutIfAbsent, ReplaceIfMatch or Delete

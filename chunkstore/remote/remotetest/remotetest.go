@@ -276,8 +276,6 @@ func deletes(t *testing.T, b remote.Bucket) {
 	if got := keys(t, b, "", ""); len(got) != 0 {
 		t.Fatalf("left are %q", got)
 	}
-	put(t, b, "a", []byte("not a prefix any more"))
-	holds(t, b, "a", []byte("not a prefix any more"))
 }
 
 func oddKeys(t *testing.T, b remote.Bucket) {
