@@ -134,6 +134,30 @@ func TestSame(t *testing.T) {
 	}
 }
 
+// Bytes that were changed on the way do not make an object another's; the same
+// bytes twice do.
+func TestSameDamagedOnTheWay(t *testing.T) {
+	inner := mem.New()
+	data := bytes.Repeat([]byte{7}, 3<<20)
+	if err := inner.Put(t.Context(), "k", remote.Bytes(data)); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	b := fault.New(inner, func(string, string) fault.Fault {
+		n++
+		return fault.Fault{Damage: n == 2}
+	})
+	if _, same, err := remote.Same(t.Context(), b, "k", remote.Bytes(data)); !same || err != nil {
+		t.Errorf("damaged once: %v, %v", same, err)
+	}
+	if err := inner.Damage("k", 2<<20); err != nil {
+		t.Fatal(err)
+	}
+	if _, same, err := remote.Same(t.Context(), b, "k", remote.Bytes(data)); same || err != nil {
+		t.Errorf("damaged where it lies: %v, %v", same, err)
+	}
+}
+
 func TestErrors(t *testing.T) {
 	cause := os.ErrPermission
 	err := fmt.Errorf("upload: %w", remote.Fail("put", "packs/1", remote.ErrAccess, cause))

@@ -3,9 +3,12 @@ package s3
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,6 +44,7 @@ type server struct {
 	name string
 	url  string
 	dir  string // where it keeps its data
+	ca   string // the file with its certificate, if it speaks TLS
 }
 
 // program finds what `make servers` has installed.
@@ -179,7 +183,12 @@ func keys() aws.CredentialsProvider {
 
 // plain is the SDK's client, for what is no business of ours.
 func (s *server) plain() *awss3.Client {
-	return awss3.New(awss3.Options{BaseEndpoint: &s.url, Region: region, Credentials: keys(), UsePathStyle: true,
+	roots := x509.NewCertPool()
+	if pem, err := os.ReadFile(s.ca); err == nil {
+		roots.AppendCertsFromPEM(pem)
+	}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, MaxIdleConnsPerHost: 64}}
+	return awss3.New(awss3.Options{BaseEndpoint: &s.url, HTTPClient: client, Region: region, Credentials: keys(), UsePathStyle: true,
 		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenRequired, ResponseChecksumValidation: aws.ResponseChecksumValidationWhenRequired})
 }
 
@@ -212,7 +221,7 @@ func (s *server) bucket(t *testing.T, change ...func(*awss3.CreateBucketInput)) 
 
 // options lead to a bucket of the server.
 func (s *server) options(bucket string) s3.Options {
-	return s3.Options{Bucket: bucket, Endpoint: s.url, Region: region, Credentials: keys()}
+	return s3.Options{Bucket: bucket, Endpoint: s.url, Region: region, Credentials: keys(), CAFile: s.ca}
 }
 
 func open(t *testing.T, opt s3.Options) *s3.Bucket {

@@ -96,6 +96,9 @@ var known = map[string]struct {
 	"ObjectParentIsFile":             {remote.ErrInvalid, ""},
 }
 
+// errNoETag: without one there are no versions, and it is hardly S3.
+var errNoETag = errors.New("the server gives no ETag")
+
 // failed makes an error of what the SDK gave.
 func (b *Bucket) failed(ctx context.Context, op, key string, err error) error {
 	if ended := remote.Ended(ctx, op, key); ended != nil {
@@ -115,6 +118,9 @@ func (b *Bucket) failed(ctx context.Context, op, key string, err error) error {
 func (b *Bucket) kindOf(err error) (kind error, say string) {
 	if off, wrong := clockOff(err); wrong {
 		return remote.ErrClock, off
+	}
+	if errors.Is(err, errNoETag) {
+		return remote.ErrUnsupported, ""
 	}
 	if k, ok := known[code(err)]; ok {
 		return k.kind, k.say + b.place(err, k.kind)
@@ -193,7 +199,7 @@ func clockOff(err error) (say string, wrong bool) {
 	if e != nil {
 		return "", false
 	}
-	off := time.Since(theirs).Round(time.Second)
+	off := time.Since(theirs).Round(time.Minute)
 	switch {
 	case off > maxClockOff:
 		return fmt.Sprintf("this machine is %v ahead", off), true

@@ -48,6 +48,9 @@ func (b *Bucket) Get(ctx context.Context, key string, p []byte, off int64) (int,
 	}
 	defer out.Body.Close()
 	info := remote.Info{Version: version(out.ETag), Modified: timeOf(out.LastModified)}
+	if info.Version == "" {
+		return 0, remote.Info{}, b.failed(ctx, "get", key, errNoETag)
+	}
 	if info.Size, err = sizeOf(out, off); err != nil {
 		return 0, remote.Info{}, remote.Fail("get", key, remote.ErrUnsupported, err)
 	}
@@ -100,12 +103,28 @@ func (b *Bucket) Stat(ctx context.Context, key string) (remote.Info, error) {
 		return b.api.HeadObject(ctx, &awss3.HeadObjectInput{Bucket: &b.opt.Bucket, Key: orNil(b.name(key))})
 	})
 	if err != nil {
-		return remote.Info{}, b.failed(ctx, "stat", key, err)
+		return remote.Info{}, b.missing(ctx, b.failed(ctx, "stat", key, err))
 	}
 	if out.ContentLength == nil || version(out.ETag) == "" {
 		return remote.Info{}, remote.Fail("stat", key, remote.ErrUnsupported, errors.New("the server does not say how long it is, or gives no ETag"))
 	}
 	return remote.Info{Size: *out.ContentLength, Version: version(out.ETag), Modified: timeOf(out.LastModified)}, nil
+}
+
+// missing makes sure, once, that an object that is said not to be there has a
+// bucket: what answers a HEAD does not tell one from the other, and a wrong
+// bucket must not look like an empty one.
+func (b *Bucket) missing(ctx context.Context, err error) error {
+	if !errors.Is(err, remote.ErrNotExist) || b.reached.Load() {
+		return err
+	}
+	switch reach := b.Reach(ctx); {
+	case errors.Is(reach, remote.ErrAddress):
+		return reach
+	case reach == nil:
+		b.reached.Store(true)
+	}
+	return err
 }
 
 // Delete implements remote.Bucket. Where versions are kept, those stay.

@@ -2,7 +2,6 @@ package s3
 
 import (
 	"context"
-	"errors"
 	"hash/crc32"
 	"time"
 
@@ -96,7 +95,7 @@ func (b *Bucket) complete(ctx context.Context, name, upload *string, c remote.Co
 		return "", err
 	}
 	if version(out.ETag) == "" {
-		return "", errors.New("the server gives no ETag")
+		return "", errNoETag
 	}
 	return version(out.ETag), nil
 }

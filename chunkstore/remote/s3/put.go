@@ -140,7 +140,7 @@ func (b *Bucket) putWhole(ctx context.Context, key string, c remote.Content, con
 		return "", err
 	}
 	if version(out.ETag) == "" {
-		return "", errors.New("the server gives no ETag")
+		return "", errNoETag
 	}
 	return version(out.ETag), nil
 }

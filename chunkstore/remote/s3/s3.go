@@ -39,6 +39,7 @@ type Bucket struct {
 	tls      bool
 	checksum bool // send CRC-32C
 	requests atomic.Int64
+	reached  atomic.Bool // the bucket is there
 }
 
 // Requests is how many HTTP requests were made.
