@@ -50,6 +50,7 @@ var known = map[string]struct {
 	"NoSuchKey":    {remote.ErrNotExist, ""},
 	"NoSuchBucket": {remote.ErrAddress, "there is no such bucket"},
 	"NoSuchUpload": {remote.ErrRetryable, "the parts that were sent are gone"},
+	"InvalidPart":  {remote.ErrRetryable, "the parts that were sent are gone"},
 
 	"InvalidAccessKeyId":                 {remote.ErrAccess, "the access key is not known"},
 	"SignatureDoesNotMatch":              {remote.ErrAccess, "the secret key is wrong"},
@@ -78,6 +79,7 @@ var known = map[string]struct {
 	"RequestLimitExceeded":       {remote.ErrRetryable, ""},
 	"ConditionalRequestConflict": {remote.ErrRetryable, "another request for it is under way"},
 
+	"MalformedXML":                {remote.ErrDamaged, "a request was changed on its way"},
 	"BadDigest":                   {remote.ErrDamaged, ""},
 	"InvalidDigest":               {remote.ErrDamaged, ""},
 	"XAmzContentSHA256Mismatch":   {remote.ErrDamaged, ""},
