@@ -160,6 +160,18 @@ func (b *Bucket) List(ctx context.Context, prefix, after string) iter.Seq2[remot
 // errLeft says that nobody wants more.
 var errLeft = errors.New("left")
 
+// page asks for a page of a list. To the SDK any answer of status 200 that has no
+// objects in it is an empty list; one that names no bucket is none.
+func (b *Bucket) page(ctx context.Context, in *awss3.ListObjectsV2Input) (*awss3.ListObjectsV2Output, error) {
+	return call(ctx, b, func() (*awss3.ListObjectsV2Output, error) {
+		page, err := b.api.ListObjectsV2(ctx, in)
+		if err == nil && (page.Name == nil || page.IsTruncated == nil) {
+			return nil, &strangerError{http.StatusOK, "what answers is no S3 server: it was asked for a list, and gave none"}
+		}
+		return page, err
+	})
+}
+
 func (b *Bucket) list(ctx context.Context, prefix, after string, yield func(remote.Object, error) bool) error {
 	in := &awss3.ListObjectsV2Input{Bucket: &b.opt.Bucket, Prefix: orNil(b.name(prefix))}
 	if after != "" {
@@ -170,7 +182,7 @@ func (b *Bucket) list(ctx context.Context, prefix, after string, yield func(remo
 		if err := remote.Ended(ctx, "list", prefix); err != nil {
 			return err
 		}
-		page, err := call(ctx, b, func() (*awss3.ListObjectsV2Output, error) { return b.api.ListObjectsV2(ctx, in) })
+		page, err := b.page(ctx, in)
 		if err != nil {
 			return b.failed(ctx, "list", prefix, err)
 		}
@@ -190,7 +202,7 @@ func (b *Bucket) list(ctx context.Context, prefix, after string, yield func(remo
 				return errLeft
 			}
 		}
-		if page.IsTruncated == nil || !*page.IsTruncated {
+		if !*page.IsTruncated {
 			return nil
 		}
 		next := page.NextContinuationToken

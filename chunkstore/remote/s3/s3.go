@@ -21,14 +21,11 @@ package s3
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"sync/atomic"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
-
-	"stepfs/chunkstore/remote"
 )
 
 // Bucket is a bucket, or what is below a prefix of one.
@@ -94,16 +91,12 @@ func (b *Bucket) renewed(ctx context.Context, err error) bool {
 	return err1 == nil && err2 == nil && (old.AccessKeyID != now.AccessKeyID || old.SessionToken != now.SessionToken)
 }
 
-// Reach says whether the bucket is there and lets us in.
+// Reach says whether the bucket is there and lets us in. It lists, since what
+// refuses a HEAD can't say why.
 func (b *Bucket) Reach(ctx context.Context) error {
-	_, err := call(ctx, b, func() (*awss3.HeadBucketOutput, error) {
-		return b.api.HeadBucket(ctx, &awss3.HeadBucketInput{Bucket: &b.opt.Bucket})
-	})
-	if err == nil {
-		return nil
+	_, err := b.page(ctx, &awss3.ListObjectsV2Input{Bucket: &b.opt.Bucket, Prefix: orNil(b.name("")), MaxKeys: aws.Int32(1)})
+	if err != nil {
+		return b.failed(ctx, "open "+b.String(), "", err)
 	}
-	if status(err) == 404 && code(err) != "NoSuchKey" {
-		return remote.Fail("open "+b.String(), "", remote.ErrAddress, fmt.Errorf("there is no bucket %q (%w)", b.opt.Bucket, err))
-	}
-	return b.failed(ctx, "open "+b.String(), "", err)
+	return nil
 }
