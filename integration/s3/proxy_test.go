@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -46,7 +45,6 @@ type proxy struct {
 	url    string
 	decide func(r *http.Request) fault
 	made   [faults]atomic.Int64
-	wrong  sync.Map // paths of which wrong bytes were given
 	closed chan struct{}
 }
 

@@ -109,7 +109,7 @@ func (b *Bucket) failed(ctx context.Context, op, key string, err error) error {
 	if errors.Is(err, remote.ErrContent) {
 		return remote.PutFailed(ctx, op, key, err)
 	}
-	kind, say := b.kindOf(err)
+	say, kind := b.kindOf(err)
 	if say != "" {
 		err = fmt.Errorf("%s (%w)", say, err)
 	}
@@ -117,40 +117,40 @@ func (b *Bucket) failed(ctx context.Context, op, key string, err error) error {
 }
 
 // kindOf says of which kind an error is, and what can be said besides.
-func (b *Bucket) kindOf(err error) (kind error, say string) {
+func (b *Bucket) kindOf(err error) (say string, kind error) {
 	if off, wrong := clockOff(err); wrong {
-		return remote.ErrClock, off
+		return off, remote.ErrClock
 	}
 	if errors.Is(err, errNoETag) {
-		return remote.ErrUnsupported, ""
+		return "", remote.ErrUnsupported
 	}
 	if k, ok := known[code(err)]; ok {
-		return k.kind, k.say + b.place(err, k.kind)
+		return k.say + b.place(err, k.kind), k.kind
 	}
 	var stranger *strangerError
 	if errors.As(err, &stranger) {
 		if stranger.status >= 500 || stranger.status == http.StatusTooManyRequests { // a proxy whose server is in trouble
-			return remote.ErrRetryable, ""
+			return "", remote.ErrRetryable
 		}
-		return remote.ErrAddress, ""
+		return "", remote.ErrAddress
 	}
 	switch s := status(err); {
 	case s == 0:
 		return offline(err)
 	case s == http.StatusNotFound, s == http.StatusGone:
-		return remote.ErrNotExist, ""
+		return "", remote.ErrNotExist
 	case s == http.StatusUnauthorized, s == http.StatusForbidden:
-		return remote.ErrAccess, ""
+		return "", remote.ErrAccess
 	case s == http.StatusNotImplemented, s == http.StatusMethodNotAllowed:
-		return remote.ErrUnsupported, ""
+		return "", remote.ErrUnsupported
 	case s == http.StatusInsufficientStorage:
-		return remote.ErrFull, ""
+		return "", remote.ErrFull
 	case s/100 == 3, s == http.StatusBadRequest && b.place(err, remote.ErrAddress) != "":
-		return remote.ErrAddress, "the bucket is somewhere else" + b.place(err, remote.ErrAddress)
+		return "the bucket is somewhere else" + b.place(err, remote.ErrAddress), remote.ErrAddress
 	case s/100 == 4 && s != http.StatusRequestTimeout && s != http.StatusTooManyRequests && s != http.StatusConflict:
-		return remote.ErrInvalid, ""
+		return "", remote.ErrInvalid
 	}
-	return remote.ErrRetryable, ""
+	return "", remote.ErrRetryable
 }
 
 // place says in which region a bucket is, when the server has told.
@@ -166,7 +166,7 @@ func (b *Bucket) place(err error, kind error) string {
 // offline is what there was no answer to. That a server is not there, or its
 // name not known, may pass: the network of this machine may be gone. That it is
 // another than we think does not.
-func offline(err error) (kind error, say string) {
+func offline(err error) (say string, kind error) {
 	var (
 		unknown  x509.UnknownAuthorityError
 		hostname x509.HostnameError
@@ -176,15 +176,15 @@ func offline(err error) (kind error, say string) {
 	)
 	switch {
 	case errors.As(err, &unknown), errors.As(err, &hostname), errors.As(err, &invalid), errors.As(err, &verify):
-		return remote.ErrAddress, "the server's certificate is not trusted"
+		return "the server's certificate is not trusted", remote.ErrAddress
 	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
-		return remote.ErrAddress, "the endpoint does not speak TLS: try http://"
+		return "the endpoint does not speak TLS: try http://", remote.ErrAddress
 	}
 	// The SDK has no type for this.
 	if s := err.Error(); strings.Contains(s, "get credentials") || strings.Contains(s, "failed to refresh cached credentials") {
-		return remote.ErrAccess, "no credentials were found (AWS_ACCESS_KEY_ID, AWS's files, or a role)"
+		return "no credentials were found (AWS_ACCESS_KEY_ID, AWS's files, or a role)", remote.ErrAccess
 	}
-	return remote.ErrRetryable, ""
+	return "", remote.ErrRetryable
 }
 
 // maxClockOff is how wrong a clock may be for S3.
