@@ -25,7 +25,8 @@ type Content struct {
 	CRC  uint32 // CRC-32C
 	// Pace, if there is one, is called before each n bytes that leave, and
 	// returns when they may, or with ctx's error. (Bytes may be read more often
-	// than they are sent, so it is not for Body to wait.)
+	// than they are sent, so it is not for Body to wait.) Parts of an object may
+	// be sent at the same time.
 	Pace func(ctx context.Context, n int) error
 }
 

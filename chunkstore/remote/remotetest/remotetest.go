@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"stepfs/chunkstore/remote"
@@ -460,18 +461,18 @@ func (c *cancelling) ReadAt(p []byte, off int64) (int, error) {
 // pace: all bytes are asked for before they leave, once, in small pieces.
 func (s Suite) pace(t *testing.T, b remote.Bucket) {
 	for _, n := range []int64{0, 10, 100_000, s.Large} {
-		c, asked := remote.Bytes(Random(9, n)), int64(0)
+		c, sum := remote.Bytes(Random(9, n)), atomic.Int64{}
 		c.Pace = func(_ context.Context, n int) error {
 			if n < 1 || n > 1<<20 {
 				t.Errorf("%d bytes at a time", n)
 			}
-			asked += int64(n)
+			sum.Add(int64(n))
 			return nil
 		}
 		if err := b.Put(t.Context(), fmt.Sprintf("k%d", n), c); err != nil {
 			t.Fatal(err)
 		}
-		if asked < n || asked > n && !s.Faulty {
+		if asked := sum.Load(); asked < n || asked > n && !s.Faulty {
 			t.Errorf("of %d bytes %d were asked for", n, asked)
 		}
 	}
