@@ -75,6 +75,27 @@ func TestNoWayWithoutOverwriting(t *testing.T) {
 	}
 }
 
+// linkedTwice is an NFS client that lost the answer to a link, and made it again.
+type linkedTwice struct{ vfs.FS }
+
+func (l linkedTwice) Link(from, to string) error {
+	if err := l.FS.Link(from, to); err != nil {
+		return err
+	}
+	return l.FS.Link(from, to)
+}
+
+// Who meets a name that he has made himself has it; who meets another's has not.
+func TestLinkedTwice(t *testing.T) {
+	b := open(t, linkedTwice{vfs.Default}, t.TempDir())
+	if _, err := b.PutIfAbsent(t.Context(), "k", remote.Bytes([]byte("first"))); err != nil {
+		t.Error(err)
+	}
+	if _, err := b.PutIfAbsent(t.Context(), "k", remote.Bytes([]byte("second"))); !errors.Is(err, remote.ErrExists) {
+		t.Error(err)
+	}
+}
+
 // A directory that is not there is not made: it may be one that is not mounted.
 func TestNoDirectory(t *testing.T) {
 	root := t.TempDir()

@@ -52,6 +52,21 @@ func (s Suite) racingPuts(t *testing.T, b remote.Bucket) {
 	}
 }
 
+// racingLarge: of large objects, which are made by their last request, one wins
+// too. A server may cut the connection of who has lost, so not all hear why.
+func (s Suite) racingLarge(t *testing.T, b remote.Bucket) {
+	const racers = 4
+	errs := make([]error, racers)
+	content := func(i int) []byte { return Random(uint64(i), s.Large) }
+	atOnce(racers, func(i int) { _, errs[i] = b.PutIfAbsent(t.Context(), "large", remote.Bytes(content(i))) })
+	for i, err := range errs {
+		if remote.Passing(err) {
+			errs[i] = remote.ErrExists
+		}
+	}
+	holds(t, b, "large", content(won(t, errs, remote.ErrExists)))
+}
+
 func (s Suite) racingReplaces(t *testing.T, b remote.Bucket) {
 	version, err := b.PutIfAbsent(t.Context(), "lease", remote.Bytes([]byte("nobody")))
 	if err != nil {

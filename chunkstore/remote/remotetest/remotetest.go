@@ -48,6 +48,7 @@ func (s Suite) Run(t *testing.T) {
 		{"PutIfAbsent", putIfAbsent},
 		{"ReplaceIfMatch", replaceIfMatch},
 		{"RacingPuts", s.racingPuts},
+		{"RacingLarge", s.racingLarge},
 		{"RacingReplaces", s.racingReplaces},
 		{"Counter", s.counter},
 		{"Ranges", ranges},
