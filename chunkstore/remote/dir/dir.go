@@ -48,7 +48,7 @@ const (
 type Bucket struct {
 	fs   vfs.FS
 	root string
-	lock sync.Mutex // replacing, in this process: fcntl(2) excludes others only
+	lock chan struct{} // who replaces, of this Bucket, has put something in: so few ask for the file's lock
 
 	mu struct {
 		sync.Mutex
@@ -60,6 +60,7 @@ type Bucket struct {
 // Open gives the bucket in a directory, which has to be there: one that is not
 // mounted must not be taken for an empty one and filled.
 func Open(filesystem vfs.FS, root string) (*Bucket, error) {
+	root = filepath.Clean(root)
 	info, err := filesystem.Stat(root)
 	if err == nil && !info.IsDir() {
 		err = errors.New("it is not a directory")
@@ -67,7 +68,7 @@ func Open(filesystem vfs.FS, root string) (*Bucket, error) {
 	if err != nil {
 		return nil, remote.Fail("open dir:"+root, "", remote.ErrAddress, err)
 	}
-	b := &Bucket{fs: filesystem, root: root}
+	b := &Bucket{fs: filesystem, root: root, lock: make(chan struct{}, 1)}
 	b.mu.durable = map[string]bool{root: true}
 	return b, nil
 }

@@ -16,8 +16,12 @@ func (b *Bucket) ReplaceIfMatch(ctx context.Context, key, version string, c remo
 	if err := remote.CheckReplace("replace", key, version, c); err != nil {
 		return "", err
 	}
-	b.lock.Lock()
-	defer b.lock.Unlock()
+	select {
+	case b.lock <- struct{}{}:
+		defer func() { <-b.lock }()
+	case <-ctx.Done():
+		return "", remote.Ended(ctx, "replace", key)
+	}
 	unlock, err := b.lockAll(ctx)
 	if err != nil {
 		return "", failed(ctx, "replace", key, err)

@@ -97,7 +97,11 @@ func directory(s, path string) (Location, error) {
 	if !filepath.IsAbs(path) {
 		return Location{}, bad(s, "the path %q does not begin with a slash", path)
 	}
-	return Location{Dir: filepath.Clean(path)}, nil
+	path = filepath.Clean(path)
+	if path == "/" {
+		return Location{}, bad(s, "the system's root can't be it")
+	}
+	return Location{Dir: path}, nil
 }
 
 func bucket(s string) (Location, error) {

@@ -36,12 +36,8 @@ func (b *Bucket) Inspect(ctx context.Context, prefix string) []probe.Finding {
 func (b *Bucket) tryChecksums(ctx context.Context, key string) probe.Finding {
 	f := probe.Finding{Name: "verifies what it is sent"}
 	good := remote.Bytes([]byte("the bytes that are sent"))
-	signature, why := b.refuses(ctx, key, good, func(p *piece) {
-		p.sendCRC, p.payload = false, strings.Repeat("0123456789abcdef", 4)
-	})
-	crc, why2 := b.refuses(ctx, key, good, func(p *piece) {
-		p.sendCRC, p.crc = true, p.crc^1
-	})
+	signature, why := b.refuses(ctx, key, good, false, func(p *piece) { p.payload = strings.Repeat("0123456789abcdef", 4) })
+	crc, why2 := b.refuses(ctx, key, good, true, func(p *piece) { p.crc ^= 1 })
 	used := signature
 	if b.checksum {
 		used = crc
@@ -59,13 +55,13 @@ func (b *Bucket) tryChecksums(ctx context.Context, key string) probe.Finding {
 
 // refuses says whether the server refuses what spoil has made wrong, having
 // accepted the same when it was right.
-func (b *Bucket) refuses(ctx context.Context, key string, c remote.Content, spoil func(*piece)) (probe.Verdict, string) {
+func (b *Bucket) refuses(ctx context.Context, key string, c remote.Content, sendCRC bool, spoil func(*piece)) (probe.Verdict, string) {
 	send := func(spoil func(*piece)) error {
 		p, err := b.piece(ctx, c, 0, c.Size)
 		if err != nil {
 			return err
 		}
-		p.sendCRC = true
+		p.sendCRC = sendCRC
 		spoil(&p)
 		_, err = b.api.PutObject(ctx, &awss3.PutObjectInput{Bucket: &b.opt.Bucket, Key: orNil(b.name(key)),
 			Body: p.body(ctx), ContentLength: &c.Size, ChecksumCRC32C: p.checksum()}, p.signed)
