@@ -26,21 +26,22 @@ var mayImport = map[string][]string{
 	"chunkstore/codec":  {},
 	"chunkstore/pack":   {},
 	"chunkstore/remote": {},
-	// The suite that tests of several packages share.
-	"chunkstore/remote/remotetest": {"chunkstore/remote"},
-	"internal/state":               {"internal/journal", "internal/schema"},
-	"internal/check":               {"internal/schema", "internal/state"},
-	"internal/journal":             {},
-	"internal/pace":                {},
-	"internal/schema":              {},
-	"internal/livetree":            {"fs/stage", "snapshot", "snapshot/include", "chunkstore"},
-	"internal/storedir":            {},
-	"internal/lint":                {},
+	"internal/state":    {"internal/journal", "internal/schema"},
+	"internal/check":    {"internal/schema", "internal/state"},
+	"internal/journal":  {},
+	"internal/pace":     {},
+	"internal/schema":   {},
+	"internal/livetree": {"fs/stage", "snapshot", "snapshot/include", "chunkstore"},
+	"internal/storedir": {},
+	"internal/lint":     {},
 	// These drive the built binary from outside and know nothing of its inside.
 	"integration":          {"integration/harness"},
 	"integration/harness":  {},
 	"bench":                {"integration/harness"},
 	"bench/series/measure": {"chunkstore/codec"},
+
+	// The suite that tests of several packages share.
+	"chunkstore/remote/remotetest": {"chunkstore/remote"},
 }
 
 // A ban keeps a library inside the layers that it belongs to.
