@@ -24,7 +24,7 @@ UNITDIR     ?= $(PREFIX)/lib/systemd/system
 VERSION     := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 
 .DEFAULT_GOAL := help
-.PHONY: help build install uninstall deps demo test unit real race lint fmt bench series soak clean leftovers sweep
+.PHONY: help build install uninstall deps servers demo test unit real race lint fmt bench series soak clean leftovers sweep
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,12 +46,15 @@ uninstall: ## remove what make install installed
 deps: ## install what tests and demo need (apt-get; only what is missing)
 	@tools/deps.sh
 
+servers: ## install the S3 servers that tests start (go install, into ~/.cache/stepfs/servers)
+	@tools/servers.sh
+
 demo: ## train a small transformer on a mount, lose its checkpoints, get them back
 	@tools/deps.sh demo
 	@$(MAKE) --no-print-directory build
 	@integration/demo/demo.sh
 
-test: deps sweep unit real ## run every test: packages, then the binary on real mounts
+test: deps servers sweep unit real ## run every test: packages, then the binary on real mounts
 	@tools/leftovers.sh
 
 unit:
@@ -62,7 +65,7 @@ real:
 	$(GO) test -count=1 -p 1 -timeout 20m $(TESTFLAGS) $(filter-out stepfs/integration/...,$(REAL))
 	STEPFS_ROUNDS=$(ROUNDS) $(GO) test -count=1 -p 1 -v -timeout 40m $(TESTFLAGS) ./integration/...
 
-race: deps sweep ## the same under the race detector, with fewer rounds of faults
+race: deps servers sweep ## the same under the race detector, with fewer rounds of faults
 	STEPFS_LIVES=40 STEPFS_SIM_POINTS=500 STEPFS_SIM_FAULTS=200 $(GO) test -race -p 2 -timeout 40m $(TESTFLAGS) $(UNIT)
 	STEPFS_RACE=1 STEPFS_ROUNDS=10 STEPFS_POSIX_OPS=5000 $(GO) test -race -p 1 -timeout 60m $(TESTFLAGS) $(REAL)
 	@tools/leftovers.sh
@@ -89,7 +92,8 @@ series: deps build ## train checkpoint series, and what they take beside restic,
 	$(GO) run ./bench/series/compare -bin $(BIN) -kopia bench/out/kopia -json bench/out/series.json bench/out/series
 	$(GO) run ./bench/series/measure bench/out/series
 
-soak: deps sweep ## for hours: kill -9, 2,000 saves, public suites, 1,000,000 calls against ext4, power cuts, faults
+soak: deps sweep ## for hours: kill -9, 2,000 saves, public suites, 1,000,000 calls against ext4, power cuts, faults, MinIO
+	@tools/servers.sh minio
 	STEPFS_ROUNDS=$(SOAK_ROUNDS) $(GO) test -count=1 -v -timeout 0 -run Kill ./integration
 	STEPFS_SAVES=2000 STEPFS_SAVE_ROOM=8 $(GO) test -count=1 -v -timeout 0 -run RotatingJob ./integration
 	STEPFS_SUITES=long $(GO) test -count=1 -v -timeout 0 ./integration/suites
@@ -97,6 +101,7 @@ soak: deps sweep ## for hours: kill -9, 2,000 saves, public suites, 1,000,000 ca
 	STEPFS_LIVES=2000 $(GO) test -count=1 -v -timeout 0 -run 'TestPowerCut$$' ./fs/stage
 	STEPFS_SIM_POINTS=1000000 STEPFS_SIM_FAULTS=20000 $(GO) test -count=1 -v -timeout 0 -run 'TestPowerCut$$|TestInjectedErrors$$' ./internal/sim
 	STEPFS_CUTS=5000 STEPFS_FLIPS=10000 STEPFS_STRIDE=1 STEPFS_STALL=30 $(GO) test -count=1 -p 1 -v -timeout 0 ./integration/faults
+	STEPFS_MINIO=1 STEPFS_REMOTE_FAULTS=10000 $(GO) test -count=1 -v -timeout 0 ./integration/s3
 	@tools/leftovers.sh
 
 leftovers: ## fail when a mount, a daemon or a loop device was left behind

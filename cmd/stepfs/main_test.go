@@ -137,6 +137,14 @@ func TestArguments(t *testing.T) {
 		{"version x", exitError, ""},
 		{"rules forget", exitError, "there is no command"},
 		{"rules list STORE x", exitError, "accepts at most 1"},
+		{"remote nothing", exitError, "no command"},
+		{"remote check", exitError, "accepts 1"},
+		{"remote check /mnt/x", exitError, "no scheme"},
+		{"remote check s3://bucket?endpont=x", exitError, `"endpont" is not known`},
+		{"remote check s3://k:s@bucket", exitError, "credentials do not belong here"},
+		{"remote check dir:DIR/no", exitError, "does not lead to a bucket"},
+		{"remote ls", exitError, "accepts between 1 and 2"},
+		{"remote ls dir:DIR UPPER", exitError, "is not for keys"},
 		{"rules check", exitError, "usage"},
 		{"rules check STORE", exitError, "no such file"},
 		{"rules explain", exitError, "accepts 1"},
@@ -160,7 +168,7 @@ func TestArguments(t *testing.T) {
 
 // A usage that is not golden is one that changed without anybody looking.
 func TestHelp(t *testing.T) {
-	for _, args := range []string{"", "mount", "umount", "snapshots", "snapshot", "restore", "rollback", "diff", "log", "assess", "import", "hold", "release", "forget", "unforget", "prune", "policy", "verify", "rules", "rules list", "rules check", "rules explain", "status", "stats", "drain", "check", "version"} {
+	for _, args := range []string{"", "mount", "umount", "snapshots", "snapshot", "restore", "rollback", "diff", "log", "assess", "import", "hold", "release", "forget", "unforget", "prune", "policy", "verify", "rules", "rules list", "rules check", "rules explain", "status", "stats", "drain", "check", "remote", "remote check", "remote ls", "version"} {
 		t.Run("stepfs "+args, func(t *testing.T) {
 			got := stepfs(t, append(strings.Fields(args), "--help")...)
 			if got.code != exitDone || got.stderr != "" {

@@ -58,6 +58,11 @@ func TestViolations(t *testing.T) {
 
 		{"stepfs/integration/harness", "testing", true},
 
+		{"stepfs/chunkstore/remote/s3", "github.com/aws/aws-sdk-go-v2/service/s3", true},
+		{"stepfs/chunkstore/remote/remotetest", "testing", true},
+
+		{"stepfs/chunkstore", "github.com/aws/aws-sdk-go-v2/aws", false},
+		{"stepfs/chunkstore/remote/mem", "testing", false},
 		{"stepfs/fs", "stepfs/cmd/stepfs", false},
 		{"stepfs/fs", "testing", false},
 		{"stepfs/bench", "testing", false},

@@ -45,6 +45,9 @@ var mayImport = map[string][]string{
 	"bench":                {"integration/harness"},
 	"bench/series/compare": {"chunkstore/codec/simulate", "integration/harness"},
 	"bench/series/measure": {"chunkstore/codec"},
+
+	// The suite that tests of several packages share.
+	"chunkstore/remote/remotetest": {"chunkstore/remote"},
 }
 
 // A ban keeps a library inside the layers that it belongs to.
@@ -62,7 +65,7 @@ var bans = []ban{
 	{"github.com/prometheus/", []string{"cmd"}, "metrics are registered by the command"},
 	{"github.com/hanwen/go-fuse/", []string{"cmd", "fs", "bench"}, "only fs speaks to the kernel; fs/stage and below know nothing of FUSE"},
 	{"github.com/aws/", []string{"chunkstore/remote"}, "the object store is behind one interface"},
-	{"testing", []string{"integration/harness"}, "test code belongs in _test.go files, or in the harness that they share"},
+	{"testing", []string{"integration/harness", "chunkstore/remote/remotetest"}, "test code belongs in _test.go files, or in what they share"},
 }
 
 // layerOf gives the layer that a path inside the module belongs to: the longest
