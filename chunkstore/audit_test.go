@@ -237,9 +237,10 @@ func oldStore(f *fixture) *fixture {
 	f.update(func(tx *state.Tx) error {
 		for n, rec := range x.packs {
 			rec.Dead, rec.DeadChunks, rec.Hasty = 0, 0, 0
+			rec.PlanesRaw, rec.PlanesStored, rec.DeltaRaw, rec.DeltaStored = 0, 0, 0, 0
 			b := rec.Encode()
 			b[0] = 1
-			tx.Put(schema.PackKey(n), b[:len(b)-3])
+			tx.Put(schema.PackKey(n), b[:len(b)-7])
 		}
 		tx.DeleteRange(schema.ChunkRefBounds())
 		tx.DeleteRange(schema.ChunkDeadBounds())

@@ -37,11 +37,11 @@ func (s *Store) locate(id ID) (schema.ChunkLoc, schema.PackRecord, error) {
 
 // chooser says whether a pack that is being indexed is to be the place of a
 // chunk, or only holds a copy that nobody reads.
-type chooser func(l *ledger, id ID) (bool, error)
+type chooser func(l *ledger, e pack.Entry) (bool, error)
 
 // takeAll: a chunk that another pack also has is from now on read from this
 // one: it was stored again because the other could not be relied on.
-func takeAll(*ledger, ID) (bool, error) { return true, nil }
+func takeAll(*ledger, pack.Entry) (bool, error) { return true, nil }
 
 // index makes a durable pack known, with those of its chunks that want asks
 // for, in one transaction, and makes that durable too. A chunk that is new to
@@ -80,6 +80,14 @@ func (s *Store) newRecord(name pack.Name, body int64, entries []pack.Entry) *sch
 		rec.Chunks++
 		rec.Raw += uint64(e.Raw)
 		rec.Stored += uint64(e.Stored)
+		switch e.Enc {
+		case pack.EncPlanes:
+			rec.PlanesRaw += uint64(e.Raw)
+			rec.PlanesStored += uint64(e.Stored)
+		case pack.EncDelta:
+			rec.DeltaRaw += uint64(e.Raw)
+			rec.DeltaStored += uint64(e.Stored)
+		}
 	}
 	return rec
 }
@@ -109,7 +117,7 @@ func (l *ledger) addPack(number uint64, rec *schema.PackRecord, entries []pack.E
 		ok := false
 		if _, again := seen[e.ID]; !again {
 			seen[e.ID] = struct{}{}
-			if ok, err = want(l, e.ID); err != nil {
+			if ok, err = want(l, e); err != nil {
 				return err
 			}
 		}
@@ -135,6 +143,9 @@ func (l *ledger) place(it *pebble.Iterator, id ID, loc schema.ChunkLoc) error {
 	old, err := l.s.getChunk(l.tx, id)
 	unknown := errors.Is(err, state.ErrNotFound) || errors.Is(err, schema.ErrCorrupt)
 	if err != nil && !unknown {
+		return err
+	}
+	if err := l.link(id, old, loc); err != nil {
 		return err
 	}
 	l.tx.Put(schema.ChunkKey(l.s.cfg.Domain, id), loc.Encode())

@@ -18,6 +18,9 @@ type Stats struct {
 	Size   uint64 // of the pack files
 	Dead   uint64 // of Stored, what nobody needs and Collect may remove
 
+	// What encoding saves: Raw less Stored, by how chunks are kept.
+	SavedZstd, SavedPlanes, SavedDeltas uint64
+
 	Ingested  uint64 // plain bytes handed to Ingest and Put
 	Duplicate uint64 // of those, already there
 	Inherited uint64 // of those, cut like the earlier version without scanning
@@ -45,6 +48,8 @@ func (s *Store) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st.Packs, st.Chunks, st.Raw, st.Stored, st.Size, st.Dead = t.packs, t.chunks, t.raw, t.stored, t.size, t.dead
+	st.SavedPlanes, st.SavedDeltas = t.planesRaw-t.planesStored, t.deltaRaw-t.deltaStored
+	st.SavedZstd = t.raw - t.stored - st.SavedPlanes - st.SavedDeltas
 	st.InFlight = len(s.mu.packs)
 	return st
 }

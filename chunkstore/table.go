@@ -24,7 +24,10 @@ type packInfo struct {
 }
 
 // totals is what the indexed packs come to.
-type totals struct{ packs, chunks, raw, stored, size, dead, deadPacks uint64 }
+type totals struct {
+	packs, chunks, raw, stored, size, dead, deadPacks uint64
+	planesRaw, planesStored, deltaRaw, deltaStored    uint64
+}
 
 func (t *totals) add(r schema.PackRecord, collectable bool) {
 	t.packs++
@@ -32,6 +35,10 @@ func (t *totals) add(r schema.PackRecord, collectable bool) {
 	t.raw += r.Raw
 	t.stored += r.Stored
 	t.size += r.Size
+	t.planesRaw += r.PlanesRaw
+	t.planesStored += r.PlanesStored
+	t.deltaRaw += r.DeltaRaw
+	t.deltaStored += r.DeltaStored
 	if collectable && r.DeadChunks > 0 {
 		t.dead += r.Dead
 		t.deadPacks++
@@ -44,6 +51,10 @@ func (t *totals) sub(r schema.PackRecord, collectable bool) {
 	t.raw -= r.Raw
 	t.stored -= r.Stored
 	t.size -= r.Size
+	t.planesRaw -= r.PlanesRaw
+	t.planesStored -= r.PlanesStored
+	t.deltaRaw -= r.DeltaRaw
+	t.deltaStored -= r.DeltaStored
 	if collectable && r.DeadChunks > 0 {
 		t.dead -= r.Dead
 		t.deadPacks--
