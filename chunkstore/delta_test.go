@@ -259,8 +259,64 @@ func TestForgetSeries(t *testing.T) {
 			}
 		}
 		f.collect()
-		audit(f)
+		checkKept(t, f)
+		pos := f.engine.Pos()
+		if st := f.collect(); st != (CollectStats{}) || f.engine.Pos() != pos {
+			t.Fatalf("nothing to do: %+v", st)
+		}
 	})
+}
+
+// checkKept: of the dead those alone are left that two others need, and the
+// disk has nothing else.
+func checkKept(t tester, f *fixture) {
+	t.Helper()
+	x := audit(f)
+	made := make(map[ID]int)
+	for id, loc := range x.chunks {
+		if link, _ := linkOf(loc); link.Depth > 0 {
+			made[link.ID]++
+			if under, _ := linkOf(x.chunks[link.ID]); under.Depth >= link.Depth {
+				t.Fatalf("chunk %x of depth %d is made from one of %d", id, link.Depth, under.Depth)
+			}
+		}
+	}
+	stored := uint64(0)
+	for id, loc := range x.chunks {
+		stored += uint64(loc.Stored)
+		if _, dead := x.dead[id]; dead && made[id] < 2 {
+			t.Fatalf("chunk %x is dead, and %d others are made from it", id, made[id])
+		}
+	}
+	for _, rec := range x.packs {
+		stored -= rec.Stored
+	}
+	if stored != 0 {
+		t.Fatalf("packs hold %d bytes that the index does not know", -stored)
+	}
+}
+
+// TestOneVersionLeft: of a run of which all but one version was forgotten,
+// whichever it is, that alone is left, and reads back without a base.
+func TestOneVersionLeft(t *testing.T) {
+	for left := range 9 {
+		f := openFixture(t, vfs.NewMem(), "store", deltaConfig())
+		versions := series(5, 6000, 9)
+		refs := f.storeSeries(versions)
+		for i := range versions {
+			if i != left {
+				f.drop(uint64(i+1), refs[i])
+			}
+		}
+		st := f.collect()
+		auditClean(f)
+		if n := depths(readIndex(f)); n[0] != len(refs[left]) || len(n) != 1 || left > 0 && st.Remade != len(refs[left]) {
+			t.Fatalf("version %d: chunks by depth %v; %+v", left, n, st)
+		}
+		f.cache.drop()
+		checkContent(t, f, versions[left], refs[left])
+		f.close()
+	}
 }
 
 func seq(n int) []int {

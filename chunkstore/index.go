@@ -167,6 +167,7 @@ func (l *ledger) place(it *pebble.Iterator, id ID, loc schema.ChunkLoc) error {
 		}
 		return l.addDead(old.Pack, 1, old.Stored)
 	case d != nil:
+		l.s.unkeep(d.Pack)
 		return l.bury(id, buried)
 	default:
 		if old.Stored != loc.Stored { // encoded anew: what its end would free is another number

@@ -92,6 +92,9 @@ func (l *ledger) addDead(number uint64, chunks int64, stored uint32) error {
 	if err != nil || rec == nil {
 		return err
 	}
+	if chunks < 0 {
+		l.s.unkeep(number)
+	}
 	rec.AddDead(chunks, chunks*int64(stored))
 	l.changed[number] = struct{}{}
 	return nil
@@ -200,6 +203,9 @@ func (l *ledger) link(id ID, old, loc schema.ChunkLoc) error {
 
 func (l *ledger) unlink(base, id ID) {
 	l.made[made{base, id}] = false
+	if loc, err := l.s.getChunk(l.tx, base); err == nil {
+		l.s.unkeep(loc.Pack)
+	}
 	l.tx.Delete(schema.ChunkBaseKey(l.s.cfg.Domain, base, id))
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cockroachdb/errors/oserror"
 
@@ -17,6 +18,9 @@ type group struct {
 	old     []*packInfo
 	rewrite bool // copy what lives in them; else a pack with something alive stays
 	packs   []*oldPack
+	made    *packInfo // the new pack
+	copied  deadCount // what it has to keep
+	rebasing
 }
 
 // oldPack is a retiring pack.
@@ -29,8 +33,10 @@ type oldPack struct {
 	// listed: entries are all chunks of the pack. Otherwise its footer can't be
 	// read, and they are those that the index says are dead in it.
 	listed bool
-	encode bool // what is unencoded in it is to be encoded
-	gone   bool // its record is removed
+	encode bool      // what is unencoded in it is to be encoded
+	gone   bool      // its record is removed
+	kept   deadCount // dead, and needed by what is made from it
+	left   bool      // not worth its while because of those
 }
 
 // collect takes one group through all steps.
@@ -42,10 +48,21 @@ func (c *collector) collect(ctx context.Context, g *group) (err error) {
 	if err := c.list(ctx, g); err != nil {
 		return err
 	}
-	if g.rewrite {
+	if err := c.rebase(ctx, g); err != nil {
+		return err
+	}
+	if g.rewrite || len(g.moved) > 0 {
 		if err := c.copyLive(ctx, g); err != nil {
 			return err
 		}
+	}
+	if err := c.sweepGoing(g); err != nil {
+		return err
+	}
+	if g.made != nil {
+		c.mu.Lock()
+		g.made.kept = g.copied
+		c.mu.Unlock()
 	}
 	return c.remove(g)
 }
@@ -57,6 +74,7 @@ func (c *collector) retire(g *group) error {
 	for _, info := range g.old {
 		if info.pins > 0 {
 			c.stats.Pinned++
+			c.tried[info] = struct{}{}
 			continue
 		}
 		info.retiring = true
@@ -76,7 +94,7 @@ func (c *collector) retire(g *group) error {
 // revive makes packs that were not removed live again.
 func (c *collector) revive(g *group) error {
 	var left []*packInfo
-	for _, p := range g.packs {
+	for _, p := range append(slices.Clone(g.packs), g.lent...) {
 		if !p.gone {
 			left = append(left, p.info)
 		}

@@ -16,10 +16,19 @@ import (
 func (c *collector) copyLive(ctx context.Context, g *group) error {
 	pw := c.newPackWriter(g.stillThere)
 	for _, p := range g.packs {
-		if err := c.copyFrom(ctx, pw, p); err != nil {
+		if !g.rewrite || p.left {
+			continue
+		}
+		g.copied.chunks += p.kept.chunks
+		g.copied.bytes += p.kept.bytes
+		if err := c.copyFrom(ctx, pw, g, p); err != nil {
 			pw.discard()
 			return err
 		}
+	}
+	if err := c.remake(ctx, pw, g); err != nil {
+		pw.discard()
+		return err
 	}
 	if len(pw.entries) == 0 {
 		pw.discard()
@@ -29,6 +38,7 @@ func (c *collector) copyLive(ctx context.Context, g *group) error {
 		return err
 	}
 	c.mu.Lock()
+	g.made = pw.info
 	c.stats.Written += int64(pw.info.rec.Size)
 	c.mu.Unlock()
 	return nil
@@ -42,10 +52,11 @@ func (g *group) stillThere(l *ledger, e pack.Entry) (bool, error) {
 	if errors.Is(err, state.ErrNotFound) {
 		return false, nil
 	}
-	return err == nil && slices.ContainsFunc(g.packs, func(p *oldPack) bool { return p.number == loc.Pack }), err
+	here := func(p *oldPack) bool { return p.number == loc.Pack }
+	return err == nil && (slices.ContainsFunc(g.packs, here) || slices.ContainsFunc(g.lent, here)), err
 }
 
-func (c *collector) copyFrom(ctx context.Context, pw *packWriter, p *oldPack) error {
+func (c *collector) copyFrom(ctx context.Context, pw *packWriter, g *group, p *oldPack) error {
 	if len(p.entries) == 0 {
 		return nil
 	}
@@ -56,7 +67,10 @@ func (c *collector) copyFrom(ctx context.Context, pw *packWriter, p *oldPack) er
 	}
 	defer c.files.release(f)
 	for _, e := range p.entries {
-		if ok, err := c.livesIn(p, e); err != nil {
+		if _, moved := g.moved[e.ID]; moved {
+			continue
+		}
+		if ok, err := c.livesIn(p, e, g.kept[e.ID]); err != nil {
 			return err
 		} else if !ok {
 			continue
@@ -90,7 +104,7 @@ func (c *collector) copyChunk(pw *packWriter, p *oldPack, f *packFile, e pack.En
 	}
 	part := encoded{enc: e.Enc, ext: e.Ext, out: b.bytes}
 	if e.Enc == pack.EncRaw && p.encode {
-		part = c.encodeAnew(b.bytes)
+		part = c.encodeAnew(b.bytes, nil)
 		defer c.buffers.put(part.scratch)
 	}
 	if err := pw.write(part, e); err != nil {
@@ -112,10 +126,10 @@ func (c *collector) fill(pw *packWriter) error {
 
 // encodeAnew encodes a chunk of which nobody knows any more where it lay in its
 // file: where its elements begin is found by trying.
-func (c *collector) encodeAnew(part []byte) encoded {
+func (c *collector) encodeAnew(part []byte, from *base) encoded {
 	coder := c.coders.get()
 	defer c.coders.put(coder)
-	return c.encode(coder, part, coder.Phase(part[pack.PartHeaderSize:]), nil)
+	return c.encode(coder, part, coder.Phase(part[pack.PartHeaderSize:]), from)
 }
 
 // verify reads a payload and proves it.
@@ -157,15 +171,15 @@ func damaged(err error) error {
 	return fmt.Errorf("%w: %w", ErrCorrupt, err)
 }
 
-// livesIn says whether a chunk is read from this place and is not dead, as far
-// as can be seen outside of a transaction: sweep looks again.
-func (c *collector) livesIn(p *oldPack, e pack.Entry) (bool, error) {
+// livesIn says whether a chunk is read from this place and is not dead, or kept
+// although it is, as far as can be seen outside of a transaction: sweep looks again.
+func (c *collector) livesIn(p *oldPack, e pack.Entry, kept bool) (bool, error) {
 	loc, err := c.getChunk(c.db, e.ID)
 	if errors.Is(err, state.ErrNotFound) {
 		return false, nil
 	}
-	if err != nil || !p.has(loc, e) {
-		return false, err
+	if err != nil || !p.has(loc, e) || kept {
+		return kept && err == nil && p.has(loc, e), err
 	}
 	_, err = c.db.Get(schema.ChunkDeadKey(c.cfg.Domain, e.ID))
 	if errors.Is(err, state.ErrNotFound) {

@@ -85,6 +85,7 @@ func (w *worker) seek(seg Segment) {
 // next gives the chunk at pos.
 func (w *worker) next() (chunk, error) {
 	if c, err := w.inherit(); c.inherited || err != nil {
+		w.scanning = false // it starts anew behind this chunk
 		return c, err
 	}
 	if !w.scanning {
@@ -142,13 +143,14 @@ func (w *worker) inherit() (chunk, error) {
 	c.id = nameWith(w.hasher, data)
 	if c.id == ref.ID {
 		w.misses, w.skip, w.backoff = 0, 0, missLimit
+		w.scanning = false
 		var err error
 		c.inherited, err = w.natural(data, ref.End())
-		return w.inherited(c), err
+		return c, err
 	}
 	if untried || w.s.has(c.id) {
 		c.inherited = w.same
-		return w.inherited(c), nil
+		return c, nil
 	}
 	if c.base = w.s.baseFor(ref.ID, ref.Len); c.base != nil && !w.pays(data, c.base) {
 		w.s.releaseBase(c.base)
@@ -160,15 +162,7 @@ func (w *worker) inherit() (chunk, error) {
 		w.misses, w.backoff = 0, missLimit
 	}
 	c.inherited = w.same || c.base != nil
-	return w.inherited(c), nil
-}
-
-// inherited notes that the chunker has to start anew behind an inherited chunk.
-func (w *worker) inherited(c chunk) chunk {
-	if c.inherited {
-		w.scanning = false
-	}
-	return c
+	return c, nil
 }
 
 // pays says whether a chunk is worth being made from a base.

@@ -26,12 +26,18 @@ func (c *collector) remove(g *group) error {
 	var gone []*oldPack
 	var err error
 	for _, p := range g.packs {
+		if p.left {
+			c.note(p)
+			continue
+		}
 		var end journal.Pos
 		if end, err = c.sweep(p); err != nil {
 			break
 		}
 		if p.gone {
 			gone, pos = append(gone, p), end
+		} else {
+			c.note(p)
 		}
 	}
 	if len(gone) == 0 {
@@ -133,6 +139,7 @@ func (l *ledger) sweepOne(it *pebble.Iterator, p *oldPack, e pack.Entry) (fate, 
 		l.unlink(link.ID, e.ID)
 	}
 	l.unmark(e.ID)
+	l.s.unkeep(d.Pack)
 	l.tx.Delete(schema.ChunkKey(l.s.cfg.Domain, e.ID))
 	return died, nil // it counts as dead in the pack already
 }
