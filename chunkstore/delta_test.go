@@ -154,6 +154,23 @@ func TestUnchangedAndChanged(t *testing.T) {
 	}
 }
 
+// TestUnchangedDeltas: what was cut where an earlier version was, and not where
+// the chunker cuts, is found whole when it does not change.
+func TestUnchangedDeltas(t *testing.T) {
+	f := openFixture(t, vfs.NewMem(), "store", deltaConfig())
+	versions := series(4, 20_000, 4)
+	refs := f.storeSeries(versions)
+	for _, longer := range []int{0, 500} {
+		c := solid(append(bytes.Clone(versions[3].data), make([]byte, longer)...))
+		p := f.ingest(c, refs[3])
+		last := refs[3][len(refs[3])-1]
+		if want := last.Off; p.InheritedBytes() < want || p.NewBytes() > int64(last.Len)+int64(longer) {
+			t.Fatalf("%d bytes longer: %d inherited, %d new", longer, p.InheritedBytes(), p.NewBytes())
+		}
+		p.Release()
+	}
+}
+
 // TestDamagedBase: what is made from a damaged or missing chunk is an error
 // that names both, and never other bytes; storing the content again heals it.
 func TestDamagedBase(t *testing.T) {

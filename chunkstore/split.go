@@ -108,9 +108,9 @@ func (w *worker) start(r io.Reader, minSize uint32) {
 // inherit tries to cut the chunk at pos where the earlier version was cut, and
 // says by the chunk's inherited whether it did. It does so in three cases.
 //
-// The bytes there have the prior chunk's name: they are that chunk. Unless the
-// file ended there and now goes on (natural), that is what the chunker would
-// cut, too: it starts afresh after every cut, and found no cut inside.
+// The bytes there have the prior chunk's name: they are that chunk. Only where
+// the earlier data ended it is cut no more, unless the chunker would (natural),
+// which starts afresh after every cut, and found none inside.
 //
 // The content is as long as the earlier version was: then the same things lie
 // at the same places, as in every checkpoint of a run, and what changed is
@@ -143,6 +143,9 @@ func (w *worker) inherit() (chunk, error) {
 	c.id = nameWith(w.hasher, data)
 	if c.id == ref.ID {
 		w.misses, w.skip, w.backoff = 0, 0, missLimit
+		if c.inherited = w.same || len(w.prior) > 1 && w.prior[1].Off == ref.End(); c.inherited {
+			return c, nil
+		}
 		w.scanning = false
 		var err error
 		c.inherited, err = w.natural(data, ref.End())
