@@ -50,7 +50,7 @@ func (s *Store) baseFor(prior ID, n uint32) *base {
 	if b == nil || err != nil {
 		return nil // whatever is wrong there, the chunk can do without
 	}
-	if b.plain, err = s.baseBytes(prior, b.link, n); err != nil {
+	if b.plain, err = s.baseBytes(prior, b.link, n, true); err != nil {
 		s.releaseBase(b)
 		return nil
 	}

@@ -72,19 +72,21 @@ func (s *Store) readWhole(id ID, dst []byte) (done bool, err error) {
 func (s *Store) load(id ID, rawLen uint32) (*buffer, error) {
 	s.loads <- struct{}{}
 	defer func() { <-s.loads }()
-	return s.whole(id, rawLen, pack.MaxDepth+1)
+	return s.whole(id, rawLen, pack.MaxDepth+1, true)
 }
 
 // whole is load without a turn in the queue, of a chunk that is less deep than
 // below. One load of a delta has two chunks in memory, however deep it is.
-func (s *Store) whole(id ID, rawLen uint32, below uint8) (*buffer, error) {
+// Unless sure, the chunk is not held against its name: that of what is made from
+// it will do, and only if that is wrong all are.
+func (s *Store) whole(id ID, rawLen uint32, below uint8, sure bool) (*buffer, error) {
 	s.counters.loads.Add(1)
 	b := s.buffers.get(int(min(rawLen, pack.MaxRaw)))
 	err := s.reading(id, rawLen, func(loc schema.ChunkLoc, rec schema.PackRecord) error {
 		if link, err := linkOf(loc); err != nil || link.Depth >= below {
 			return fmt.Errorf("%w: chunk %x is made from one that is %d deep, at a depth of %d", ErrCorrupt, id, link.Depth, below)
 		}
-		return s.fetch(id, loc, rec, b.bytes)
+		return s.fetchIf(sure, id, loc, rec, b.bytes)
 	})
 	if err != nil {
 		s.buffers.put(b)
@@ -94,24 +96,24 @@ func (s *Store) whole(id ID, rawLen uint32, below uint8) (*buffer, error) {
 }
 
 // under gives the bytes from which a chunk is made where it lies; nil: none.
-func (s *Store) under(id ID, loc schema.ChunkLoc) (*buffer, error) {
+func (s *Store) under(id ID, loc schema.ChunkLoc, sure bool) (*buffer, error) {
 	link, err := linkOf(loc)
 	if err != nil || link.Depth == 0 {
 		return nil, err
 	}
-	return s.baseBytes(id, link, loc.Raw)
+	return s.baseBytes(id, link, loc.Raw, sure)
 }
 
 // baseBytes gives the bytes of a base. The cache is asked, but
 // neither filled nor waited for: whoever loads holds a place in the queue that
 // the one who is waited for may need.
-func (s *Store) baseBytes(id ID, link pack.Base, rawLen uint32) (b *buffer, err error) {
+func (s *Store) baseBytes(id ID, link pack.Base, rawLen uint32, sure bool) (b *buffer, err error) {
 	if e := s.cache.peek(link.ID); e != nil {
 		defer s.cache.release(e)
 		b = s.buffers.get(int(rawLen))
 		err = copyOut(link.ID, b.bytes, e.buf.bytes, 0, rawLen)
 	} else {
-		b, err = s.whole(link.ID, rawLen, link.Depth)
+		b, err = s.whole(link.ID, rawLen, link.Depth, sure)
 	}
 	if err != nil {
 		s.buffers.put(b)
@@ -178,6 +180,11 @@ var errWrongName = errors.New("its bytes do not have its name")
 
 // fetch fills dst, which is as long as the chunk, and verifies it.
 func (s *Store) fetch(id ID, loc schema.ChunkLoc, rec schema.PackRecord, dst []byte) error {
+	return s.fetchIf(true, id, loc, rec, dst)
+}
+
+// fetchIf is fetch that verifies only if sure.
+func (s *Store) fetchIf(sure bool, id ID, loc schema.ChunkLoc, rec schema.PackRecord, dst []byte) error {
 	name := pack.Name(rec.Name).FileName()
 	f, err := s.files.acquire(s.fs.PathJoin(s.dir, name))
 	if oserror.IsNotExist(err) {
@@ -188,15 +195,19 @@ func (s *Store) fetch(id ID, loc schema.ChunkLoc, rec schema.PackRecord, dst []b
 	}
 	defer s.files.release(f)
 	err = s.plain(f, id, loc, dst)
-	if err == nil && s.name(dst) == id {
+	if err == nil && (!sure || s.name(dst) == id) {
 		return nil
 	}
 	if err == nil {
 		err = errWrongName
 	}
-	var under *baseError
-	if errors.As(err, &under) {
+	var below *baseError
+	if errors.As(err, &below) {
 		return err
+	}
+	b, berr := s.under(id, loc, true)
+	if s.buffers.put(b); errors.As(berr, &below) {
+		return berr // that is whose fault it is
 	}
 	var io *ioError
 	if errors.As(err, &io) {
@@ -214,7 +225,7 @@ func (s *Store) plain(f io.ReaderAt, id ID, loc schema.ChunkLoc, dst []byte) err
 		}
 		return readStored(f, dst, loc.Offset)
 	}
-	under, err := s.under(id, loc) // first: payloads of a whole chain are not held
+	under, err := s.under(id, loc, false) // first: payloads of a whole chain are not held
 	if err != nil {
 		return err
 	}

@@ -311,14 +311,14 @@ func (c *collector) remakeOne(pw *packWriter, id ID, link pack.Base) error {
 	if err != nil {
 		return err
 	}
-	plain, err := c.whole(id, loc.Raw, pack.MaxDepth+1)
+	plain, err := c.whole(id, loc.Raw, pack.MaxDepth+1, true)
 	if err != nil {
 		return err
 	}
 	defer c.buffers.put(plain)
 	var from *base
 	if link.Depth > 0 {
-		under, err := c.baseBytes(id, link, loc.Raw)
+		under, err := c.baseBytes(id, link, loc.Raw, true)
 		if err != nil {
 			return err
 		}

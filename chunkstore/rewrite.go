@@ -141,7 +141,7 @@ func (c *collector) verify(f *packFile, e pack.Entry, payload []byte) error {
 	if e.Enc != pack.EncRaw {
 		out := c.buffers.get(int(e.Raw))
 		defer c.buffers.put(out)
-		under, err := c.under(e.ID, chunkLoc(0, e))
+		under, err := c.under(e.ID, chunkLoc(0, e), true)
 		if err == nil {
 			defer c.buffers.put(under)
 			err = c.decode(e.Enc, payload, out.bytes, under.content())

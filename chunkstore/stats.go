@@ -16,7 +16,7 @@ type Stats struct {
 	Raw    uint64 // plain bytes of those
 	Stored uint64 // payload bytes of those
 	Size   uint64 // of the pack files
-	Dead   uint64 // of Stored, what nobody needs and Collect may remove
+	Dead   uint64 // of Stored, what nobody holds: Collect removes it, but for what live deltas need
 
 	// What encoding saves: Raw less Stored, by how chunks are kept.
 	SavedZstd, SavedPlanes, SavedDeltas uint64
@@ -54,12 +54,23 @@ func (s *Store) Stats() Stats {
 	return st
 }
 
-// Dead says how many payload bytes in packs nobody needs, and in how many
-// packs they lie. Packs from before references do not count: of those it is
+// Dead says how many payload bytes in packs nobody holds, and in how many packs
+// they lie; but not what, as Collect found, has to stay for live deltas. Packs from before references do not count: of those it is
 // not known.
 func (s *Store) Dead() (bytes int64, packs int) {
 	t := s.settled()
-	return int64(t.dead), int(t.deadPacks)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	bytes, packs = int64(t.dead), int(t.deadPacks)
+	for _, info := range s.mu.table {
+		if info.kept.chunks > 0 {
+			bytes -= int64(min(info.kept.bytes, info.rec.Dead))
+			if info.kept.chunks >= info.rec.DeadChunks {
+				packs--
+			}
+		}
+	}
+	return bytes, packs
 }
 
 // settled gives the totals with all transactions in them that have come about.
