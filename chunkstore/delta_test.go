@@ -343,3 +343,81 @@ func seq(n int) []int {
 	}
 	return out
 }
+
+// TestBaseInFlight: what a chunk on its way to the disk is made from stays until
+// that is indexed, also when nobody holds it any more.
+func TestBaseInFlight(t *testing.T) {
+	f := openFixture(t, vfs.NewMem(), "store", deltaConfig())
+	v := series(6, 6000, 2)
+	refs := f.storeSeries(v[:1])[0]
+	p, err := f.Ingest(context.Background(), v[1], refs[:1]) // fills no pack
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.drop(1, refs)
+	if st := f.collect(); st.Pinned == 0 {
+		t.Fatalf("%+v", st)
+	}
+	if err := f.Flush(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	f.hold(2, p.Refs())
+	p.Release()
+	if n := depths(readIndex(f)); n[1] == 0 {
+		t.Fatalf("by depth: %v", n)
+	}
+	f.collect()
+	checkKept(t, f)
+	f.cache.drop()
+	checkContent(t, f, v[1], p.Refs())
+}
+
+// TestFoundIsNotMoved: what a Pending has found stays where it is, or can be
+// held where it went, while its base is collected.
+func TestFoundIsNotMoved(t *testing.T) {
+	f := openFixture(t, vfs.NewMem(), "store", deltaConfig())
+	v := series(6, 6000, 2)
+	refs := f.storeSeries(v)
+	p := f.ingest(v[1], refs[1])
+	f.drop(1, refs[0])
+	f.drop(2, refs[1])
+	f.collect()
+	f.collect()
+	f.hold(3, p.Refs())
+	p.Release()
+	f.collect()
+	checkKept(t, f)
+	f.cache.drop()
+	checkContent(t, f, v[1], p.Refs())
+}
+
+// TestStoredAgainHasNoBase: a chunk that others are made from, and that is
+// stored again since its pack is about to go, is not made from one of those.
+func TestStoredAgainHasNoBase(t *testing.T) {
+	f := openFixture(t, vfs.NewMem(), "store", deltaConfig())
+	v := series(8, 6000, 3)
+	refs := f.storeSeries(v)
+	f.drop(1, refs[0])
+	f.drop(2, refs[1])
+	again := false
+	store := once(func() {
+		p := f.ingest(v[0], refs[2])
+		again = p.NewBytes() > 0
+		f.hold(9, p.Refs())
+		p.Release()
+	})
+	n := 0
+	f.db = &hookedDB{DB: f.engine, before: func(kind schema.Kind) {
+		if n++; kind == schema.KindPackState && n > 1 || kind == schema.KindPrune {
+			store()
+		}
+	}}
+	f.collect()
+	f.db = f.engine
+	if !again {
+		t.Fatal("it was found in a pack that is about to go")
+	}
+	f.collect()
+	checkKept(t, f)
+	f.checkSeries([]content{v[0], v[2]}, [][]Ref{refs[0], refs[2]})
+}
