@@ -152,14 +152,14 @@ func findings(f *fixture, o CheckOptions) (out []check.Finding) {
 
 func auditMemory(f *fixture, x index) {
 	f.t.Helper()
-	bytes, packs := f.Dead()
+	bytes, packs := f.settled().dead, f.settled().deadPacks
 	var sum totals
 	for _, rec := range x.packs {
 		sum.add(rec, true)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.mu.totals != sum || uint64(bytes) != sum.dead || uint64(packs) != sum.deadPacks {
+	if f.mu.totals != sum || bytes != sum.dead || packs != sum.deadPacks {
 		f.t.Fatalf("totals %+v, packs come to %+v", f.mu.totals, sum)
 	}
 	if len(f.mu.table) != len(x.packs) || len(f.mu.names) != len(x.packs) {
@@ -237,9 +237,10 @@ func oldStore(f *fixture) *fixture {
 	f.update(func(tx *state.Tx) error {
 		for n, rec := range x.packs {
 			rec.Dead, rec.DeadChunks, rec.Hasty = 0, 0, 0
+			rec.PlanesRaw, rec.PlanesStored, rec.DeltaRaw, rec.DeltaStored = 0, 0, 0, 0
 			b := rec.Encode()
 			b[0] = 1
-			tx.Put(schema.PackKey(n), b[:len(b)-3])
+			tx.Put(schema.PackKey(n), b[:len(b)-7])
 		}
 		tx.DeleteRange(schema.ChunkRefBounds())
 		tx.DeleteRange(schema.ChunkDeadBounds())

@@ -18,6 +18,14 @@ type bufferPool struct {
 // buffer is a slice from the pool; its capacity is its class.
 type buffer struct{ bytes []byte }
 
+// content gives the bytes of a buffer, which may be nil.
+func (b *buffer) content() []byte {
+	if b == nil {
+		return nil
+	}
+	return b.bytes
+}
+
 func newBufferPool(max int64) *bufferPool {
 	return &bufferPool{free: make(map[int][]*buffer), max: max}
 }

@@ -50,7 +50,7 @@ func (s *Store) Check(ctx context.Context, r *check.Run, o CheckOptions) (CheckS
 	run := *r
 	run.Report = c.found
 	c.r = &run
-	for _, step := range [...]func(context.Context) error{c.chunks, c.references, c.records, c.strangers, c.losses} {
+	for _, step := range [...]func(context.Context) error{c.chunks, c.madeFrom, c.references, c.records, c.strangers, c.losses} {
 		if err := step(ctx); err != nil {
 			return c.stats, fmt.Errorf("check chunks: %w", err)
 		}
@@ -95,7 +95,7 @@ func (c *checker) old() bool { return c.refsFrom.Load() > 1 }
 
 // chunks looks at each chunk's location, references and dead key.
 func (c *checker) chunks(ctx context.Context) error {
-	kinds := string([]byte{schema.PrefixChunk, schema.PrefixChunkRef, schema.PrefixChunkDead})
+	kinds := string([]byte{schema.PrefixChunk, schema.PrefixChunkRef, schema.PrefixChunkDead, schema.PrefixChunkBase})
 	return c.r.Join(ctx, kinds, 4+32, func(g *check.Group) error {
 		if c.stats.Chunks++; c.stats.Chunks%4096 == 0 {
 			c.r.Done(0.4 * float64(binary.BigEndian.Uint32(g.ID[4:])) / (1 << 32))
@@ -137,6 +137,9 @@ func (c *checker) chunk(g *check.Group) error {
 			}
 			return corrupt(err)
 		})
+	}
+	if err == nil {
+		err = c.bases(g, loc)
 	}
 	c.stats.References += refs
 	if err == nil {

@@ -196,6 +196,9 @@ func (c *checker) read(number uint64, e pack.Entry, rec schema.PackRecord) error
 		c.r.Damage("chunk-data", chunkName(e.ID[:]), "%v", err)
 		err = nil
 	}
+	if under := (*baseError)(nil); errors.As(err, &under) && errors.Is(err, ErrMissing) {
+		err = nil // said by the keys, or the chunk is made from something else by now
+	}
 	if err == nil {
 		var same bool
 		if same, err = c.partHeader(number, e, rec); err == nil && !same {

@@ -19,6 +19,8 @@
 //     stored or found and its first Hold, a Pending pins its pack.
 //   - A pack's file is unlinked only after the index has durably forgotten the
 //     pack, which it does only when no chunk is read from it any more.
+//   - A chunk that others are made from stays in the index as long as they do,
+//     and is less deep than they are.
 //   - No two packs have the same name.
 //
 // Lock order: a pack's write lock, then the engine's ordering lock (inside
@@ -27,7 +29,7 @@
 //
 // Read first: pending.go (what a caller holds), claim.go (the dedupe
 // protocol), packwriter.go (how a pack becomes durable), then split.go
-// (cut points), encode.go and read.go. Garbage: refs.go, ledger.go (how it is
+// (cut points), base.go (what a chunk is a delta from), encode.go and read.go. Garbage: refs.go, ledger.go (how it is
 // counted), collect.go (how it goes). The byte format is in package pack.
 package chunkstore
 
@@ -108,6 +110,7 @@ type Config struct {
 
 	PackSize   int64         // a pack is closed at this size; 64 MiB
 	Workers    int           // Ingest calls that run at a time; a quarter of the cores
+	Turns      int           // versions of a chunk from one that has no base to the next; 16, and 1 for no deltas
 	Sealing    int           // packs that may be on their way to the disk at a time; 3
 	CacheBytes int64         // decoded chunks kept for readers; 64 MiB
 	OpenFiles  int           // pack files kept open for readers; 64
@@ -132,6 +135,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Workers == 0 {
 		c.Workers = max(1, runtime.NumCPU()/4)
+	}
+	if c.Turns == 0 {
+		c.Turns = 16
 	}
 	if c.Sealing == 0 {
 		c.Sealing = 3
@@ -160,6 +166,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("%w: average of 2^%d bytes", ErrConfig, c.AverageBits)
 	case c.PackSize < 1 || c.PackSize > 1<<30:
 		return fmt.Errorf("%w: pack size %d", ErrConfig, c.PackSize)
+	case c.Turns < 1 || c.Turns > 256:
+		return fmt.Errorf("%w: %d turns", ErrConfig, c.Turns)
 	case c.Workers < 1 || c.Sealing < 1 || c.OpenFiles < 1 || c.CacheBytes < 0 || c.IdleClose < 0:
 		return fmt.Errorf("%w: negative limit", ErrConfig)
 	}

@@ -62,7 +62,8 @@ func (s *Store) claim(p *Pending, id ID, n int) (pw *packWriter, fresh bool, err
 
 // usableLocked gives the pack in which the durable index has the chunk, if new
 // content may refer to it: not one that is retiring, and not one that we know
-// to be damaged (storing the chunk again is what heals it). nil: there is none.
+// to be damaged, itself or what it is made from (storing the chunk again is what
+// heals it). nil: there is none.
 func (s *Store) usableLocked(id ID) (*packInfo, error) {
 	loc, rec, err := s.locate(id)
 	if errors.Is(err, state.ErrNotFound) {
@@ -74,6 +75,9 @@ func (s *Store) usableLocked(id ID) (*packInfo, error) {
 	info := s.mu.table[loc.Pack]
 	if info == nil || info.retiring || rec.State != schema.PackLive || s.damage.has(id, loc.Pack) {
 		return nil, nil
+	}
+	if ok, err := s.readable(loc); !ok {
+		return nil, err
 	}
 	return info, nil
 }

@@ -57,6 +57,7 @@ type CollectStats struct {
 	Copied  int64 // payload bytes of live chunks that were written again
 	Written int64 // bytes of the new packs
 	Pinned  int   // packs passed over this time, since somebody depends on them
+	Remade  int   // live chunks that were made from another base, or from none
 	Damaged int   // packs that can't be written again; what lives in them stays
 }
 
@@ -92,7 +93,7 @@ func (s *Store) Collect(ctx context.Context, o CollectOptions) (CollectStats, er
 		case <-ctx.Done():
 		}
 	}()
-	c := &collector{Store: s, opts: o, rate: limiter{rate: o.Rate}, pace: pace.New(ctx, o.Gentle)}
+	c := &collector{Store: s, opts: o, rate: limiter{rate: o.Rate}, pace: pace.New(ctx, o.Gentle), tried: map[*packInfo]struct{}{}}
 	if err := c.run(ctx); err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
@@ -122,17 +123,31 @@ type collector struct {
 	rate  limiter
 	pace  *pace.Pace
 	stats CollectStats
-	full  bool // there is no room for a new pack: what is wholly dead has gone, the rest waits
+	full  bool                   // there is no room for a new pack: what is wholly dead has gone, the rest waits
+	tried map[*packInfo]struct{} // that resist
 }
 
 func (c *collector) run(ctx context.Context) error {
+	// What goes may be the last that needed something: so again, until there is
+	// nothing left to do but with packs that resist.
+	for more := true; more; {
+		var err error
+		if more, err = c.pass(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pass goes over all packs once.
+func (c *collector) pass(ctx context.Context) (worked bool, err error) {
 	if err := c.refresh(); err != nil {
-		return err
+		return false, err
 	}
 	empty, sparse := c.candidates()
-	for len(empty)+len(sparse) > 0 && !c.full {
+	for len(empty) > 0 || len(sparse) > 0 && !c.full {
 		if err := ctx.Err(); err != nil {
-			return err
+			return false, err
 		}
 		var g group
 		if len(empty) > 0 {
@@ -142,30 +157,49 @@ func (c *collector) run(ctx context.Context) error {
 			g.rewrite = true
 		}
 		if err := c.collect(ctx, &g); err != nil {
-			return err
+			return false, err
 		}
 		if c.opts.Progress != nil {
 			c.opts.Progress(c.stats)
 		}
+		worked = true
 	}
-	return nil
+	return worked, nil
+}
+
+// note remembers what a pack has to keep, now that it has been looked through.
+// One that stays for another reason is not tried again by this Collect.
+func (c *collector) note(p *oldPack) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p.info.kept = p.kept; p.kept.chunks == 0 || !p.left {
+		c.tried[p.info] = struct{}{}
+	}
 }
 
 // candidate is a pack as it looked when Collect began.
 type candidate struct {
 	info *packInfo
 	rec  schema.PackRecord
+	kept deadCount
+}
+
+// dead is what of the pack could go, as far as is known.
+func (c candidate) dead() (chunks, bytes uint64) {
+	return c.rec.DeadChunks - min(c.kept.chunks, c.rec.DeadChunks), c.rec.Dead - min(c.kept.bytes, c.rec.Dead)
 }
 
 // live is what the pack would take if it were written again.
 func (c candidate) live() int64 {
-	return int64(c.rec.Stored-c.rec.Dead) + int64(c.rec.Chunks-c.rec.DeadChunks)*pack.Overhead
+	chunks, bytes := c.dead()
+	return int64(c.rec.Stored-bytes) + int64(c.rec.Chunks-chunks)*pack.Overhead
 }
 
 // share is how much of the pack is dead; for small objects, what they take
 // beside their payload counts.
 func (c candidate) share() float64 {
-	dead := float64(c.rec.Dead) + float64(c.rec.DeadChunks)*pack.Overhead
+	chunks, bytes := c.dead()
+	dead := float64(bytes) + float64(chunks)*pack.Overhead
 	return dead / (dead + float64(c.live()))
 }
 
@@ -175,13 +209,15 @@ func (c *collector) candidates() (empty, sparse []candidate) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for number, info := range c.mu.table {
-		n := candidate{info, info.rec}
+		n := candidate{info, info.rec, info.kept}
+		dead, _ := n.dead()
+		_, tried := c.tried[info]
 		switch {
-		case !c.collectable(number):
-		case n.rec.DeadChunks == n.rec.Chunks:
+		case !c.collectable(number) || tried:
+		case dead == n.rec.Chunks:
 			empty = append(empty, n)
 		case info.unfit || c.damage.isLost(number):
-		case n.rec.DeadChunks > 0 && n.share() >= c.opts.DeadShare, c.encodes(info):
+		case dead > 0 && n.share() >= c.opts.DeadShare, c.encodes(info):
 			sparse = append(sparse, n)
 		}
 	}
@@ -204,7 +240,8 @@ func (c *collector) cut(in []candidate) (group []*packInfo, rest []candidate) {
 	var live, alive, chunks int64
 	for i, n := range in {
 		live += n.live()
-		alive += int64(n.rec.Chunks - n.rec.DeadChunks)
+		dead, _ := n.dead()
+		alive += int64(n.rec.Chunks - dead)
 		chunks += int64(n.rec.Chunks)
 		full := i >= c.opts.group || live > c.cfg.PackSize || alive > maxEntries || chunks > groupEntries
 		if i > 0 && full {

@@ -30,6 +30,17 @@ type life struct {
 	held  []map[uint64]stored // after transaction k, by holder
 	cuts  *cuts
 	round int
+
+	versions []content // of weights, that some contents are; nil: none
+	last     []Ref     // of the one stored last
+	remade   int       // chunks that Collect made from something else
+}
+
+func (l *life) config() Config {
+	if l.versions != nil {
+		return deltaConfig()
+	}
+	return smallConfig()
 }
 
 // holderKey stands for what an owner keeps of what it holds.
@@ -71,11 +82,12 @@ func (c *cuts) MaybeError(op errorfs.Op) error {
 }
 
 // live runs a life of so many rounds.
-func live(t *testing.T, seed uint64, rounds int, c *cuts) *life {
+func live(t *testing.T, seed uint64, rounds int, c *cuts, versions []content) *life {
 	fs := errorfs.Wrap(c.mem, errorfs.InjectorFunc(c.MaybeError))
 	e := openEngine(t, fs, "store")
 	syncDirs(t, fs, "store", "/")
-	l := &life{fixture: openStore(t, e, fs, "store", smallConfig()), rng: rand.New(rand.NewPCG(seed, 7)), cuts: c}
+	l := &life{rng: rand.New(rand.NewPCG(seed, 7)), cuts: c, versions: versions}
+	l.fixture = openStore(t, e, fs, "store", l.config())
 	l.held = []map[uint64]stored{{}}
 	l.db = &hookedDB{DB: e, before: l.meanwhile}
 	c.mu.Lock()
@@ -134,8 +146,15 @@ func (l *life) piece() content {
 
 // keep stores a content, and holds it unless in vain.
 func (l *life) keep(inVain bool) {
+	var p *Pending
 	c := l.piece()
-	p := l.ingestQuietly(c)
+	if l.versions != nil && l.rng.IntN(4) > 0 {
+		c = l.versions[l.rng.IntN(len(l.versions))]
+		p = l.ingestQuietly(c, l.last)
+		l.last = p.Refs()
+	} else {
+		p = l.ingestQuietly(c, nil)
+	}
 	if inVain {
 		p.Release()
 		return
@@ -144,11 +163,11 @@ func (l *life) keep(inVain bool) {
 	p.Release()
 }
 
-func (l *life) ingestQuietly(c content) *Pending {
+func (l *life) ingestQuietly(c content, prior []Ref) *Pending {
 	busy := l.busy
 	l.busy = true // the pack's own transaction is no place for others
 	defer func() { l.busy = busy }()
-	return l.ingest(c, nil)
+	return l.ingest(c, prior)
 }
 
 // set is one transaction: holder gets what, and replaced, if any, is dropped.
@@ -212,9 +231,11 @@ func (l *life) forget() {
 
 func (l *life) collectSome() {
 	share := []float64{1e-9, 0.3, 1}[l.rng.IntN(3)]
-	if _, err := l.Collect(context.Background(), CollectOptions{DeadShare: share}); err != nil {
+	st, err := l.Collect(context.Background(), CollectOptions{DeadShare: share})
+	if err != nil {
 		l.t.Fatal(err)
 	}
+	l.remade += st.Remade
 	l.check(l.count)
 }
 
@@ -250,7 +271,7 @@ func (l *life) resume(t tester, c cut) {
 	if err != nil {
 		t.Fatalf("cut at %d: %v", c.at, err)
 	}
-	f := openStore(t, e, c.disk, "store", smallConfig())
+	f := openStore(t, e, c.disk, "store", l.config())
 	defer f.close()
 	k := uint64(0)
 	if v, err := e.Get(holderKey(0)); err == nil {
@@ -268,7 +289,7 @@ func (l *life) resume(t tester, c cut) {
 	for range 2 {
 		f.collect()
 	}
-	auditClean(f)
+	checkKept(t, f)
 	checkHeld(f, l.held[k])
 	if st := f.Stats(); st.LostPacks+st.BadPacks+st.DamagedChunks != 0 {
 		t.Fatalf("cut at %d: %+v", c.at, st)
@@ -278,14 +299,14 @@ func (l *life) resume(t tester, c cut) {
 	f.hold(1<<40, p.Refs())
 	p.Release()
 	f.collect()
-	auditClean(f)
+	checkKept(t, f)
 	checkContent(t, f, again, p.Refs())
 }
 
 // TestLives: random histories, looked at after every Collect.
 func TestLives(t *testing.T) {
 	for seed := range uint64(60) {
-		l := live(t, seed, 40, &cuts{mem: vfs.NewMem()})
+		l := live(t, seed, 40, &cuts{mem: vfs.NewMem()}, nil)
 		audit(l.fixture)
 		for range 2 {
 			l.collect()
@@ -296,16 +317,44 @@ func TestLives(t *testing.T) {
 	}
 }
 
+// TestLivesWithDeltas: the same with versions of weights among the contents.
+func TestLivesWithDeltas(t *testing.T) {
+	versions, deltas, remade := series(7, 3000, 8), 0, 0
+	for seed := range uint64(60) {
+		l := live(t, seed, 60, &cuts{mem: vfs.NewMem()}, versions)
+		x := audit(l.fixture)
+		deltas += len(x.chunks) - depths(x)[0]
+		remade += l.collect().Remade + l.remade
+		checkKept(t, l.fixture)
+		l.check(l.count)
+		for h := range l.held[l.count] {
+			l.drop(h, l.held[l.count][h].refs)
+		}
+		l.collect()
+		if st := l.Stats(); st.Chunks != 0 || st.Size != 0 {
+			t.Fatalf("nobody holds anything: %+v", st)
+		}
+		l.close()
+	}
+	if deltas < 100 || remade < 10 {
+		t.Fatalf("only %d deltas, %d made anew", deltas, remade)
+	}
+}
+
 // TestCollectCrashes cuts the power at every operation of some lives.
 func TestCollectCrashes(t *testing.T) {
 	const batch = 40 // clones in memory at a time
-	for seed := range uint64(2) {
+	for seed := range uint64(3) {
 		for _, percent := range []int{0, 50, 100} {
+			var versions []content
+			if seed == 2 {
+				versions = series(7, 3000, 8)
+			}
 			t.Run(fmt.Sprintf("%d/%d%%", seed, percent), func(t *testing.T) {
 				total := 0
 				for from := 1; ; from += batch {
 					c := &cuts{mem: vfs.NewCrashableMem(), percent: percent, from: from, to: from + batch}
-					l := live(t, seed, 24, c)
+					l := live(t, seed, 24, c, versions)
 					for _, k := range c.taken {
 						l.resume(t, k)
 					}

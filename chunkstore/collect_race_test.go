@@ -131,3 +131,63 @@ func TestCollectOnFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestConcurrentDeltas: writers of versions that keep the last two of each,
+// readers of those, and Collect all the time: a base goes under a reader's
+// hands, and what was made from it is found where it went.
+func TestConcurrentDeltas(t *testing.T) {
+	cfg := deltaConfig()
+	cfg.Workers, cfg.CacheBytes = 2, 4<<10
+	cfg.Events.Damage = func(err error) { t.Error("damage: ", err) }
+	f := openFixture(t, vfs.NewMem(), "store", cfg)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	for i := range uint64(2) {
+		wg.Go(func() {
+			versions := series(20+i, 4000, 12)
+			var refs [][]Ref
+			var prior []Ref
+			for n := 0; ctx.Err() == nil; n++ {
+				p, err := f.Ingest(context.Background(), versions[n%12], prior)
+				if err == nil {
+					err = f.Flush(context.Background())
+				}
+				if err == nil {
+					err = p.Wait(context.Background())
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				prior = p.Refs()
+				refs = append(refs, prior)
+				f.hold(1000*(i+1)+uint64(n), prior)
+				p.Release()
+				if n >= 2 {
+					f.drop(1000*(i+1)+uint64(n-2), refs[n-2])
+				}
+				for k := max(0, n-1); k <= n; k++ {
+					checkContent(t, f, versions[k%12], refs[k])
+				}
+			}
+		})
+	}
+	remade := 0
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			st, err := f.Collect(context.Background(), CollectOptions{DeadShare: 1e-9})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			remade += st.Remade
+		}
+	})
+	wg.Wait()
+	remade += f.collect().Remade
+	checkKept(t, f)
+	if remade == 0 {
+		t.Fatal("nothing was made anew")
+	}
+}

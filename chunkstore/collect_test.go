@@ -744,7 +744,8 @@ func auditReopened(f *fixture) {
 }
 
 // TestCollectOrder is promise 6 as a trace: the new pack is durable before the
-// index names it, and the old one goes after the journal is.
+// index names it, and the old one goes after the journal is. Then it looks
+// whether there is more to do.
 func TestCollectOrder(t *testing.T) {
 	var mu sync.Mutex
 	var trace []string
@@ -768,7 +769,7 @@ func TestCollectOrder(t *testing.T) {
 	f.collect()
 	mu.Lock()
 	defer mu.Unlock()
-	want := "pack-state, pack-state, create, sync file, rename, sync file, chunk-index, sync journal, prune, prune, sync journal, unlink"
+	want := "pack-state, pack-state, create, sync file, rename, sync file, chunk-index, sync journal, prune, prune, sync journal, unlink, pack-state"
 	if got := strings.Join(trace, ", "); got != want {
 		t.Fatalf("got  %s\nwant %s", got, want)
 	}

@@ -27,16 +27,12 @@ func NewEstimator(cfg Config) (*Estimator, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	codec, err := newCodec(cfg)
-	if err != nil {
-		return nil, err
-	}
-	s := &Store{cfg: cfg, codec: codec, buffers: newBufferPool(estimateBuffers)}
+	s := &Store{cfg: cfg, coders: newCoders(), buffers: newBufferPool(estimateBuffers)}
 	return &Estimator{s: s, w: s.newWorker(), seen: map[ID]struct{}{}}, nil
 }
 
 // Close gives up what the encoder has.
-func (e *Estimator) Close() { e.s.codec.close() }
+func (e *Estimator) Close() { e.w.coder.Close() }
 
 // Add counts one content.
 func (e *Estimator) Add(ctx context.Context, src Source) error {
@@ -44,18 +40,20 @@ func (e *Estimator) Add(ctx context.Context, src Source) error {
 	if err != nil {
 		return err
 	}
-	e.w.begin(src, nil)
+	e.w.begin(src, segs, nil)
 	defer e.w.release()
 	for _, seg := range segs {
 		for e.w.seek(seg); e.w.pos < e.w.limit; {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			part, id, _, err := e.w.next()
+			c, err := e.w.next()
 			if err != nil {
 				return fmt.Errorf("estimate: %w", err)
 			}
+			part, id := c.part, c.id
 			n := int64(len(part) - pack.PartHeaderSize)
+			at := e.w.pos
 			e.w.pos += n
 			e.Raw += n
 			if _, ok := e.seen[id]; ok {
@@ -63,11 +61,9 @@ func (e *Estimator) Add(ctx context.Context, src Source) error {
 			}
 			e.seen[id] = struct{}{}
 			e.New += n
-			out := e.s.encode(part)
+			out := e.s.encode(e.w.coder, part, at, nil)
 			e.Stored += int64(len(out.out))
-			if out.scratch != nil {
-				e.s.buffers.put(out.scratch)
-			}
+			e.s.buffers.put(out.scratch)
 		}
 	}
 	return nil

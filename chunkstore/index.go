@@ -37,11 +37,11 @@ func (s *Store) locate(id ID) (schema.ChunkLoc, schema.PackRecord, error) {
 
 // chooser says whether a pack that is being indexed is to be the place of a
 // chunk, or only holds a copy that nobody reads.
-type chooser func(l *ledger, id ID) (bool, error)
+type chooser func(l *ledger, e pack.Entry) (bool, error)
 
 // takeAll: a chunk that another pack also has is from now on read from this
 // one: it was stored again because the other could not be relied on.
-func takeAll(*ledger, ID) (bool, error) { return true, nil }
+func takeAll(*ledger, pack.Entry) (bool, error) { return true, nil }
 
 // index makes a durable pack known, with those of its chunks that want asks
 // for, in one transaction, and makes that durable too. A chunk that is new to
@@ -84,6 +84,14 @@ func packRecord(domain uint32, name pack.Name, body int64, entries []pack.Entry)
 		rec.Chunks++
 		rec.Raw += uint64(e.Raw)
 		rec.Stored += uint64(e.Stored)
+		switch e.Enc {
+		case pack.EncPlanes:
+			rec.PlanesRaw += uint64(e.Raw)
+			rec.PlanesStored += uint64(e.Stored)
+		case pack.EncDelta:
+			rec.DeltaRaw += uint64(e.Raw)
+			rec.DeltaStored += uint64(e.Stored)
+		}
 	}
 	return rec
 }
@@ -113,7 +121,7 @@ func (l *ledger) addPack(number uint64, rec *schema.PackRecord, entries []pack.E
 		ok := false
 		if _, again := seen[e.ID]; !again {
 			seen[e.ID] = struct{}{}
-			if ok, err = want(l, e.ID); err != nil {
+			if ok, err = want(l, e); err != nil {
 				return err
 			}
 		}
@@ -141,6 +149,9 @@ func (l *ledger) place(it *pebble.Iterator, id ID, loc schema.ChunkLoc) error {
 	if err != nil && !unknown {
 		return err
 	}
+	if err := l.link(id, old, loc); err != nil {
+		return err
+	}
 	l.tx.Put(schema.ChunkKey(l.s.cfg.Domain, id), loc.Encode())
 	buried := schema.DeadChunk{Pack: loc.Pack, Stored: loc.Stored}
 	switch {
@@ -160,6 +171,7 @@ func (l *ledger) place(it *pebble.Iterator, id ID, loc schema.ChunkLoc) error {
 		}
 		return l.addDead(old.Pack, 1, old.Stored)
 	case d != nil:
+		l.s.unkeep(d.Pack)
 		return l.bury(id, buried)
 	default:
 		if old.Stored != loc.Stored { // encoded anew: what its end would free is another number

@@ -12,8 +12,8 @@ import (
 // may be nil, or of anything else. It runs in the caller's goroutine; at most
 // Config.Workers calls run at a time, the others wait.
 //
-// A chunk is never in memory twice, and no more than one per worker is: what
-// Ingest needs does not grow with the content, but for its refs.
+// No more than one chunk per worker is in memory, with its base and its
+// encoding: what Ingest needs does not grow with the content, but for its refs.
 func (s *Store) Ingest(ctx context.Context, src Source, prior []Ref) (*Pending, error) {
 	segs, err := coalesce(src.Segments())
 	if err != nil {
@@ -32,7 +32,7 @@ func (s *Store) Ingest(ctx context.Context, src Source, prior []Ref) (*Pending, 
 	}
 	defer func() { s.workers <- w }()
 	p := s.newPending()
-	w.begin(src, prior)
+	w.begin(src, segs, prior)
 	defer w.release()
 	for _, seg := range segs {
 		if err := w.segment(ctx, seg, p); err != nil {
@@ -50,18 +50,20 @@ func (w *worker) segment(ctx context.Context, seg Segment, p *Pending) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		part, id, inherited, err := w.next()
+		c, err := w.next()
 		if err != nil {
 			return err
 		}
-		n := len(part) - pack.PartHeaderSize
-		p.refs = append(p.refs, Ref{Off: w.pos, Len: uint32(n), ID: id})
+		off, n := w.pos, len(c.part)-pack.PartHeaderSize
+		p.refs = append(p.refs, Ref{Off: off, Len: uint32(n), ID: c.id})
 		w.pos += int64(n)
-		if inherited {
+		if c.inherited {
 			p.reused += int64(n)
 			p.s.counters.inherited.Add(uint64(n))
 		}
-		if err := p.add(part, id, pack.TypeData); err != nil {
+		err = p.add(w.coder, c, off, pack.TypeData)
+		w.s.releaseBase(c.base)
+		if err != nil {
 			return err
 		}
 	}
@@ -83,7 +85,9 @@ func (s *Store) Put(ctx context.Context, data []byte) (*Pending, error) {
 	p := s.newPending()
 	id := s.name(data)
 	p.refs = []Ref{{Len: uint32(len(data)), ID: id}}
-	if err := p.add(b.bytes, id, pack.TypeTree); err != nil {
+	coder := s.coders.get()
+	defer s.coders.put(coder)
+	if err := p.add(coder, chunk{part: b.bytes, id: id}, 0, pack.TypeTree); err != nil {
 		p.Release()
 		return nil, fmt.Errorf("put: %w", err)
 	}

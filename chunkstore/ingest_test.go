@@ -99,11 +99,14 @@ func checkContent(t tester, f *fixture, c content, refs []Ref) {
 }
 
 // TestInheritedCutsAreTheChunkersCuts: whatever prior refs are offered, the
-// refs are those that the chunker alone gives.
+// refs are those that the chunker alone gives, unless the length is the same as
+// before or a delta pays. What was stored reads back in any case.
 func TestInheritedCutsAreTheChunkersCuts(t *testing.T) {
 	inherited := int64(0)
 	rapid.Check(t, func(t *rapid.T) {
-		f := openFixture(t, vfs.NewMem(), "store", smallConfig())
+		cfg := smallConfig()
+		cfg.Turns = rapid.SampledFrom([]int{1, 16}).Draw(t, "turns")
+		f := openFixture(t, vfs.NewMem(), "store", cfg)
 		v1 := drawContent(t)
 		prior := f.ingest(v1, nil).Refs()
 		v2 := edit(t, v1)
@@ -118,8 +121,13 @@ func TestInheritedCutsAreTheChunkersCuts(t *testing.T) {
 			short := solid(v1.data[:len(v1.data)/2])
 			prior = f.ingest(short, nil).Refs()
 		}
-		p := f.ingest(v2, prior)
-		if !reflect.DeepEqual(p.Refs(), want) {
+		// Another store, or all would be found.
+		g := openFixture(t, vfs.NewMem(), "store", cfg)
+		g.ingest(v1, nil)
+		p := g.ingest(v2, prior)
+		checkContent(t, g, v2, p.Refs())
+		moved := len(prior) == 0 || len(want) == 0 || prior[len(prior)-1].End() != want[len(want)-1].End()
+		if cfg.Turns == 1 && moved && !reflect.DeepEqual(p.Refs(), want) {
 			t.Fatalf("with prior %v, without %v", p.Refs(), want)
 		}
 		inherited += p.InheritedBytes()
@@ -308,25 +316,6 @@ func TestValidate(t *testing.T) {
 		change(&c)
 		if err := c.Validate(); !errors.Is(err, ErrConfig) {
 			t.Errorf("%+v: %v", c, err)
-		}
-	}
-}
-
-func TestCompressibleGuess(t *testing.T) {
-	f := newFixture(t)
-	floats := make([]byte, 1<<20)
-	floatFill(1)(floats)
-	text := make([]byte, 1<<20)
-	textFill(1)(text)
-	for what, c := range map[string]struct {
-		data []byte
-		want bool
-	}{
-		"random": {randomBytes(1, 1<<20), false}, "fp32 weights": {floats, false},
-		"text": {text, true}, "zeros": {make([]byte, 1<<20), true}, "a few bytes": {text[:20], false},
-	} {
-		if got := f.compressible(c.data); got != c.want {
-			t.Errorf("%s: %v", what, got)
 		}
 	}
 }

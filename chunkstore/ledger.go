@@ -17,6 +17,9 @@ import (
 //
 // What the keys say, once the transaction is applied:
 //   - A chunk that is indexed has a reference or a dead key, never both.
+//   - A chunk that is a delta where the index finds it has the key (base, chunk),
+//     and there are no other such keys. While there is one, the base is not
+//     swept, though it may be dead.
 //   - A pack's dead count is that of its chunks with a dead key, plus that of
 //     its copies of chunks that the index finds in another pack.
 //
@@ -29,9 +32,13 @@ type ledger struct {
 	refs    map[ref]bool                  // put (true) or deleted (false)
 	puts    map[ID]int                    // how many references to a chunk were put
 	graves  map[ID]*schema.DeadChunk      // dead keys put, or deleted (nil)
+	made    map[made]bool                 // base keys put (true) or deleted (false)
 	packs   map[uint64]*schema.PackRecord // that were looked at; nil: there is none
 	changed map[uint64]struct{}           // of packs; not put yet
 }
+
+// made says that a chunk is made from a base.
+type made struct{ base, id ID }
 
 type ref struct {
 	id     ID
@@ -45,7 +52,7 @@ func (s *Store) ledger(tx *state.Tx) *ledger {
 		s.book = &ledger{
 			s: s, tx: tx,
 			refs: make(map[ref]bool), puts: make(map[ID]int), graves: make(map[ID]*schema.DeadChunk),
-			packs: make(map[uint64]*schema.PackRecord), changed: make(map[uint64]struct{}),
+			made: make(map[made]bool), packs: make(map[uint64]*schema.PackRecord), changed: make(map[uint64]struct{}),
 		}
 	}
 	return s.book
@@ -84,6 +91,9 @@ func (l *ledger) addDead(number uint64, chunks int64, stored uint32) error {
 	rec, err := l.pack(number)
 	if err != nil || rec == nil {
 		return err
+	}
+	if chunks < 0 {
+		l.s.unkeep(number)
 	}
 	rec.AddDead(chunks, chunks*int64(stored))
 	l.changed[number] = struct{}{}
@@ -168,6 +178,60 @@ func (l *ledger) drop(it *pebble.Iterator, r ref) error {
 		return err
 	}
 	return l.bury(r.id, schema.DeadChunk{Pack: loc.Pack, Stored: loc.Stored})
+}
+
+// link says what a chunk is made from where it lies from now on, and no more
+// what it was made from. old may be of no chunk.
+func (l *ledger) link(id ID, old, loc schema.ChunkLoc) error {
+	was, err := linkOf(old)
+	if err != nil {
+		was.Depth = 0 // a record that can't be read: nothing is known of it
+	}
+	is, err := linkOf(loc)
+	if err != nil {
+		return err
+	}
+	if was.Depth > 0 && (is.Depth == 0 || is.ID != was.ID) {
+		l.unlink(was.ID, id)
+	}
+	if is.Depth > 0 {
+		l.made[made{is.ID, id}] = true
+		l.tx.Put(schema.ChunkBaseKey(l.s.cfg.Domain, is.ID, id), nil)
+	}
+	return nil
+}
+
+func (l *ledger) unlink(base, id ID) {
+	l.made[made{base, id}] = false
+	if loc, err := l.s.getChunk(l.tx, base); err == nil {
+		l.s.unkeep(loc.Pack)
+	}
+	l.tx.Delete(schema.ChunkBaseKey(l.s.cfg.Domain, base, id))
+}
+
+// isBase says whether anything is made from a chunk.
+func (l *ledger) isBase(id ID) (bool, error) {
+	for m, is := range l.made {
+		if is && m.base == id {
+			return true, nil
+		}
+	}
+	prefix := schema.ChunkBasePrefix(l.s.cfg.Domain, id)
+	it, err := l.tx.NewIter(prefix, schema.After(prefix))
+	if err != nil {
+		return false, err
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		_, base, id, err := schema.ParseChunkBaseKey(it.Key())
+		if err != nil {
+			return false, err
+		}
+		if is, changed := l.made[made{base, id}]; is || !changed {
+			return true, nil
+		}
+	}
+	return false, it.Error()
 }
 
 // references iterates over all references to chunks as they were before the

@@ -28,8 +28,9 @@ type packWriter struct {
 
 	// Under s.mu:
 	claimed   []ID
-	pending   int   // claims whose chunk is not in the file yet
-	size      int64 // bytes written and reserved
+	bases     []*packInfo // pinned: what is in the pack is made from what they have
+	pending   int         // claims whose chunk is not in the file yet
+	size      int64       // bytes written and reserved
 	used      time.Time
 	closed    bool // takes no more claims
 	finishing bool
@@ -69,15 +70,15 @@ func (pw *packWriter) wait(ctx context.Context) error {
 // append writes c as the chunk e, which the caller has claimed.
 func (pw *packWriter) append(c encoded, e pack.Entry) error {
 	err := pw.write(c, e)
-	pw.s.appended(pw, int64(e.Raw)-int64(len(c.out)-pack.PartHeaderSize), err)
+	pw.s.appended(pw, int64(e.Raw)-int64(len(c.payload())), err)
 	return err
 }
 
 // write writes c as the chunk e. The room before its payload takes the part's
 // header, so that a part is one write(2).
 func (pw *packWriter) write(c encoded, e pack.Entry) error {
-	payload := c.out[pack.PartHeaderSize:]
-	e.Enc, e.Stored, e.CRC = c.enc, uint32(len(payload)), pack.Checksum(payload)
+	payload := c.payload()
+	e.Enc, e.Ext, e.Stored, e.CRC = c.enc, c.ext, uint32(len(payload)), pack.Checksum(payload)
 	pw.wmu.Lock()
 	defer pw.wmu.Unlock()
 	if pw.broken == nil && pw.file == nil {
@@ -146,6 +147,10 @@ func (pw *packWriter) finish() {
 	}
 	s.mu.Lock()
 	s.unclaimLocked(pw)
+	for _, info := range pw.bases {
+		info.pins--
+	}
+	pw.bases = nil
 	delete(s.mu.packs, pw)
 	pw.err = err
 	pw.entries = nil // a Pending may keep pw for long

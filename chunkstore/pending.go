@@ -3,6 +3,7 @@ package chunkstore
 import (
 	"context"
 
+	"stepfs/chunkstore/codec"
 	"stepfs/chunkstore/pack"
 )
 
@@ -101,9 +102,9 @@ func (p *Pending) depend(pw *packWriter) {
 }
 
 // add stores one chunk unless it is there. part is the plain bytes behind room
-// for a part header; it may be overwritten.
-func (p *Pending) add(part []byte, id ID, typ pack.Type) error {
-	s := p.s
+// for a part header; it may be overwritten. off is where it lies in its file.
+func (p *Pending) add(coder *codec.Coder, c chunk, off int64, typ pack.Type) error {
+	s, part, id := p.s, c.part, c.id
 	n := len(part) - pack.PartHeaderSize
 	pw, fresh, err := s.claim(p, id, n)
 	if err != nil {
@@ -119,13 +120,22 @@ func (p *Pending) add(part []byte, id ID, typ pack.Type) error {
 		s.counters.duplicate.Add(uint64(n))
 		return nil
 	}
-	c := s.encode(part)
-	defer s.buffers.put(c.scratch)
-	if err := pw.append(c, pack.Entry{ID: id, Type: typ, Raw: uint32(n)}); err != nil {
+	b := c.base
+	if b != nil {
+		if ok, err := s.mayHaveBase(id); !ok || err != nil {
+			b = nil
+		}
+	}
+	e := s.encode(coder, part, off, b)
+	defer s.buffers.put(e.scratch)
+	if e.enc == pack.EncDelta {
+		pw.keep(b)
+	}
+	if err := pw.append(e, pack.Entry{ID: id, Type: typ, Raw: uint32(n)}); err != nil {
 		return err
 	}
 	p.new += int64(n)
-	p.stored += int64(len(c.out))
-	s.counters.stored.Add(uint64(len(c.out)))
+	p.stored += int64(len(e.out))
+	s.counters.stored.Add(uint64(len(e.out)))
 	return nil
 }

@@ -72,10 +72,21 @@ func (s *Store) readWhole(id ID, dst []byte) (done bool, err error) {
 func (s *Store) load(id ID, rawLen uint32) (*buffer, error) {
 	s.loads <- struct{}{}
 	defer func() { <-s.loads }()
+	return s.whole(id, rawLen, pack.MaxDepth+1, true)
+}
+
+// whole is load without a turn in the queue, of a chunk that is less deep than
+// below. One load of a delta has two chunks in memory, however deep it is.
+// Unless sure, the chunk is not held against its name: that of what is made from
+// it will do, and only if that is wrong all are.
+func (s *Store) whole(id ID, rawLen uint32, below uint8, sure bool) (*buffer, error) {
 	s.counters.loads.Add(1)
 	b := s.buffers.get(int(min(rawLen, pack.MaxRaw)))
 	err := s.reading(id, rawLen, func(loc schema.ChunkLoc, rec schema.PackRecord) error {
-		return s.fetch(id, loc, rec, b.bytes)
+		if link, err := linkOf(loc); err != nil || link.Depth >= below {
+			return fmt.Errorf("%w: chunk %x is made from one that is %d deep, at a depth of %d", ErrCorrupt, id, link.Depth, below)
+		}
+		return s.fetchIf(sure, id, loc, rec, b.bytes)
 	})
 	if err != nil {
 		s.buffers.put(b)
@@ -84,25 +95,67 @@ func (s *Store) load(id ID, rawLen uint32) (*buffer, error) {
 	return b, nil
 }
 
+// under gives the bytes from which a chunk is made where it lies; nil: none.
+func (s *Store) under(id ID, loc schema.ChunkLoc, sure bool) (*buffer, error) {
+	link, err := linkOf(loc)
+	if err != nil || link.Depth == 0 {
+		return nil, err
+	}
+	return s.baseBytes(id, link, loc.Raw, sure)
+}
+
+// baseBytes gives the bytes of a base. The cache is asked, but
+// neither filled nor waited for: whoever loads holds a place in the queue that
+// the one who is waited for may need.
+func (s *Store) baseBytes(id ID, link pack.Base, rawLen uint32, sure bool) (b *buffer, err error) {
+	if e := s.cache.peek(link.ID); e != nil {
+		defer s.cache.release(e)
+		b = s.buffers.get(int(rawLen))
+		err = copyOut(link.ID, b.bytes, e.buf.bytes, 0, rawLen)
+	} else {
+		b, err = s.whole(link.ID, rawLen, link.Depth, sure)
+	}
+	if err != nil {
+		s.buffers.put(b)
+		return nil, &baseError{id, err}
+	}
+	return b, nil
+}
+
+// baseError says that a chunk can't be decoded because of its base, which is no
+// fault of its own bytes.
+type baseError struct {
+	id  ID
+	err error
+}
+
+func (e *baseError) Error() string { return fmt.Sprintf("chunk %x needs its base: %v", e.id, e.err) }
+func (e *baseError) Unwrap() error { return e.err }
+
 // errGone says that the pack's file is not there.
 var errGone = errors.New("no such pack file")
 
-// reading calls use with where a chunk lies, and again when the pack has gone
-// meanwhile because the chunk was moved to another. Every move is to a pack
-// with a new number, so what is found twice in a row is lost.
+// reading calls use with where a chunk lies, and again when the pack or the base
+// has gone meanwhile because the chunk was moved to another. Every move is to a
+// pack with a new number, so what is found twice in a row is lost.
 func (s *Store) reading(id ID, rawLen uint32, use func(schema.ChunkLoc, schema.PackRecord) error) error {
-	last := uint64(0)
+	last, missed := uint64(0), error(nil)
 	for {
 		loc, rec, err := s.find(id, rawLen)
 		if err != nil {
 			return err
 		}
+		var under *baseError
+		if loc.Pack == last && errors.As(missed, &under) {
+			return s.report(missed)
+		}
 		if loc.Pack == last {
 			s.damage.losePack(loc.Pack)
 			return s.report(fmt.Errorf("%w: pack %s, with chunk %x in it", ErrMissing, pack.Name(rec.Name).FileName(), id))
 		}
-		if err := use(loc, rec); !errors.Is(err, errGone) {
-			return err
+		missed = use(loc, rec)
+		if !errors.Is(missed, errGone) && !errors.Is(missed, ErrMissing) {
+			return missed
 		}
 		last = loc.Pack
 	}
@@ -127,6 +180,11 @@ var errWrongName = errors.New("its bytes do not have its name")
 
 // fetch fills dst, which is as long as the chunk, and verifies it.
 func (s *Store) fetch(id ID, loc schema.ChunkLoc, rec schema.PackRecord, dst []byte) error {
+	return s.fetchIf(true, id, loc, rec, dst)
+}
+
+// fetchIf is fetch that verifies only if sure.
+func (s *Store) fetchIf(sure bool, id ID, loc schema.ChunkLoc, rec schema.PackRecord, dst []byte) error {
 	name := pack.Name(rec.Name).FileName()
 	f, err := s.files.acquire(s.fs.PathJoin(s.dir, name))
 	if oserror.IsNotExist(err) {
@@ -136,12 +194,20 @@ func (s *Store) fetch(id ID, loc schema.ChunkLoc, rec schema.PackRecord, dst []b
 		return fmt.Errorf("open pack: %w", err)
 	}
 	defer s.files.release(f)
-	err = s.plain(f, loc, dst)
-	if err == nil && s.name(dst) == id {
+	err = s.plain(f, id, loc, dst)
+	if err == nil && (!sure || s.name(dst) == id) {
 		return nil
 	}
 	if err == nil {
 		err = errWrongName
+	}
+	var below *baseError
+	if errors.As(err, &below) {
+		return err
+	}
+	b, berr := s.under(id, loc, true)
+	if s.buffers.put(b); errors.As(berr, &below) {
+		return berr // that is whose fault it is
 	}
 	var io *ioError
 	if errors.As(err, &io) {
@@ -152,19 +218,24 @@ func (s *Store) fetch(id ID, loc schema.ChunkLoc, rec schema.PackRecord, dst []b
 }
 
 // plain reads a payload and decodes it into dst.
-func (s *Store) plain(f io.ReaderAt, loc schema.ChunkLoc, dst []byte) error {
+func (s *Store) plain(f io.ReaderAt, id ID, loc schema.ChunkLoc, dst []byte) error {
 	if pack.Encoding(loc.Enc) == pack.EncRaw {
 		if int(loc.Stored) != len(dst) {
 			return fmt.Errorf("raw chunk of %d bytes stored in %d", len(dst), loc.Stored)
 		}
 		return readStored(f, dst, loc.Offset)
 	}
+	under, err := s.under(id, loc, false) // first: payloads of a whole chain are not held
+	if err != nil {
+		return err
+	}
+	defer s.buffers.put(under)
 	b := s.buffers.get(int(loc.Stored))
 	defer s.buffers.put(b)
 	if err := readStored(f, b.bytes, loc.Offset); err != nil {
 		return err
 	}
-	return s.decode(pack.Encoding(loc.Enc), b.bytes, dst)
+	return s.decode(pack.Encoding(loc.Enc), b.bytes, dst, under.content())
 }
 
 // ioError is a failure of the disk, which says nothing about the bytes.

@@ -17,10 +17,10 @@ import (
 )
 
 // The chunk index of a whole store, made from the footers of its packs. It is
-// made in two passes, neither of which looks anything up: IndexPacks writes
-// where each chunk lies, a pack in a transaction; CountDead walks over chunks
-// and references side by side and marks those that nobody holds. In memory is a
-// record for each pack. Nothing else may use the store meanwhile. Whatever ends
+// made in two passes, which look up nothing but deltas: IndexPacks writes where
+// each chunk lies, a pack in a transaction; CountDead walks over chunks and
+// references side by side, marks those that nobody holds, and has each base
+// kept for what is made from it. In memory is a record for each pack. Nothing else may use the store meanwhile. Whatever ends
 // it, it can be done again from the start.
 
 // Indexed is what IndexPacks found.
@@ -33,7 +33,9 @@ type Indexed struct {
 
 // IndexPacks writes the locations of all chunks in the packs of dir, and the
 // records of the packs, into an index that has none. Of a chunk that lies in
-// several packs the youngest file has it. done hears of each pack.
+// several packs, that is taken which is less deep (a chunk is made from less when
+// it is written again, never from more), then that of the youngest file. done
+// hears of each pack.
 func IndexPacks(ctx context.Context, db DB, fs vfs.FS, dir string, domain uint32, done func(Indexed)) (Indexed, error) {
 	x := Indexed{}
 	files, err := filesByAge(fs, dir)
@@ -69,8 +71,14 @@ func (x *Indexed) enter(db DB, domain uint32, name pack.Name, foot pack.Footer) 
 	_, err := db.Update(schema.KindChunkIndex, func(tx *state.Tx) error {
 		tx.Put(schema.PackCounterKey(), schema.Counter(number+1))
 		tx.Put(schema.PackKey(number), rec.Encode())
+		taken := map[ID]uint8{} // deltas of this pack: reads see the state before it
 		for _, e := range foot.Entries {
-			tx.Put(schema.ChunkKey(domain, e.ID), chunkLoc(number, e).Encode())
+			loc := chunkLoc(number, e)
+			if worse, err := deeper(tx, domain, e.ID, loc, taken); err != nil {
+				return err
+			} else if !worse {
+				tx.Put(schema.ChunkKey(domain, e.ID), loc.Encode())
+			}
 		}
 		return nil
 	})
@@ -81,6 +89,36 @@ func (x *Indexed) enter(db DB, domain uint32, name pack.Name, foot pack.Footer) 
 	x.Chunks += rec.Chunks
 	x.Bytes += rec.Size
 	return nil
+}
+
+// deeper says whether a delta is known from elsewhere, and less deep there.
+func deeper(tx *state.Tx, domain uint32, id ID, loc schema.ChunkLoc, taken map[ID]uint8) (bool, error) {
+	link, err := linkOf(loc)
+	if err != nil || link.Depth == 0 {
+		return false, err
+	}
+	depth, known := taken[id]
+	if !known {
+		v, err := tx.Get(schema.ChunkKey(domain, id))
+		if errors.Is(err, state.ErrNotFound) {
+			taken[id] = link.Depth
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		other, err := schema.DecodeChunkLoc(v)
+		if err != nil {
+			return false, err
+		}
+		under, err := linkOf(other)
+		if err != nil {
+			return false, err
+		}
+		depth = under.Depth
+	}
+	taken[id] = min(depth, link.Depth)
+	return depth < link.Depth, nil
 }
 
 // agedFile is a pack in the directory.
@@ -153,11 +191,11 @@ func (r *Reader) ReadBack(ctx context.Context, id ID, buf []byte) ([]byte, error
 func (r *Reader) Close() {
 	r.s.cache.drop()
 	r.s.files.drop()
-	r.s.codec.close()
+	r.s.coders.close()
 }
 
 // Lost calls fn for each chunk that somebody holds and that can't be there: the
-// index does not know it, or its pack is gone. What is in packs that are there is
+// index does not know it, or its pack or one that it is made from is gone. What is in packs that are there is
 // not read.
 func (s *Store) Lost(ctx context.Context, fn func(id ID, holder uint64) error) error {
 	it, err := s.db.NewIter(schema.ChunkRefBounds())
@@ -183,7 +221,13 @@ func (s *Store) Lost(ctx context.Context, fn func(id ID, holder uint64) error) e
 			if err != nil && !errors.Is(err, state.ErrNotFound) {
 				return err
 			}
-			last, gone = id, err != nil || s.damage.isLost(loc.Pack)
+			there := err == nil && !s.damage.isLost(loc.Pack)
+			if there {
+				if there, err = s.readable(loc); err != nil {
+					return err
+				}
+			}
+			last, gone = id, !there
 		}
 		if gone {
 			if err := fn(id, holder); err != nil {
@@ -213,17 +257,32 @@ func CountDead(ctx context.Context, db DB, domain uint32, refsFrom func(Dead) (u
 		id  ID
 		loc schema.ChunkLoc
 	}
+	var made [][]byte // keys of bases
 	flush := func() error {
 		_, err := db.Update(schema.KindChunkIndex, func(tx *state.Tx) error {
+			for _, k := range made {
+				tx.Put(k, nil)
+			}
 			for _, d := range dead {
 				tx.Put(schema.ChunkDeadKey(domain, d.id), schema.DeadChunk{Pack: d.loc.Pack, Stored: d.loc.Stored}.Encode())
 			}
 			return nil
 		})
-		dead = dead[:0]
+		dead, made = dead[:0], made[:0]
 		return err
 	}
 	err = eachHeld(ctx, db, domain, func(id ID, loc schema.ChunkLoc, held bool) error {
+		link, err := linkOf(loc)
+		if err != nil {
+			return err
+		}
+		if link.Depth > 0 {
+			if made = append(made, schema.ChunkBaseKey(domain, link.ID, id)); len(made) == buried {
+				if err := flush(); err != nil {
+					return err
+				}
+			}
+		}
 		if held {
 			if rec := records[loc.Pack]; rec != nil {
 				rec.AddDead(-1, -int64(loc.Stored))

@@ -1,10 +1,12 @@
 package chunkstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -32,10 +34,8 @@ func (s *Store) recover() error {
 			return fmt.Errorf("sync pack directory: %w", err)
 		}
 	}
-	for name := range files {
-		if err := s.adopt(name); err != nil && !s.unreadable(name, err) {
-			return err
-		}
+	if err := s.adoptAll(context.Background(), files); err != nil {
+		return err
 	}
 	return s.markRefsFrom()
 }
@@ -136,21 +136,162 @@ func (s *Store) loadPacks(files map[pack.Name]struct{}) error {
 	return s.setState(retiring, schema.PackLive)
 }
 
-// adopt indexes a pack that is in the directory but not in the index: its
-// writer died in between. Chunks that another pack has stay where they are,
-// unless that pack is gone.
-func (s *Store) adopt(name pack.Name) error {
-	f, err := s.readFooter(name)
-	if err != nil {
+// adoptAll indexes packs that are in the directory but not in the index: their
+// writer died in between, or the index was lost.
+//
+// Of the copies that packs have of a chunk, one is taken that can be read: a
+// delta only once its base is in the index, and less deep. Packs are met in any
+// order, so what had no base yet is looked at again when all are known. A mark
+// says that this is still to come, should it be interrupted.
+func (s *Store) adoptAll(ctx context.Context, files map[pack.Name]struct{}) error {
+	mark := schema.MetaKey(schema.MetaAdopt)
+	_, err := s.db.Get(mark)
+	interrupted := err == nil
+	if err != nil && !errors.Is(err, state.ErrNotFound) {
 		return err
 	}
-	return s.index(&packInfo{}, s.newRecord(name, f.Body, f.Entries), f.Entries, func(l *ledger, id ID) (bool, error) {
-		loc, err := s.getChunk(l.tx, id)
-		if errors.Is(err, state.ErrNotFound) || errors.Is(err, schema.ErrCorrupt) {
-			return true, nil // this pack's word is better than a record that can't be read
+	if len(files) == 0 && !interrupted {
+		return nil
+	}
+	if err := s.change(func(tx *state.Tx) { tx.Put(mark, schema.Counter(1)) }); err != nil {
+		return err
+	}
+	again := make(map[uint64]pack.Name) // packs with chunks that had no base yet
+	if interrupted {
+		s.mu.Lock()
+		for number, info := range s.mu.table {
+			again[number] = info.rec.Name
 		}
-		return err == nil && s.damage.has(id, loc.Pack), err
+		s.mu.Unlock()
+	}
+	for name := range files {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		number, waits, err := s.adopt(name)
+		if err != nil && !s.unreadable(name, err) {
+			return err
+		}
+		if waits {
+			again[number] = name
+		}
+	}
+	for more := len(again) > 0; more; {
+		more = false
+		for number, name := range again {
+			found, waits, err := s.adoptRest(number, name)
+			if err != nil {
+				return err
+			}
+			if !waits {
+				delete(again, number)
+			}
+			more = more || found
+		}
+	}
+	return s.change(func(tx *state.Tx) { tx.Delete(mark) })
+}
+
+// change makes a change of the index durable.
+func (s *Store) change(fn func(tx *state.Tx)) error {
+	pos, err := s.db.Update(schema.KindChunkIndex, func(tx *state.Tx) error {
+		fn(tx)
+		return nil
 	})
+	if err == nil {
+		err = s.db.Sync(pos)
+	}
+	return err
+}
+
+// adopter chooses what is taken from a pack that is adopted.
+type adopter struct {
+	taken map[ID]uint8 // in this transaction, and how deep
+	waits bool         // a delta's base is not there yet
+}
+
+// want: chunks that another pack has stay where they are, unless that can't be
+// read.
+func (a *adopter) want(l *ledger, e pack.Entry) (bool, error) {
+	if _, ok := a.taken[e.ID]; ok {
+		return false, nil
+	}
+	loc, err := l.s.getChunk(l.tx, e.ID)
+	known := err == nil && !l.s.damage.has(e.ID, loc.Pack)
+	if known || err != nil && !errors.Is(err, state.ErrNotFound) && !errors.Is(err, schema.ErrCorrupt) {
+		return false, err
+	}
+	link, err := linkOf(chunkLoc(0, e))
+	if err != nil {
+		return false, err
+	}
+	if link.Depth > 0 {
+		depth, ok := a.taken[link.ID]
+		if !ok {
+			base, err := l.s.getChunk(l.tx, link.ID)
+			under, lerr := linkOf(base)
+			ok, depth = err == nil && lerr == nil, under.Depth
+		}
+		if !ok || depth >= link.Depth {
+			a.waits = true
+			return false, nil
+		}
+	}
+	a.taken[e.ID] = link.Depth
+	return true, nil
+}
+
+// adopt indexes one pack.
+func (s *Store) adopt(name pack.Name) (number uint64, waits bool, err error) {
+	f, err := s.readFooter(name)
+	if err != nil {
+		return 0, false, err
+	}
+	info, a := &packInfo{}, &adopter{taken: make(map[ID]uint8)}
+	err = s.index(info, s.newRecord(name, f.Body, f.Entries), byDepth(f.Entries), a.want)
+	return info.number, a.waits, err
+}
+
+// adoptRest takes from an adopted pack what is nowhere else and has its base by
+// now.
+func (s *Store) adoptRest(number uint64, name pack.Name) (found, waits bool, err error) {
+	f, err := s.readFooter(name)
+	if err != nil {
+		return false, false, nil // reading its chunks will say so
+	}
+	a := &adopter{taken: make(map[ID]uint8)}
+	_, err = s.db.Update(schema.KindChunkIndex, func(tx *state.Tx) error {
+		l := s.ledger(tx)
+		it, err := l.references()
+		if err != nil {
+			return err
+		}
+		defer it.Close()
+		for _, e := range byDepth(f.Entries) {
+			ok, err := a.want(l, e)
+			if err == nil && ok {
+				err = errors.Join(l.addDead(number, -1, e.Stored), l.place(it, e.ID, chunkLoc(number, e)))
+			}
+			if err != nil {
+				return err
+			}
+		}
+		l.flush()
+		return nil
+	})
+	return len(a.taken) > 0, a.waits, err
+}
+
+// byDepth gives entries with those that others of them are made from before
+// those.
+func byDepth(entries []pack.Entry) []pack.Entry {
+	depth := func(e pack.Entry) uint8 {
+		link, _ := linkOf(chunkLoc(0, e)) // a footer with a bad one was refused
+		return link.Depth
+	}
+	out := slices.Clone(entries)
+	slices.SortStableFunc(out, func(a, b pack.Entry) int { return cmp.Compare(depth(a), depth(b)) })
+	return out
 }
 
 func (s *Store) readFooter(name pack.Name) (pack.Footer, error) {
@@ -222,6 +363,7 @@ func (s *Store) rebuild(ctx context.Context) error {
 		tx.DeleteRange(schema.ChunkBounds())
 		tx.DeleteRange(schema.PackBounds())
 		tx.DeleteRange(schema.ChunkDeadBounds())
+		tx.DeleteRange(schema.ChunkBaseBounds())
 		tx.Delete(schema.MetaKey(schema.MetaRefsFrom))
 		s.book = nil
 		clear(s.stale)

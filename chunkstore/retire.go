@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"github.com/cockroachdb/errors/oserror"
@@ -18,6 +19,9 @@ type group struct {
 	old     []*packInfo
 	rewrite bool // copy what lives in them; else a pack with something alive stays
 	packs   []*oldPack
+	made    *packInfo // the new pack
+	copied  deadCount // what it has to keep
+	rebasing
 }
 
 // oldPack is a retiring pack.
@@ -30,8 +34,10 @@ type oldPack struct {
 	// listed: entries are all chunks of the pack. Otherwise its footer can't be
 	// read, and they are those that the index says are dead in it.
 	listed bool
-	encode bool // what is unencoded in it is to be encoded
-	gone   bool // its record is removed
+	encode bool      // what is unencoded in it is to be encoded
+	gone   bool      // its record is removed
+	kept   deadCount // dead, and needed by what is made from it
+	left   bool      // not worth its while because of those
 }
 
 // collect takes one group through all steps.
@@ -43,14 +49,32 @@ func (c *collector) collect(ctx context.Context, g *group) (err error) {
 	if err := c.list(ctx, g); err != nil {
 		return err
 	}
-	if g.rewrite {
+	if err := c.rebase(ctx, g); err != nil {
+		return err
+	}
+	if c.full {
+		g.stay()
+	}
+	if g.rewrite || len(g.moved) > 0 {
 		err := c.copyLive(ctx, g)
-		if c.full = errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT); c.full {
-			return nil
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			c.full, err = true, nil
+			g.stay()
+			if g.rewrite {
+				return nil
+			}
 		}
 		if err != nil {
 			return err
 		}
+	}
+	if err := c.sweepGoing(g); err != nil {
+		return err
+	}
+	if g.made != nil {
+		c.mu.Lock()
+		g.made.kept = g.copied
+		c.mu.Unlock()
 	}
 	return c.remove(g)
 }
@@ -62,6 +86,7 @@ func (c *collector) retire(g *group) error {
 	for _, info := range g.old {
 		if info.pins > 0 {
 			c.stats.Pinned++
+			c.tried[info] = struct{}{}
 			continue
 		}
 		info.retiring = true
@@ -81,7 +106,7 @@ func (c *collector) retire(g *group) error {
 // revive makes packs that were not removed live again.
 func (c *collector) revive(g *group) error {
 	var left []*packInfo
-	for _, p := range g.packs {
+	for _, p := range append(slices.Clone(g.packs), g.lent...) {
 		if !p.gone {
 			left = append(left, p.info)
 		}

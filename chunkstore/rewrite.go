@@ -16,10 +16,19 @@ import (
 func (c *collector) copyLive(ctx context.Context, g *group) error {
 	pw := c.newPackWriter(g.stillThere)
 	for _, p := range g.packs {
-		if err := c.copyFrom(ctx, pw, p); err != nil {
+		if !g.rewrite || p.left {
+			continue
+		}
+		g.copied.chunks += p.kept.chunks
+		g.copied.bytes += p.kept.bytes
+		if err := c.copyFrom(ctx, pw, g, p); err != nil {
 			pw.discard()
 			return err
 		}
+	}
+	if err := c.remake(ctx, pw, g); err != nil {
+		pw.discard()
+		return err
 	}
 	if len(pw.entries) == 0 {
 		pw.discard()
@@ -29,6 +38,7 @@ func (c *collector) copyLive(ctx context.Context, g *group) error {
 		return err
 	}
 	c.mu.Lock()
+	g.made = pw.info
 	c.stats.Written += int64(pw.info.rec.Size)
 	c.mu.Unlock()
 	return nil
@@ -37,15 +47,16 @@ func (c *collector) copyLive(ctx context.Context, g *group) error {
 // stillThere says whether a chunk that was copied is to be read from its copy:
 // not if it was stored anew meanwhile, since then somebody depends on that
 // place. One that has died is dead in its new place.
-func (g *group) stillThere(l *ledger, id ID) (bool, error) {
-	loc, err := l.s.getChunk(l.tx, id)
+func (g *group) stillThere(l *ledger, e pack.Entry) (bool, error) {
+	loc, err := l.s.getChunk(l.tx, e.ID)
 	if errors.Is(err, state.ErrNotFound) {
 		return false, nil
 	}
-	return err == nil && slices.ContainsFunc(g.packs, func(p *oldPack) bool { return p.number == loc.Pack }), err
+	here := func(p *oldPack) bool { return p.number == loc.Pack }
+	return err == nil && (slices.ContainsFunc(g.packs, here) || slices.ContainsFunc(g.lent, here)), err
 }
 
-func (c *collector) copyFrom(ctx context.Context, pw *packWriter, p *oldPack) error {
+func (c *collector) copyFrom(ctx context.Context, pw *packWriter, g *group, p *oldPack) error {
 	if len(p.entries) == 0 {
 		return nil
 	}
@@ -56,7 +67,10 @@ func (c *collector) copyFrom(ctx context.Context, pw *packWriter, p *oldPack) er
 	}
 	defer c.files.release(f)
 	for _, e := range p.entries {
-		if ok, err := c.livesIn(p, e); err != nil {
+		if _, moved := g.moved[e.ID]; moved {
+			continue
+		}
+		if ok, err := c.livesIn(p, e, g.kept[e.ID]); err != nil {
 			return err
 		} else if !ok {
 			continue
@@ -74,25 +88,23 @@ func (c *collector) copyFrom(ctx context.Context, pw *packWriter, p *oldPack) er
 // copyChunk puts one chunk into pw, encoded as it is or now, once it has proved
 // to be what its name says. One that does not stays where it is.
 func (c *collector) copyChunk(pw *packWriter, p *oldPack, f *packFile, e pack.Entry) error {
-	b := c.buffers.get(pack.PartHeaderSize + int(e.Stored))
+	room := pack.PartHeaderSize + len(e.Ext)
+	b := c.buffers.get(room + int(e.Stored))
 	defer c.buffers.put(b)
-	payload := b.bytes[pack.PartHeaderSize:]
+	copy(b.bytes[pack.PartHeaderSize:], e.Ext)
+	payload := b.bytes[room:]
 	if err := c.verify(f, e, payload); err != nil {
 		if errors.Is(err, ErrCorrupt) {
 			c.damage.badChunk(e.ID)
 		}
 		return c.unfit(p, fmt.Errorf("pack %s, chunk %x at %d: %w", p.name.FileName(), e.ID, e.Offset, err))
 	}
-	if pw.file == nil {
-		// Not create: one pack of ours at a time waits for no slot, and takes
-		// none from ingest however slowly it is filled.
-		if err := pw.open(); err != nil {
-			return err
-		}
+	if err := c.fill(pw); err != nil {
+		return err
 	}
-	part := encoded{enc: e.Enc, out: b.bytes}
+	part := encoded{enc: e.Enc, ext: e.Ext, out: b.bytes}
 	if e.Enc == pack.EncRaw && p.encode {
-		part = c.encode(b.bytes)
+		part = c.encodeAnew(b.bytes, nil)
 		defer c.buffers.put(part.scratch)
 	}
 	if err := pw.write(part, e); err != nil {
@@ -100,6 +112,24 @@ func (c *collector) copyChunk(pw *packWriter, p *oldPack, f *packFile, e pack.En
 	}
 	c.stats.Copied += int64(e.Stored)
 	return nil
+}
+
+// fill makes the file of a pack that Collect writes. Not create: one pack of
+// ours at a time waits for no slot, and takes none from ingest however slowly it
+// is filled.
+func (c *collector) fill(pw *packWriter) error {
+	if pw.file != nil {
+		return nil
+	}
+	return pw.open()
+}
+
+// encodeAnew encodes a chunk of which nobody knows any more where it lay in its
+// file: where its elements begin is found by trying.
+func (c *collector) encodeAnew(part []byte, from *base) encoded {
+	coder := c.coders.get()
+	defer c.coders.put(coder)
+	return c.encode(coder, part, coder.Phase(part[pack.PartHeaderSize:]), from)
 }
 
 // verify reads a payload and proves it.
@@ -111,7 +141,12 @@ func (c *collector) verify(f *packFile, e pack.Entry, payload []byte) error {
 	if e.Enc != pack.EncRaw {
 		out := c.buffers.get(int(e.Raw))
 		defer c.buffers.put(out)
-		if err := c.decode(e.Enc, payload, out.bytes); err != nil {
+		under, err := c.under(e.ID, chunkLoc(0, e), true)
+		if err == nil {
+			defer c.buffers.put(under)
+			err = c.decode(e.Enc, payload, out.bytes, under.content())
+		}
+		if err != nil {
 			return damaged(err)
 		}
 		plain = out.bytes
@@ -129,18 +164,22 @@ func damaged(err error) error {
 	if errors.As(err, &io) {
 		return io.err
 	}
+	var under *baseError
+	if errors.As(err, &under) {
+		return err
+	}
 	return fmt.Errorf("%w: %w", ErrCorrupt, err)
 }
 
-// livesIn says whether a chunk is read from this place and is not dead, as far
-// as can be seen outside of a transaction: sweep looks again.
-func (c *collector) livesIn(p *oldPack, e pack.Entry) (bool, error) {
+// livesIn says whether a chunk is read from this place and is not dead, or kept
+// although it is, as far as can be seen outside of a transaction: sweep looks again.
+func (c *collector) livesIn(p *oldPack, e pack.Entry, kept bool) (bool, error) {
 	loc, err := c.getChunk(c.db, e.ID)
 	if errors.Is(err, state.ErrNotFound) {
 		return false, nil
 	}
-	if err != nil || !p.has(loc, e) {
-		return false, err
+	if err != nil || !p.has(loc, e) || kept {
+		return kept && err == nil && p.has(loc, e), err
 	}
 	_, err = c.db.Get(schema.ChunkDeadKey(c.cfg.Domain, e.ID))
 	if errors.Is(err, state.ErrNotFound) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"stepfs/chunkstore/codec"
 	"stepfs/chunkstore/pack"
 )
 
@@ -28,27 +29,26 @@ type Salvaged struct {
 // The same file always gives the same new packs, so it can be done again.
 func Salvage(ctx context.Context, fs vfs.FS, dir, file string, cfg Config, dry bool) (Salvaged, error) {
 	w := &salvager{ctx: ctx, fs: fs, dir: dir, file: file, domain: cfg.Domain, dry: dry, seen: map[ID]bool{}}
-	codec, err := newCodec(cfg.withDefaults())
-	if err == nil {
-		defer codec.close()
-		h := newHasher(cfg.Key)
-		w.whole = func(e pack.Entry, payload []byte) bool {
-			if pack.Checksum(payload) != e.CRC {
+	c := codec.NewCoder()
+	defer c.Close()
+	h := newHasher(cfg.Key)
+	w.whole = func(e pack.Entry, payload []byte) bool {
+		if pack.Checksum(payload) != e.CRC {
+			return false
+		}
+		if e.Enc == pack.EncDelta {
+			return true // it takes another chunk to decode; whoever reads it checks its name
+		}
+		plain := payload
+		if e.Enc != pack.EncRaw {
+			plain = make([]byte, e.Raw)
+			if decodeWith(c, e.Enc, payload, plain, nil) != nil {
 				return false
 			}
-			plain := payload
-			if e.Enc == pack.EncZstd {
-				if plain, err = codec.dec.DecodeAll(payload, make([]byte, 0, e.Raw)); err != nil || len(plain) != int(e.Raw) {
-					return false
-				}
-			} else if e.Enc != pack.EncRaw {
-				return true // it takes another chunk to decode; whoever reads it checks its name
-			}
-			return nameWith(h, plain) == e.ID
 		}
-		err = w.run()
+		return nameWith(h, plain) == e.ID
 	}
-	if err != nil {
+	if err := w.run(); err != nil {
 		return w.Salvaged, fmt.Errorf("salvage %s: %w", file, err)
 	}
 	return w.Salvaged, nil

@@ -162,7 +162,9 @@ func (s *Store) Heal(ctx context.Context, id ID, plain []byte) error {
 	p := s.newPending()
 	defer p.Release()
 	p.refs = []Ref{{Len: uint32(len(plain)), ID: id}}
-	err = p.add(b.bytes, id, pack.Type(loc.Type))
+	coder := s.coders.get()
+	defer s.coders.put(coder)
+	err = p.add(coder, chunk{part: b.bytes, id: id}, 0, pack.Type(loc.Type))
 	if err == nil {
 		err = s.Flush(ctx)
 	}

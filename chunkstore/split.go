@@ -9,6 +9,7 @@ import (
 	"github.com/restic/chunker"
 	"github.com/zeebo/blake3"
 
+	"stepfs/chunkstore/codec"
 	"stepfs/chunkstore/pack"
 )
 
@@ -16,9 +17,10 @@ import (
 // the fingerprint of the last 64.
 const chunkerWindow = 64
 
-// After missLimit prior chunks in a row whose content changed, the next few
-// are not tried: a try costs a read and a hash of a whole chunk. How many are
-// skipped doubles up to maxSkip, so that new content pays next to nothing.
+// After missLimit prior chunks in a row that were of no use, the next few are
+// not tried: a try costs a read and a hash of a whole chunk, and the reading of
+// its base. How many are skipped doubles up to maxSkip, so that new content
+// pays next to nothing.
 const (
 	missLimit = 4
 	maxSkip   = 64
@@ -32,10 +34,12 @@ type worker struct {
 	part    []byte // room for a part header, then the chunk at hand
 	chunker *chunker.Chunker
 	hasher  *blake3.Hasher
+	coder   *codec.Coder
 	tail    bytes.Reader
 
 	src      Source
 	prior    []Ref // not yet passed by pos
+	same     bool  // the earlier version ends where this one does
 	pos      int64
 	limit    int64 // of the segment
 	scanning bool  // chunker stands at pos
@@ -44,18 +48,29 @@ type worker struct {
 	backoff  int
 }
 
+// chunk is a piece of a content. Its bytes are good until the next one.
+type chunk struct {
+	part      []byte // room for a part header, then the plain bytes
+	id        ID
+	inherited bool  // cut where the earlier version was
+	base      *base // what it may be made from; to be released
+}
+
 func (s *Store) newWorker() *worker {
 	return &worker{
 		s:       s,
 		part:    make([]byte, pack.PartHeaderSize+int(s.cfg.MaxSize)),
 		chunker: chunker.NewWithBoundaries(nil, s.cfg.Polynomial, uint(s.cfg.MinSize), uint(s.cfg.MaxSize)),
 		hasher:  newHasher(s.cfg.Key),
+		coder:   codec.NewCoder(),
 	}
 }
 
-func (w *worker) begin(src Source, prior []Ref) {
+func (w *worker) begin(src Source, segs []Segment, prior []Ref) {
 	w.src, w.prior = src, prior
 	w.misses, w.skip, w.backoff = 0, 0, missLimit
+	n, m := len(prior), len(segs)
+	w.same = n > 0 && m > 0 && prior[n-1].End() == segs[m-1].Off+segs[m-1].Len
 }
 
 func (w *worker) release() {
@@ -67,11 +82,11 @@ func (w *worker) seek(seg Segment) {
 	w.pos, w.limit, w.scanning = seg.Off, seg.Off+seg.Len, false
 }
 
-// next gives the chunk at pos, behind room for its part header. The bytes are
-// good until the next call.
-func (w *worker) next() (part []byte, id ID, inherited bool, err error) {
-	if n, id, err := w.inherit(); n > 0 || err != nil {
-		return w.part[:pack.PartHeaderSize+n], id, true, err
+// next gives the chunk at pos.
+func (w *worker) next() (chunk, error) {
+	if c, err := w.inherit(); c.inherited || err != nil {
+		w.scanning = false // it starts anew behind this chunk
+		return c, err
 	}
 	if !w.scanning {
 		w.start(&sectionReader{w.src, w.pos, w.limit}, w.s.cfg.MinSize)
@@ -80,9 +95,9 @@ func (w *worker) next() (part []byte, id ID, inherited bool, err error) {
 	room := w.part[pack.PartHeaderSize:pack.PartHeaderSize:len(w.part)]
 	c, err := w.chunker.Next(room)
 	if err != nil {
-		return nil, ID{}, false, fmt.Errorf("split at %d: %w", w.pos, err)
+		return chunk{}, fmt.Errorf("split at %d: %w", w.pos, err)
 	}
-	return w.part[:pack.PartHeaderSize+len(c.Data)], nameWith(w.hasher, c.Data), false, nil
+	return chunk{part: w.part[:pack.PartHeaderSize+len(c.Data)], id: nameWith(w.hasher, c.Data)}, nil
 }
 
 func (w *worker) start(r io.Reader, minSize uint32) {
@@ -90,50 +105,75 @@ func (w *worker) start(r io.Reader, minSize uint32) {
 	w.chunker.SetAverageBits(w.s.cfg.AverageBits)
 }
 
-// inherit tries to take the chunk at pos from the earlier version: if the
-// bytes that lie where a prior chunk lay have its name, they are that chunk.
-// It returns the chunk's length, or 0 when it must be found by scanning.
+// inherit tries to cut the chunk at pos where the earlier version was cut, and
+// says by the chunk's inherited whether it did. It does so in three cases.
 //
-// Why that is exactly what the chunker would have cut: it starts afresh after
-// every cut, so where it cuts next depends on the bytes from pos on and on
-// nothing before. The prior chunk of the same name holds the same bytes, and
-// the chunker found no cut inside them. What remains to be shown is that it
-// cuts at their end. It does so if the chunk has the maximal length, or if the
-// segment ends there, or if the fingerprint of the last 64 bytes, which is all
-// that its decision looks at, says so. A prior chunk that ended where its file
-// ended and that now goes on fails that test, and is scanned.
-func (w *worker) inherit() (int, ID, error) {
+// The bytes there have the prior chunk's name: they are that chunk. Only where
+// the earlier data ended it is cut no more, unless the chunker would (natural),
+// which starts afresh after every cut, and found none inside.
+//
+// The content is as long as the earlier version was: then the same things lie
+// at the same places, as in every checkpoint of a run, and what changed is
+// compared with what lay there. The chunker's cuts would move with the content.
+//
+// The difference from the prior chunk pays: then what lies here is that of
+// before, whatever comes behind it.
+func (w *worker) inherit() (chunk, error) {
 	for len(w.prior) > 0 && w.prior[0].Off < w.pos {
 		w.prior = w.prior[1:]
 	}
 	if len(w.prior) == 0 || w.prior[0].Off != w.pos {
-		return 0, ID{}, nil
+		return chunk{}, nil
 	}
 	ref := w.prior[0]
 	if ref.Len == 0 || ref.Len > w.s.cfg.MaxSize || ref.End() > w.limit {
-		return 0, ID{}, nil
+		return chunk{}, nil
 	}
-	if w.skip > 0 {
-		w.skip--
-		return 0, ID{}, nil
+	untried := w.skip > 0
+	if untried {
+		if w.skip--; !w.same {
+			return chunk{}, nil
+		}
 	}
-	data := w.part[pack.PartHeaderSize : pack.PartHeaderSize+int(ref.Len)]
+	c := chunk{part: w.part[:pack.PartHeaderSize+int(ref.Len)]}
+	data := c.part[pack.PartHeaderSize:]
 	if err := readFull(w.src, data, w.pos); err != nil {
-		return 0, ID{}, err
+		return chunk{}, err
 	}
-	if nameWith(w.hasher, data) != ref.ID {
+	c.id = nameWith(w.hasher, data)
+	if c.id == ref.ID {
+		w.misses, w.skip, w.backoff = 0, 0, missLimit
+		if c.inherited = w.same || len(w.prior) > 1 && w.prior[1].Off == ref.End(); c.inherited {
+			return c, nil
+		}
+		w.scanning = false
+		var err error
+		c.inherited, err = w.natural(data, ref.End())
+		return c, err
+	}
+	if untried || w.s.has(c.id) {
+		c.inherited = w.same
+		return c, nil
+	}
+	if c.base = w.s.baseFor(ref.ID, ref.Len); c.base != nil && !w.pays(data, c.base) {
+		w.s.releaseBase(c.base)
+		c.base = nil
+	}
+	if c.base == nil {
 		w.missed()
-		return 0, ID{}, nil
+	} else {
+		w.misses, w.backoff = 0, missLimit
 	}
-	w.misses, w.backoff = 0, missLimit
-	w.scanning = false
-	natural, err := w.natural(data, ref.End())
-	if err != nil || !natural {
-		return 0, ID{}, err
-	}
-	return int(ref.Len), ref.ID, nil
+	c.inherited = w.same || c.base != nil
+	return c, nil
 }
 
+// pays says whether a chunk is worth being made from a base.
+func (w *worker) pays(data []byte, b *base) bool {
+	return w.coder.Guess(data, b.plain.bytes, codec.Hint{Offset: w.pos}) == codec.Delta
+}
+
+// missed: a chunk changed, and the one before it is of no use for it.
 func (w *worker) missed() {
 	if w.misses++; w.misses >= missLimit {
 		w.misses = missLimit - 1 // after the pause, one miss is enough for the next

@@ -16,7 +16,10 @@ type Stats struct {
 	Raw    uint64 // plain bytes of those
 	Stored uint64 // payload bytes of those
 	Size   uint64 // of the pack files
-	Dead   uint64 // of Stored, what nobody needs and Collect may remove
+	Dead   uint64 // of Stored, what nobody holds: Collect removes it, but for what live deltas need
+
+	// What encoding saves: Raw less Stored, by how chunks are kept.
+	SavedZstd, SavedPlanes, SavedDeltas uint64
 
 	Ingested  uint64 // plain bytes handed to Ingest and Put
 	Duplicate uint64 // of those, already there
@@ -45,16 +48,29 @@ func (s *Store) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st.Packs, st.Chunks, st.Raw, st.Stored, st.Size, st.Dead = t.packs, t.chunks, t.raw, t.stored, t.size, t.dead
+	st.SavedPlanes, st.SavedDeltas = t.planesRaw-t.planesStored, t.deltaRaw-t.deltaStored
+	st.SavedZstd = t.raw - t.stored - st.SavedPlanes - st.SavedDeltas
 	st.InFlight = len(s.mu.packs)
 	return st
 }
 
-// Dead says how many payload bytes in packs nobody needs, and in how many
-// packs they lie. Packs from before references do not count: of those it is
+// Dead says how many payload bytes in packs nobody holds, and in how many packs
+// they lie; but not what, as Collect found, has to stay for live deltas. Packs from before references do not count: of those it is
 // not known.
 func (s *Store) Dead() (bytes int64, packs int) {
 	t := s.settled()
-	return int64(t.dead), int(t.deadPacks)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	bytes, packs = int64(t.dead), int(t.deadPacks)
+	for _, info := range s.mu.table {
+		if info.kept.chunks > 0 {
+			bytes -= int64(min(info.kept.bytes, info.rec.Dead))
+			if info.kept.chunks >= info.rec.DeadChunks {
+				packs--
+			}
+		}
+	}
+	return bytes, packs
 }
 
 // settled gives the totals with all transactions in them that have come about.

@@ -30,11 +30,11 @@ type DB interface {
 
 // Store is an open chunk store. Its methods are safe for concurrent use.
 type Store struct {
-	cfg   Config
-	db    DB
-	fs    vfs.FS
-	dir   string
-	codec *codec
+	cfg    Config
+	db     DB
+	fs     vfs.FS
+	dir    string
+	coders coders
 
 	dirMu   sync.Mutex // vfs.File.Sync may not run twice at a time
 	dirFile vfs.File   // of dir, for syncing
@@ -88,7 +88,7 @@ func Open(db DB, fs vfs.FS, dir string, cfg Config) (*Store, error) {
 		return nil, err
 	}
 	if err := s.openDir(); err != nil {
-		s.codec.close()
+		s.coders.close()
 		return nil, fmt.Errorf("open chunk store %s: %w", dir, err)
 	}
 	return s, nil
@@ -100,16 +100,12 @@ func newStore(db DB, fs vfs.FS, dir string, cfg Config) (*Store, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	codec, err := newCodec(cfg)
-	if err != nil {
-		return nil, err
-	}
 	s := &Store{
 		cfg:     cfg,
 		db:      db,
 		fs:      fs,
 		dir:     dir,
-		codec:   codec,
+		coders:  newCoders(),
 		workers: make(chan *worker, cfg.Workers),
 		slots:   make(chan struct{}, cfg.Sealing+1),
 		closing: make(chan struct{}),
@@ -178,7 +174,9 @@ func (s *Store) Close() error {
 	}
 	s.mu.Unlock()
 	for range s.cfg.Workers { // running Ingest calls end at their next claim
-		<-s.workers
+		if w := <-s.workers; w != nil {
+			w.coder.Close()
+		}
 	}
 	s.mu.Lock()
 	packs := slices.Collect(maps.Keys(s.mu.packs))
@@ -189,7 +187,7 @@ func (s *Store) Close() error {
 	s.collecting <- struct{}{} // a running Collect ends at its next step
 	s.cache.drop()
 	s.files.drop()
-	s.codec.close()
+	s.coders.close()
 	return s.dirFile.Close()
 }
 

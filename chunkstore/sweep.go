@@ -26,12 +26,18 @@ func (c *collector) remove(g *group) error {
 	var gone []*oldPack
 	var err error
 	for _, p := range g.packs {
+		if p.left {
+			c.note(p)
+			continue
+		}
 		var end journal.Pos
 		if end, err = c.sweep(p); err != nil {
 			break
 		}
 		if p.gone {
 			gone, pos = append(gone, p), end
+		} else {
+			c.note(p)
 		}
 	}
 	if len(gone) == 0 {
@@ -105,8 +111,8 @@ const (
 	stays // alive
 )
 
-// sweepOne decides about one chunk. Only one with a dead key and no reference
-// dies: should the two ever disagree, it lives.
+// sweepOne decides about one chunk. Only one with a dead key, no reference, and
+// nothing made from it dies: should the first two ever disagree, it lives.
 func (l *ledger) sweepOne(it *pebble.Iterator, p *oldPack, e pack.Entry) (fate, error) {
 	loc, err := l.s.getChunk(l.tx, e.ID)
 	if errors.Is(err, state.ErrNotFound) || err == nil && !p.has(loc, e) {
@@ -123,12 +129,19 @@ func (l *ledger) sweepOne(it *pebble.Iterator, p *oldPack, e pack.Entry) (fate, 
 	if err != nil {
 		return 0, err
 	}
-	if d != nil && !held {
-		l.unmark(e.ID)
-		l.tx.Delete(schema.ChunkKey(l.s.cfg.Domain, e.ID))
-		return died, nil // it counts as dead in the pack already
+	if d == nil || held {
+		return stays, nil
 	}
-	return stays, nil
+	if made, err := l.isBase(e.ID); made || err != nil {
+		return stays, err
+	}
+	if link, err := linkOf(loc); err == nil && link.Depth > 0 {
+		l.unlink(link.ID, e.ID)
+	}
+	l.unmark(e.ID)
+	l.s.unkeep(d.Pack)
+	l.tx.Delete(schema.ChunkKey(l.s.cfg.Domain, e.ID))
+	return died, nil // it counts as dead in the pack already
 }
 
 // removeRecord makes the index forget an empty pack. One whose chunks are not

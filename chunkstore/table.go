@@ -20,11 +20,28 @@ type packInfo struct {
 	// retiring: Collect is about to remove it, a hit in it is a miss. It is set
 	// only while there are no pins, and while it is set none are added.
 	retiring bool
-	unfit    bool // could not be rewritten; not tried again until the next Open
+	// kept is what of its dead was found to be needed by what is made from it;
+	// it is forgotten when that changes.
+	kept  deadCount
+	unfit bool // could not be rewritten; not tried again until the next Open
+}
+
+// deadCount counts dead chunks.
+type deadCount struct {
+	chunks uint64
+	bytes  uint64
+}
+
+func (d *deadCount) add(stored uint32) {
+	d.chunks++
+	d.bytes += uint64(stored)
 }
 
 // totals is what the indexed packs come to.
-type totals struct{ packs, chunks, raw, stored, size, dead, deadPacks uint64 }
+type totals struct {
+	packs, chunks, raw, stored, size, dead, deadPacks uint64
+	planesRaw, planesStored, deltaRaw, deltaStored    uint64
+}
 
 func (t *totals) add(r schema.PackRecord, collectable bool) {
 	t.packs++
@@ -32,6 +49,10 @@ func (t *totals) add(r schema.PackRecord, collectable bool) {
 	t.raw += r.Raw
 	t.stored += r.Stored
 	t.size += r.Size
+	t.planesRaw += r.PlanesRaw
+	t.planesStored += r.PlanesStored
+	t.deltaRaw += r.DeltaRaw
+	t.deltaStored += r.DeltaStored
 	if collectable && r.DeadChunks > 0 {
 		t.dead += r.Dead
 		t.deadPacks++
@@ -44,6 +65,10 @@ func (t *totals) sub(r schema.PackRecord, collectable bool) {
 	t.raw -= r.Raw
 	t.stored -= r.Stored
 	t.size -= r.Size
+	t.planesRaw -= r.PlanesRaw
+	t.planesStored -= r.PlanesStored
+	t.deltaRaw -= r.DeltaRaw
+	t.deltaStored -= r.DeltaStored
 	if collectable && r.DeadChunks > 0 {
 		t.dead -= r.Dead
 		t.deadPacks--
@@ -125,6 +150,15 @@ func (s *Store) update(number uint64, rec schema.PackRecord) {
 		s.mu.totals.sub(info.rec, s.collectable(number))
 		info.rec = rec
 		s.mu.totals.add(rec, s.collectable(number))
+	}
+}
+
+// unkeep forgets what a pack has to keep: something of that has changed.
+func (s *Store) unkeep(number uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if info := s.mu.table[number]; info != nil {
+		info.kept = deadCount{}
 	}
 }
 

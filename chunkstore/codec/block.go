@@ -169,7 +169,7 @@ func (c *Coder) decodeBlock(b block, dst, src, base []byte) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		return rest, c.decodeZstd(dst, frame)
+		return rest, c.DecodeZstd(dst, frame)
 	}
 	from, to := b.ends()
 	if len(src) < from+len(dst)-to {

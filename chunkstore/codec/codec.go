@@ -113,6 +113,9 @@ func (c *Coder) Close() {
 	c.enc, c.dec = nil, nil
 }
 
+// Bound is the capacity with which Encode needs no more for n plain bytes.
+func Bound(n int) int { return FormSize + n + n/64 + 64 }
+
 // Encode appends an encoding of plain to dst and says which form it has and
 // whether decoding it will take base. base is nil, or the plain bytes of an
 // earlier version, as long as plain, or the fp32 elements of which those of plain
@@ -124,7 +127,7 @@ func (c *Coder) Encode(dst, plain, base []byte, hint Hint) (encoded []byte, form
 		base = nil
 	}
 	start := len(dst)
-	dst = slices.Grow(dst, FormSize+len(plain)+len(plain)/64+64)
+	dst = slices.Grow(dst, Bound(len(plain)))
 	switch form = c.choose(plain, base, hint); form {
 	case Zstd:
 		dst = c.appendZstd(append(dst, byte(form)), plain)
@@ -147,6 +150,14 @@ func (c *Coder) Encode(dst, plain, base []byte, hint Hint) (encoded []byte, form
 	return dst, form, form.usesBase()
 }
 
+// Guess says, without encoding it, which form a chunk is likely to get.
+func (c *Coder) Guess(plain, base []byte, hint Hint) Form {
+	if len(base) != len(plain) || hint.MinGain >= 1 {
+		base = nil
+	}
+	return c.choose(plain, base, hint)
+}
+
 // Decode fills dst, whose length is that of the plain bytes. base is what Encode
 // was given, if it said that it used it; else it is not looked at.
 func (c *Coder) Decode(dst, encoded, base []byte) error {
@@ -162,7 +173,7 @@ func (c *Coder) Decode(dst, encoded, base []byte) error {
 		copy(dst, src)
 		return nil
 	case Zstd:
-		return c.decodeZstd(dst, src)
+		return c.DecodeZstd(dst, src)
 	case Blocks:
 		base = nil
 	case Delta, Rounded:

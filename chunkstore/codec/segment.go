@@ -141,7 +141,7 @@ func (c *Coder) decodeSegment(dst, src []byte, deep bool) ([]byte, error) {
 		return nil, err
 	}
 	if kind == segZstd {
-		return rest, c.decodeZstd(dst, coded)
+		return rest, c.DecodeZstd(dst, coded)
 	}
 	return rest, c.decodeHuff(dst, coded)
 }

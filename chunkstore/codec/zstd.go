@@ -20,8 +20,8 @@ func (c *Coder) appendZstd(dst, src []byte) []byte {
 	return c.enc.EncodeAll(src, dst)
 }
 
-// decodeZstd fills dst from a frame.
-func (c *Coder) decodeZstd(dst, frame []byte) error {
+// DecodeZstd fills dst from a frame, as it stands behind the form Zstd.
+func (c *Coder) DecodeZstd(dst, frame []byte) error {
 	if c.dec == nil {
 		// A frame may not ask for more than its plain bytes: dst's capacity is
 		// the limit.

@@ -129,5 +129,10 @@ func checkLengths(e Entry) error {
 	if e.Enc == EncRaw && (e.Stored != e.Raw || len(e.Ext) != 0) {
 		return fmt.Errorf("%w: raw chunk %x of %d bytes, stored %d", ErrFormat, e.ID, e.Raw, e.Stored)
 	}
+	if e.Enc == EncDelta {
+		if _, err := ParseBase(e.Ext); err != nil {
+			return fmt.Errorf("chunk %x: %w", e.ID, err)
+		}
+	}
 	return nil
 }

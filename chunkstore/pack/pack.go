@@ -44,8 +44,7 @@ const (
 )
 
 // Encoding says how a payload becomes plain bytes. The values are for ever;
-// a reader refuses those that it does not know. Encodings with a base chunk
-// will keep the base's ID in the entry's extension.
+// a reader refuses those that it does not know.
 type Encoding uint8
 
 const (
@@ -53,6 +52,11 @@ const (
 	EncRaw Encoding = 1
 	// EncZstd: the payload is one zstd frame without checksum.
 	EncZstd Encoding = 2
+	// EncPlanes: the payload is what package codec made of the chunk alone.
+	EncPlanes Encoding = 3
+	// EncDelta: the payload is what package codec made of the chunk and its
+	// base, which the extension names (Base).
+	EncDelta Encoding = 4
 )
 
 // Hash names the algorithm of chunk IDs and of the pack's own name.
@@ -76,7 +80,7 @@ type Entry struct {
 	Stored uint32 // payload length
 	Raw    uint32 // length of the plain bytes
 	CRC    uint32 // CRC32-C of the payload
-	Ext    []byte // belongs to Enc; empty for raw and zstd
+	Ext    []byte // belongs to Enc: the Base of a delta, else empty
 }
 
 // PayloadOffset is where the payload starts in the pack.

@@ -31,6 +31,9 @@ func drawEntries(t *rapid.T) []Entry {
 			if n := rapid.IntRange(0, MaxExt).Draw(t, "ext"); n > 0 {
 				e.Ext = bytes.Repeat([]byte{0xee}, n)
 			}
+			if e.Enc == EncDelta {
+				e.Ext = Base{ID: ID{7}, Depth: rapid.ByteRange(1, MaxDepth).Draw(t, "depth"), Turn: 3}.Append(nil)
+			}
 		}
 		es = append(es, e)
 		off = e.End()
@@ -134,17 +137,20 @@ func TestTruncated(t *testing.T) {
 func TestLies(t *testing.T) {
 	ok := Entry{Type: TypeData, Enc: EncZstd, Offset: HeaderSize, Raw: 10, Stored: 10}
 	for what, f := range map[string]Footer{
-		"overlap":          {Body: 1000, Entries: []Entry{ok, ok}},
-		"before the body":  {Body: 1000, Entries: []Entry{{Enc: EncZstd, Offset: HeaderSize - 1}}},
-		"behind the body":  {Body: HeaderSize + PartHeaderSize + 9, Entries: []Entry{ok}},
-		"negative offset":  {Body: 1000, Entries: []Entry{{Enc: EncZstd, Offset: -1}}},
-		"offset overflows": {Body: 1000, Entries: []Entry{{Enc: EncZstd, Offset: 1<<63 - 10}}},
-		"huge chunk":       {Body: 1 << 40, Entries: []Entry{{Enc: EncZstd, Offset: HeaderSize, Raw: MaxRaw + 1}}},
-		"huge payload":     {Body: 1 << 40, Entries: []Entry{{Enc: EncZstd, Offset: HeaderSize, Stored: MaxRaw + 1}}},
-		"raw of two sizes": {Body: 1000, Entries: []Entry{{Enc: EncRaw, Offset: HeaderSize, Raw: 10, Stored: 9}}},
-		"body too short":   {Body: HeaderSize - 1},
-		"negative body":    {Body: -1},
-		"unknown hash":     {Info: Info{Hash: 2}, Body: 1000},
+		"overlap":           {Body: 1000, Entries: []Entry{ok, ok}},
+		"before the body":   {Body: 1000, Entries: []Entry{{Enc: EncZstd, Offset: HeaderSize - 1}}},
+		"behind the body":   {Body: HeaderSize + PartHeaderSize + 9, Entries: []Entry{ok}},
+		"negative offset":   {Body: 1000, Entries: []Entry{{Enc: EncZstd, Offset: -1}}},
+		"offset overflows":  {Body: 1000, Entries: []Entry{{Enc: EncZstd, Offset: 1<<63 - 10}}},
+		"no base":           {Body: 1000, Entries: []Entry{{Enc: EncDelta, Offset: HeaderSize}}},
+		"a base of depth 0": {Body: 1000, Entries: []Entry{{Enc: EncDelta, Offset: HeaderSize, Ext: Base{}.Append(nil)}}},
+		"too deep":          {Body: 1000, Entries: []Entry{{Enc: EncDelta, Offset: HeaderSize, Ext: Base{Depth: MaxDepth + 1}.Append(nil)}}},
+		"huge chunk":        {Body: 1 << 40, Entries: []Entry{{Enc: EncZstd, Offset: HeaderSize, Raw: MaxRaw + 1}}},
+		"huge payload":      {Body: 1 << 40, Entries: []Entry{{Enc: EncZstd, Offset: HeaderSize, Stored: MaxRaw + 1}}},
+		"raw of two sizes":  {Body: 1000, Entries: []Entry{{Enc: EncRaw, Offset: HeaderSize, Raw: 10, Stored: 9}}},
+		"body too short":    {Body: HeaderSize - 1},
+		"negative body":     {Body: -1},
+		"unknown hash":      {Info: Info{Hash: 2}, Body: 1000},
 	} {
 		if f.Hash == 0 {
 			f.Hash = HashBLAKE3

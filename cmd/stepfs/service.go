@@ -324,6 +324,11 @@ type Stats struct {
 	Stored    uint64 `json:"stored_bytes"` // the same, encoded
 	PackBytes uint64 `json:"pack_bytes"`   // of the pack files
 
+	// What encoding saves, raw_bytes less stored_bytes, by how chunks are kept.
+	SavedZstd   uint64 `json:"saved_zstd_bytes"`
+	SavedPlanes uint64 `json:"saved_planes_bytes"`
+	SavedDeltas uint64 `json:"saved_deltas_bytes"`
+
 	// What the store takes on the disk, by class.
 	Data    int64 `json:"data_bytes"`    // packs, without what is dead in them
 	Dead    int64 `json:"dead_bytes"`    // in packs, and named by nothing any more

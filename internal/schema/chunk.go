@@ -21,10 +21,11 @@ import (
 //
 //	'c' domain(4, big-endian) id(32) holder(8)  -> empty
 //	'd' domain(4, big-endian) id(32)            -> DeadChunk: indexed, and nobody holds it
+//	'b' domain(4, big-endian) base(32) id(32)   -> empty: what the index has of id is a delta from base
 //	'M' "refs-from"                             -> the first pack number whose chunks have all their references
 const (
 	chunkIndexVersion = 1
-	packRecordVersion = 3 // 1 had no dead counts
+	packRecordVersion = 4 // 1 had no dead counts, 2 no hasty bytes, 3 no planes and deltas
 )
 
 // MetaRefsFrom is the counter that tells packs written before references
@@ -60,7 +61,7 @@ type ChunkLoc struct {
 	Raw    uint32 // plain length
 	Type   uint8  // pack.Type
 	Enc    uint8  // pack.Encoding
-	Ext    []byte // the encoding's own (the base of a delta, later)
+	Ext    []byte // the encoding's own: the base of a delta
 }
 
 // Encode gives the value: version, type, encoding, then uvarints pack, offset,
@@ -165,6 +166,32 @@ func DecodeDeadChunk(b []byte) (DeadChunk, error) {
 	return d, r.done("dead chunk")
 }
 
+// ChunkBasePrefix is the start of all that is made from a base.
+func ChunkBasePrefix(domain uint32, base [32]byte) []byte {
+	k := make([]byte, 0, chunkKeyLen+32)
+	k = append(k, PrefixChunkBase)
+	k = binary.BigEndian.AppendUint32(k, domain)
+	return append(k, base[:]...)
+}
+
+// ChunkBaseKey says that a chunk, where it lies, is a delta from base.
+func ChunkBaseKey(domain uint32, base, id [32]byte) []byte {
+	return append(ChunkBasePrefix(domain, base), id[:]...)
+}
+
+// ParseChunkBaseKey is the inverse of ChunkBaseKey.
+func ParseChunkBaseKey(k []byte) (domain uint32, base, id [32]byte, err error) {
+	if len(k) != chunkKeyLen+32 || k[0] != PrefixChunkBase {
+		return 0, base, id, fmt.Errorf("%w: chunk base key %x", ErrCorrupt, k)
+	}
+	return binary.BigEndian.Uint32(k[1:]), [32]byte(k[5:37]), [32]byte(k[37:]), nil
+}
+
+// ChunkBaseBounds are the bounds of all that is made from a base.
+func ChunkBaseBounds() (lower, upper []byte) {
+	return []byte{PrefixChunkBase}, []byte{PrefixChunkBase + 1}
+}
+
 const packKeyLen = 1 + 8
 
 // PackKey is the key of a pack's record; number 0 is the counter's.
@@ -215,6 +242,10 @@ type PackRecord struct {
 	DeadChunks uint64
 
 	Hasty uint64 // payload bytes that were not encoded, for lack of time, though that would gain
+
+	// Of Raw and Stored, those of chunks kept as planes, and as deltas.
+	PlanesRaw, PlanesStored uint64
+	DeltaRaw, DeltaStored   uint64
 }
 
 // AddDead counts chunks of the given payload bytes as dead, or as needed
@@ -226,9 +257,10 @@ func (p *PackRecord) AddDead(chunks, bytes int64) {
 }
 
 // Encode gives the value: version, state, name, then uvarints domain, size,
-// chunks, raw, stored, dead, dead chunks, hasty.
+// chunks, raw, stored, dead, dead chunks, hasty, planes raw and stored, delta
+// raw and stored.
 func (p PackRecord) Encode() []byte {
-	b := make([]byte, 0, 2+32+8*10)
+	b := make([]byte, 0, 2+32+12*10)
 	b = append(b, packRecordVersion, byte(p.State))
 	b = append(b, p.Name[:]...)
 	b = binary.AppendUvarint(b, uint64(p.Domain))
@@ -238,10 +270,13 @@ func (p PackRecord) Encode() []byte {
 	b = binary.AppendUvarint(b, p.Stored)
 	b = binary.AppendUvarint(b, p.Dead)
 	b = binary.AppendUvarint(b, p.DeadChunks)
-	return binary.AppendUvarint(b, p.Hasty)
+	for _, v := range [...]uint64{p.Hasty, p.PlanesRaw, p.PlanesStored, p.DeltaRaw, p.DeltaStored} {
+		b = binary.AppendUvarint(b, v)
+	}
+	return b
 }
 
-// DecodePackRecord is the inverse of Encode; it reads versions 1 and 2 too.
+// DecodePackRecord is the inverse of Encode; it reads older versions too.
 func DecodePackRecord(b []byte) (PackRecord, error) {
 	if len(b) < 34 || b[0] < 1 || b[0] > packRecordVersion {
 		return PackRecord{}, fmt.Errorf("%w: pack value %x", ErrCorrupt, b)
@@ -261,6 +296,11 @@ func DecodePackRecord(b []byte) (PackRecord, error) {
 	}
 	if b[0] >= 3 {
 		p.Hasty = r.upTo(math.MaxInt64)
+	}
+	if b[0] >= 4 {
+		for _, v := range [...]*uint64{&p.PlanesRaw, &p.PlanesStored, &p.DeltaRaw, &p.DeltaStored} {
+			*v = r.upTo(math.MaxInt64)
+		}
 	}
 	if p.State != PackLive && p.State != PackRetiring {
 		r.fail("pack state")

@@ -139,7 +139,7 @@ func FuzzPackRecord(f *testing.F) {
 	one := append(append([]byte{1, byte(PackLive)}, make([]byte, 32)...), 7, 100, 3, 90, 80)
 	f.Add(one)
 	f.Add(append(append([]byte{2}, one[1:]...), 20, 1))
-	fuzzValue(f, DecodePackRecord, PackRecord.Encode, PackRecord{State: PackLive}, PackRecord{Name: someID, State: PackRetiring, Domain: 1, Size: 99, Chunks: 2, Raw: 80, Stored: 70, Dead: 30, DeadChunks: 1, Hasty: 9})
+	fuzzValue(f, DecodePackRecord, PackRecord.Encode, PackRecord{State: PackLive}, PackRecord{Name: someID, State: PackRetiring, Domain: 1, Size: 99, Chunks: 2, Raw: 80, Stored: 70, Dead: 30, DeadChunks: 1, Hasty: 9, PlanesRaw: 50, PlanesStored: 40, DeltaRaw: 20, DeltaStored: 4})
 }
 
 func FuzzScrub(f *testing.F) {
@@ -218,7 +218,7 @@ func FuzzNameFlags(f *testing.F) {
 func FuzzKeys(f *testing.F) {
 	for _, k := range [][]byte{
 		Counter(7), Numbered(PrefixGen, 7), DentryKey(1, "name", 7), XattrKey(1, "user.a", 7), StripeKey(1, 2, 3), UnsettledKey(1, 2),
-		NameKey("scope", "12000", 7), NameKey("", "", 1), ChunkKey(1, someID), ChunkRefKey(1, someID, TreeHolder(3)), ChunkDeadKey(1, someID), PackKey(5), {},
+		NameKey("scope", "12000", 7), NameKey("", "", 1), ChunkKey(1, someID), ChunkRefKey(1, someID, TreeHolder(3)), ChunkDeadKey(1, someID), ChunkBaseKey(1, someID, [32]byte{7}), PackKey(5), {},
 	} {
 		f.Add(k)
 	}
@@ -253,6 +253,8 @@ func FuzzKeys(f *testing.F) {
 		check("chunk reference", err, func() []byte { return ChunkRefKey(domain, id, holder) })
 		domain, id, err = ParseChunkDeadKey(k)
 		check("dead chunk", err, func() []byte { return ChunkDeadKey(domain, id) })
+		domain, base, id, err := ParseChunkBaseKey(k)
+		check("base of a chunk", err, func() []byte { return ChunkBaseKey(domain, base, id) })
 		n, err = ParsePackKey(k)
 		check("pack", err, func() []byte { return PackKey(n) })
 	})

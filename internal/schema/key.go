@@ -48,6 +48,7 @@ const (
 	PrefixPack      = 'P' // see chunk.go
 	PrefixChunkRef  = 'c' // see chunk.go
 	PrefixChunkDead = 'd' // see chunk.go
+	PrefixChunkBase = 'b' // see chunk.go
 	PrefixTreeRef   = 'o' // o holder id                  -> empty; object of a sealed step's tree
 	PrefixDeadHold  = 'm' // m holder                     -> empty; dead, but still holds chunks
 	PrefixExpired   = 'E' // E seq                        -> empty; a snapshot that is gone, what it alone saw is not
@@ -116,9 +117,10 @@ const (
 	MetaNextIno = "next-ino" // inode numbers below are, or may have been, given out
 	MetaNextGen = "next-gen" // generations below are, or may have been, given out
 	MetaSlot    = "next-slot"
-	MetaOldGen  = "old-gen" // generations up to this one were begun before a power cut: nothing is written to them
-	MetaExclude = "exclude" // not a counter: the patterns of what is excluded, a line each
-	MetaBoot    = "boot"    // boot of the machine in which what an earlier power cut left was put right
+	MetaOldGen  = "old-gen"  // generations up to this one were begun before a power cut: nothing is written to them
+	MetaExclude = "exclude"  // not a counter: the patterns of what is excluded, a line each
+	MetaAdopt   = "adopting" // packs were being entered into the index: see chunkstore
+	MetaBoot    = "boot"     // boot of the machine in which what an earlier power cut left was put right
 )
 
 // MetaKey is the key of a counter.

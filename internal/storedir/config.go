@@ -24,8 +24,9 @@ import (
 // snapshots leave; a store of version 1 becomes one when it is opened, and the
 // packs that it has by then are kept whole, since nobody counted for them.
 // Version 3 knows more of a step and of a file that was made longer, version 4
-// what is excluded from snapshots.
-const FormatVersion = 4
+// what is excluded from snapshots, version 5 chunks that are planes of floats or
+// made from others.
+const FormatVersion = 5
 
 // The config file is text, for a person with nothing but a pager:
 //
