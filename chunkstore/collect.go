@@ -119,10 +119,9 @@ type collector struct {
 
 func (c *collector) run(ctx context.Context) error {
 	// What goes may be the last that needed something: so again, until there is
-	// nothing left to do but with packs that resist.
-	for more := true; more; {
-		var err error
-		if more, err = c.pass(ctx); err != nil {
+	// nothing left to do but with packs that resist. A chain has so many ends.
+	for range pack.MaxDepth + 1 {
+		if more, err := c.pass(ctx); !more || err != nil {
 			return err
 		}
 	}
