@@ -161,7 +161,10 @@ func (c *collector) pass(ctx context.Context) (worked bool, err error) {
 func (c *collector) note(p *oldPack) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if p.info.kept = p.kept; p.kept.chunks == 0 || !p.left {
+	if p.info.changes == p.seen {
+		p.info.kept = p.kept
+	}
+	if p.kept.chunks == 0 || !p.left {
 		c.tried[p.info] = struct{}{}
 	}
 }
