@@ -129,10 +129,9 @@ type collector struct {
 
 func (c *collector) run(ctx context.Context) error {
 	// What goes may be the last that needed something: so again, until there is
-	// nothing left to do but with packs that resist.
-	for more := true; more; {
-		var err error
-		if more, err = c.pass(ctx); err != nil {
+	// nothing left to do but with packs that resist. A chain has so many ends.
+	for range pack.MaxDepth + 1 {
+		if more, err := c.pass(ctx); !more || err != nil {
 			return err
 		}
 	}
@@ -172,7 +171,10 @@ func (c *collector) pass(ctx context.Context) (worked bool, err error) {
 func (c *collector) note(p *oldPack) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if p.info.kept = p.kept; p.kept.chunks == 0 || !p.left {
+	if p.info.changes == p.seen {
+		p.info.kept = p.kept
+	}
+	if p.kept.chunks == 0 || !p.left {
 		c.tried[p.info] = struct{}{}
 	}
 }

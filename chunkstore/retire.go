@@ -37,6 +37,7 @@ type oldPack struct {
 	encode bool      // what is unencoded in it is to be encoded
 	gone   bool      // its record is removed
 	kept   deadCount // dead, and needed by what is made from it
+	seen   uint64    // packInfo.changes before that was counted
 	left   bool      // not worth its while because of those
 }
 
@@ -73,7 +74,9 @@ func (c *collector) collect(ctx context.Context, g *group) (err error) {
 	}
 	if g.made != nil {
 		c.mu.Lock()
-		g.made.kept = g.copied
+		if g.made.changes == 0 {
+			g.made.kept = g.copied
+		}
 		c.mu.Unlock()
 	}
 	return c.remove(g)
@@ -92,7 +95,7 @@ func (c *collector) retire(g *group) error {
 		info.retiring = true
 		taken = append(taken, info)
 		rec := info.rec
-		g.packs = append(g.packs, &oldPack{info: info, number: info.number, name: rec.Name, size: rec.Size, encode: c.encodes(info)})
+		g.packs = append(g.packs, &oldPack{info: info, number: info.number, name: rec.Name, size: rec.Size, encode: c.encodes(info), seen: info.changes})
 	}
 	c.mu.Unlock()
 	g.old = taken

@@ -14,7 +14,8 @@ import (
 // if all those holders ended that freed says yes to, this one among them. Each
 // chunk is put down to the first of its holders alone, so that the sums of
 // several holders add up. Packs of which it is not known what is dead give
-// nothing back. ids may repeat. It costs a look-up or two a chunk.
+// nothing back. A chunk that deltas are made from counts in full, though
+// something has to take its place. ids may repeat. It costs a look-up or two a chunk.
 func (s *Store) Sole(holder uint64, ids [][32]byte, freed func(holder uint64) bool) (bytes int64, err error) {
 	it, err := s.db.NewIter(schema.ChunkRefBounds())
 	if err != nil {

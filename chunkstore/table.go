@@ -21,9 +21,10 @@ type packInfo struct {
 	// only while there are no pins, and while it is set none are added.
 	retiring bool
 	// kept is what of its dead was found to be needed by what is made from it;
-	// it is forgotten when that changes.
-	kept  deadCount
-	unfit bool // could not be rewritten; not tried again until the next Open
+	// it is forgotten when that changes, which changes counts.
+	changes uint64
+	kept    deadCount
+	unfit   bool // could not be rewritten; not tried again until the next Open
 }
 
 // deadCount counts dead chunks.
@@ -159,6 +160,7 @@ func (s *Store) unkeep(number uint64) {
 	defer s.mu.Unlock()
 	if info := s.mu.table[number]; info != nil {
 		info.kept = deadCount{}
+		info.changes++
 	}
 }
 

@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -91,7 +92,7 @@ func DecodeChunkLoc(b []byte) (ChunkLoc, error) {
 		Raw:    r.uint32(),
 	}
 	if len(r.b) > 0 {
-		c.Ext, r.b = r.b, nil
+		c.Ext, r.b = bytes.Clone(r.b), nil // an iterator's value does not last
 	}
 	return c, r.done("chunk location")
 }

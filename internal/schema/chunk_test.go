@@ -31,7 +31,9 @@ func TestChunkIndexRoundTrip(t *testing.T) {
 		rec := PackRecord{
 			Name: id, State: PackState(rapid.Uint8Range(1, 2).Draw(t, "state")), Domain: domain,
 			Size: u31.Draw(t, "size"), Chunks: u31.Draw(t, "chunks"), Raw: u31.Draw(t, "rawBytes"), Stored: u31.Draw(t, "storedBytes"),
-			Dead: u31.Draw(t, "dead"), DeadChunks: u31.Draw(t, "deadChunks"),
+			Dead: u31.Draw(t, "dead"), DeadChunks: u31.Draw(t, "deadChunks"), Hasty: u31.Draw(t, "hasty"),
+			PlanesRaw: u31.Draw(t, "planesRaw"), PlanesStored: u31.Draw(t, "planesStored"),
+			DeltaRaw: u31.Draw(t, "deltaRaw"), DeltaStored: u31.Draw(t, "deltaStored"),
 		}
 		if got, err := DecodePackRecord(rec.Encode()); err != nil || got != rec {
 			t.Fatalf("%+v became %+v, %v", rec, got, err)
@@ -45,6 +47,10 @@ func TestChunkIndexRoundTrip(t *testing.T) {
 		}
 		if d, i, err := ParseChunkDeadKey(ChunkDeadKey(domain, id)); err != nil || d != domain || i != id {
 			t.Fatalf("dead key: %d %x %v", d, i, err)
+		}
+		base := [32]byte(rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "base"))
+		if d, b, i, err := ParseChunkBaseKey(ChunkBaseKey(domain, base, id)); err != nil || d != domain || b != base || i != id {
+			t.Fatalf("base key: %d %x %x %v", d, b, i, err)
 		}
 		dead := DeadChunk{Pack: loc.Pack, Stored: loc.Stored}
 		if got, err := DecodeDeadChunk(dead.Encode()); err != nil || got != dead {
@@ -69,6 +75,16 @@ func TestPackRecordVersion1(t *testing.T) {
 	b[0] = packRecordVersion + 1
 	if _, err := DecodePackRecord(append(b, 1, 1)); !errors.Is(err, ErrCorrupt) {
 		t.Fatalf("a version to come: %v", err)
+	}
+}
+
+// TestPackRecordVersion3: one from before there were planes and deltas.
+func TestPackRecordVersion3(t *testing.T) {
+	b := append([]byte{3, byte(PackLive)}, make([]byte, 32)...)
+	b = append(b, 7, 100, 3, 90, 80, 10, 1, 5)
+	want := PackRecord{State: PackLive, Domain: 7, Size: 100, Chunks: 3, Raw: 90, Stored: 80, Dead: 10, DeadChunks: 1, Hasty: 5}
+	if got, err := DecodePackRecord(b); err != nil || got != want {
+		t.Fatalf("%+v, %v", got, err)
 	}
 }
 
