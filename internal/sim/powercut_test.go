@@ -21,7 +21,7 @@ import (
 var ctx = context.Background()
 
 // counts say what a run has proved.
-type counts struct{ points, kills, creation, recovery, acked, older, staged, packed, lives, ops, sealed, pruned, leaks atomic.Int64 }
+type counts struct{ points, kills, creation, recovery, acked, older, staged, packed, lives, ops, sealed, leaks atomic.Int64 }
 
 // machine is one disk, the store on it and those that use it.
 type machine struct {

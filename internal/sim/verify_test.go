@@ -41,7 +41,6 @@ type found struct {
 	newest   []snapshot.Info // as of the end
 	views    map[uint64]map[string]seen
 	acked    int // snapshots that were acknowledged, and are there
-	lost     int // that were not, and are not
 	older    int // files in them that show an older content
 	findings []check.Finding
 	expired  []uint64 // since the store was opened
