@@ -101,8 +101,8 @@ func (p *Pending) depend(pw *packWriter) {
 	p.packs[pw] = struct{}{}
 }
 
-// add stores one chunk unless it is there. part is the plain bytes behind room
-// for a part header; it may be overwritten. off is where it lies in its file.
+// add stores one chunk, which lies at off in its file, unless it is there. Its
+// part may be overwritten. If it is made from its base, the pack keeps that.
 func (p *Pending) add(coder *codec.Coder, c chunk, off int64, typ pack.Type) error {
 	s, part, id := p.s, c.part, c.id
 	n := len(part) - pack.PartHeaderSize

@@ -104,9 +104,9 @@ func (s *Store) under(id ID, loc schema.ChunkLoc, sure bool) (*buffer, error) {
 	return s.baseBytes(id, link, loc.Raw, sure)
 }
 
-// baseBytes gives the bytes of a base. The cache is asked, but
-// neither filled nor waited for: whoever loads holds a place in the queue that
-// the one who is waited for may need.
+// baseBytes gives the bytes of a base. The cache is asked, but neither filled nor
+// waited for: whoever loads holds a place in the queue that the one who is
+// waited for may need.
 func (s *Store) baseBytes(id ID, link pack.Base, rawLen uint32, sure bool) (b *buffer, err error) {
 	if e := s.cache.peek(link.ID); e != nil {
 		defer s.cache.release(e)

@@ -116,7 +116,7 @@ func (c *collector) rebasePack(d *deltas, p *oldPack) error {
 		return nil
 	}
 	for _, n := range free {
-		if err := c.free(d, p, n); err != nil {
+		if err := c.free(d, n); err != nil {
 			return err
 		}
 	}
@@ -200,9 +200,9 @@ func (d *deltas) needs(n need) (needed, useless []need, err error) {
 	return needed, useless, nil
 }
 
-// free has a dead chunk of a pack go, which one other needs at most. If
-// something stands in the way, it stays.
-func (c *collector) free(d *deltas, p *oldPack, n need) error {
+// free has a dead chunk go, which one other needs at most. If something stands
+// in the way, it stays.
+func (c *collector) free(d *deltas, n need) error {
 	going, last := []need{n}, n // last: what the one that is moved is made from now
 	var move *need
 	for move == nil {
