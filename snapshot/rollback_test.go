@@ -163,3 +163,56 @@ func TestRollbackIsAllOrNothing(t *testing.T) {
 		t.Error("no moment was looked at")
 	}
 }
+
+// renaming is a live tree in which a job renames at the worst of times: during a
+// rollback, and when it is asked where something lies.
+type renaming struct {
+	snapshot.Tree
+	rename func()
+}
+
+func (r *renaming) Rollback(dir, seq, scope uint64, skip string) ([]string, error) {
+	names, err := r.Tree.Rollback(dir, seq, scope, skip)
+	r.rename()
+	return names, err
+}
+
+func (r *renaming) Parent(ino uint64) (uint64, error) {
+	r.rename()
+	return r.Tree.Parent(ino)
+}
+
+// TestRollbackWhileRenaming: a rollback sorts out what the sealer was told
+// meanwhile. Whoever renames tells it with locks of the tree, so the sealer must
+// not ask the tree with its own: each would wait for the other for ever.
+func TestRollbackWhileRenaming(t *testing.T) {
+	r := &renaming{rename: func() {}}
+	w := newWorld(t, func(c *snapshot.Config) {
+		r.Tree = c.Tree
+		c.Tree = r
+	})
+	w.put("run/model", "1")
+	_, err := w.m.Snapshot(w.ctx(), "run", "7", "xattr", nil)
+	w.ok(err)
+	from, to := w.dir("a/below"), w.dir("b/below")
+	w.put("a/below/f", "1")
+	renames := 0
+	r.rename = func() {
+		done := make(chan error, 1)
+		go func() { done <- w.tree.Rename(from, "f", to, "f", 0) }()
+		select {
+		case err := <-done:
+			w.ok(err)
+		case <-time.After(10 * time.Second):
+			panic("a rename waits for the rollback") // and the rollback for it, from here on
+		}
+		from, to = to, from
+		renames++
+	}
+	_, err = w.m.Rollback(w.ctx(), "run", "7")
+	r.rename = func() {}
+	w.ok(err)
+	if renames < 2 {
+		t.Fatal("the rollback asked the tree nothing: this proves nothing")
+	}
+}

@@ -270,17 +270,27 @@ func (s *sealer) without(dir uint64, fn func() error) error {
 	defer s.resolving.Unlock()
 	s.resolveLocked()
 	defer func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		kept := s.events[:0]
-		for _, e := range s.events {
+		var kept []Event
+		for _, e := range s.takeEvents() {
 			if _, err := s.m.tree.PathOf(e.Dir); err == nil && !s.m.below(e.Dir, dir) {
 				kept = append(kept, e)
 			}
 		}
-		s.events = kept
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.events = append(kept, s.events...)
 	}()
 	return fn()
+}
+
+// takeEvents gives the events that were not looked at. The tree is asked about them
+// without the lock: who changes it tells of that (Happened) with locks of its own.
+func (s *sealer) takeEvents() []Event {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	events := s.events
+	s.events = nil
+	return events
 }
 
 // maxRefused bounds what is remembered of trackers that named no step.

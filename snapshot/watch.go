@@ -33,10 +33,7 @@ func (s *sealer) resolve() {
 
 func (s *sealer) resolveLocked() {
 	start := s.m.cfg.Now()
-	s.mu.Lock()
-	events := s.events
-	s.events = nil
-	s.mu.Unlock()
+	events := s.takeEvents()
 	w := &watcher{s: s, now: time.Now(), dirs: map[uint64]dirPlace{}}
 	for _, e := range events {
 		w.event(e)
