@@ -265,6 +265,16 @@ func (m *model) after(k *known) *known {
 	return k
 }
 
+// wild says whether a worker was amid an operation of several transactions.
+func (k *known) wild() bool {
+	for _, line := range k.lines {
+		if line[len(line)-1].wild {
+			return true
+		}
+	}
+	return false
+}
+
 // least is the oldest version that a snapshot may show of a file whose version
 // commit it was given: -1 means that the file may be absent.
 func (k *known) least(f *file, commit int) int {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -232,7 +233,7 @@ func (m *machine) begin(s *store, model *model, rng *rand.Rand) (ws []*worker, e
 		k.dir = a.Ino
 		ws = append(ws, k)
 	}
-	if base != nil && base.kill && f != nil {
+	if base != nil && base.kill && f != nil && !base.known.wild() {
 		model.goOn(f, base.known, ws)
 	} else if err := m.settle(s, model, ws); err != nil {
 		return nil, err
@@ -266,7 +267,13 @@ func (m *machine) settle(s *store, model *model, ws []*worker) error {
 		return err
 	}
 	for _, i := range infos {
+		release := s.m.Pin(i.Seq)
 		v, err := s.view(i.Seq)
+		_, gone := s.m.Get(i.Seq)
+		release()
+		if errors.Is(gone, snapshot.ErrNotExist) {
+			continue // expired meanwhile
+		}
 		if err != nil {
 			return err
 		}
