@@ -49,6 +49,8 @@ func (m *Manager) expire(vs []victim, pressed bool) (gone []Info, err error) {
 	}
 	m.dropNames(nameless)
 	m.keeper.expired(gone)
+	// For those who are told: what frees (fs/stage reap, chunkstore sweep) syncs
+	// the journal itself before it unlinks anything.
 	if err := m.db.Sync(pos); err != nil {
 		return gone, err
 	}

@@ -13,7 +13,8 @@ func (l *Log) Trim(before Pos) error {
 	if !l.canTrim(before) {
 		return nil
 	}
-	// What stays must be able to tell the position by itself after a crash.
+	// What stays must be able to tell the position by itself after a crash:
+	// trimmable asks for that, and without a sync would rarely find it so.
 	if err := l.Sync(l.End()); err != nil {
 		return err
 	}

@@ -31,6 +31,7 @@ type node struct {
 	live   int    // version that the live tree shows
 	commit int    // newest one that snapshots show; -1: none
 	log    bool   // open, and only appended to: a seal may take it up to its size
+	maybe  []int  // newer versions of which a kill left open whether they are committed
 }
 
 // treeState is a worker's directory between two of its operations.
@@ -57,8 +58,10 @@ type snap struct {
 	strict      bool            // sealed: all of it is durable
 	name        string          // "" for a barrier
 	fixed       map[string]seen // what it shows for ever, since a power cut has decided that
-	forgetBegun bool
-	forgotten   bool
+	forgetBegun bool            // it may be forgotten
+	forgotten   bool            // it is
+	holdBegun   bool            // it may be held
+	held        bool            // it is
 }
 
 // model is what workers asked for and what they were told.
@@ -200,7 +203,7 @@ func (m *model) committing(w int, step string) {
 
 func (m *model) ackStrict(w, lo, hi int) {
 	for _, n := range m.lines[w][lo].nodes {
-		if n.f == nil || n.commit < 0 || n.log {
+		if n.f == nil || n.commit < 0 || n.log || n.maybe != nil {
 			continue
 		}
 		same := true
@@ -254,10 +257,22 @@ func (m *model) after(k *known) *known {
 		k.files[f] = file{contents: f.contents, commits: f.commits, acks: k.files[f].acks}
 	}
 	for seq, s := range k.snaps {
-		s.forgetBegun = m.snaps[seq].forgetBegun
+		now := m.snaps[seq]
+		s.forgetBegun, s.forgotten = s.forgetBegun || now.forgetBegun, s.forgotten && now.forgotten
+		s.holdBegun, s.held = s.holdBegun || now.holdBegun, s.held && now.held
 		k.snaps[seq] = s
 	}
 	return k
+}
+
+// wild says whether a worker was amid an operation of several transactions.
+func (k *known) wild() bool {
+	for _, line := range k.lines {
+		if line[len(line)-1].wild {
+			return true
+		}
+	}
+	return false
 }
 
 // least is the oldest version that a snapshot may show of a file whose version
@@ -328,6 +343,11 @@ func (k *known) version(n node, v seen, there, exact bool) (int, bool) {
 	}
 	if n.commit >= 0 && f.contents[n.commit] == v.data {
 		return n.commit, true
+	}
+	for _, version := range n.maybe {
+		if f.contents[version] == v.data {
+			return version, true
+		}
 	}
 	if n.log {
 		for version := n.live; version > n.commit; version-- {

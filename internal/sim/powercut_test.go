@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -21,7 +22,7 @@ import (
 var ctx = context.Background()
 
 // counts say what a run has proved.
-type counts struct{ points, kills, creation, recovery, acked, older, staged, packed, lives, ops, sealed, leaks atomic.Int64 }
+type counts struct{ points, kills, creation, recovery, acked, older, staged, packed, lives, ops, sealed, deltas, leaks atomic.Int64 }
 
 // machine is one disk, the store on it and those that use it.
 type machine struct {
@@ -128,6 +129,9 @@ func inspect(img *image, did *counts, active bool) error {
 	if err != nil {
 		return err
 	}
+	if s.chunks.Stats().SavedDeltas > 0 {
+		did.deltas.Add(1)
+	}
 	f, err := verify(s, img)
 	if err == nil {
 		err = goesOn(s)
@@ -229,7 +233,7 @@ func (m *machine) begin(s *store, model *model, rng *rand.Rand) (ws []*worker, e
 		k.dir = a.Ino
 		ws = append(ws, k)
 	}
-	if base != nil && base.kill && f != nil {
+	if base != nil && base.kill && f != nil && !base.known.wild() {
 		model.goOn(f, base.known, ws)
 	} else if err := m.settle(s, model, ws); err != nil {
 		return nil, err
@@ -263,11 +267,18 @@ func (m *machine) settle(s *store, model *model, ws []*worker) error {
 		return err
 	}
 	for _, i := range infos {
+		release := s.m.Pin(i.Seq)
 		v, err := s.view(i.Seq)
+		_, gone := s.m.Get(i.Seq)
+		release()
+		if errors.Is(gone, snapshot.ErrNotExist) {
+			continue // expired meanwhile
+		}
 		if err != nil {
 			return err
 		}
-		model.snaps[i.Seq] = &snap{fixed: v, name: i.Name, forgetBegun: i.Forgotten != nil, forgotten: i.Forgotten != nil}
+		model.snaps[i.Seq] = &snap{fixed: v, name: i.Name, forgetBegun: i.Forgotten != nil, forgotten: i.Forgotten != nil,
+			holdBegun: len(i.Holds) > 0, held: len(i.Holds) > 0}
 	}
 	model.pruned = true // of those, some may be on their way out
 	return nil
@@ -301,6 +312,7 @@ func (m *model) goOn(f *found, k *known, ws []*worker) {
 		}
 		for id, n := range s.nodes { // whether the operation under way has committed a content is not to be seen
 			if was, ok := k.lines[w.w][min(k.done[w.w], f.at[w.w])].nodes[id]; ok && was.commit != n.commit {
+				n.maybe = append(slices.Clip(n.maybe), n.commit)
 				n.commit, n.log = was.commit, true
 				s.nodes[id] = n
 			} else if !ok && n.f != nil {
@@ -389,13 +401,13 @@ func TestPowerCut(t *testing.T) {
 		close(images)
 		pool.Wait()
 	}
-	t.Logf("seeds from %d: %d crashes (%d of them kills), %d while a store was made, %d in recovery, %d lives, %d operations; %d acknowledged snapshots found, %d files in them back to an older content, %d crashes with staged files, %d lives with packs, %d steps sealed, %d leaks",
-		first, did.points.Load(), did.kills.Load(), did.creation.Load(), did.recovery.Load(), did.lives.Load(), did.ops.Load(), did.acked.Load(), did.older.Load(), did.staged.Load(), did.packed.Load(), did.sealed.Load(), did.leaks.Load())
+	t.Logf("seeds from %d: %d crashes (%d of them kills), %d while a store was made, %d in recovery, %d lives, %d operations; %d acknowledged snapshots found, %d files in them back to an older content, %d crashes with staged files, %d lives with packs, %d steps sealed, %d crashes with deltas, %d leaks",
+		first, did.points.Load(), did.kills.Load(), did.creation.Load(), did.recovery.Load(), did.lives.Load(), did.ops.Load(), did.acked.Load(), did.older.Load(), did.staged.Load(), did.packed.Load(), did.sealed.Load(), did.deltas.Load(), did.leaks.Load())
 	if err := bad.Load(); err != nil {
 		t.Fatalf("after %d crashes: %v", did.points.Load(), *err)
 	}
 	for what, n := range map[string]int64{"crashes": did.points.Load(), "kills": did.kills.Load(), "crashes in recovery": did.recovery.Load(), "acknowledged snapshots": did.acked.Load(),
-		"older contents": did.older.Load(), "staged files": did.staged.Load(), "packs": did.packed.Load(), "sealed steps": did.sealed.Load()} {
+		"older contents": did.older.Load(), "staged files": did.staged.Load(), "packs": did.packed.Load(), "sealed steps": did.sealed.Load(), "crashes with deltas": did.deltas.Load()} {
 		if n == 0 && !only {
 			t.Errorf("no %s: nothing proved", what)
 		}

@@ -163,6 +163,9 @@ func (f *found) checkSnapshots(img *image) error {
 		if s.forgotten && i.Forgotten == nil || known && !s.forgetBegun && i.Forgotten != nil {
 			return fmt.Errorf("snapshot %d %q: forgotten is %v", seq, s.name, i.Forgotten)
 		}
+		if held := len(i.Holds) > 0; s.held && !held || known && !s.holdBegun && held {
+			return fmt.Errorf("snapshot %d %q: held is %v", seq, s.name, held)
+		}
 		if s.name != i.Name && s.name != "" {
 			return fmt.Errorf("snapshot %d is called %q, not %q", seq, i.Name, s.name)
 		}

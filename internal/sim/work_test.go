@@ -1,8 +1,10 @@
 package sim
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sort"
@@ -28,6 +30,8 @@ type worker struct {
 	next *int           // number of the next node
 	step *int           // and of the next step
 	err  error
+
+	weights []float32 // what is trained
 }
 
 func dirName(w int) string { return fmt.Sprint("w", w) }
@@ -98,9 +102,9 @@ func (k *worker) free() (string, bool) {
 // run does n things at random.
 func (k *worker) run(n int) {
 	ops := []func(){k.write, k.write, k.write, k.write, k.write, k.shut, k.shut, k.shut, k.truncate, k.link, k.rename, k.rename, k.unlink, k.subdir, k.symlink,
-		k.attr, k.copy, k.fsync, k.fsync, k.fsyncAll, k.fsyncDir, k.barrier, k.settle, k.wait, k.checkpoint, k.rotate}
+		k.attr, k.copy, k.fsync, k.fsync, k.fsyncAll, k.fsyncDir, k.barrier, k.settle, k.wait, k.checkpoint, k.rotate, k.train}
 	if k.w == 0 {
-		ops = append(ops, k.named, k.named, k.forget, k.prune, k.rollback, k.drain, k.drain)
+		ops = append(ops, k.named, k.named, k.forget, k.unforget, k.hold, k.release, k.prune, k.rollback, k.drain, k.drain)
 	}
 	for range n {
 		if k.err != nil {
@@ -206,7 +210,7 @@ func (m *model) commit(n node) node {
 		n.commit = n.live
 		n.f.commits = append(n.f.commits, n.live)
 	}
-	n.log = false
+	n.log, n.maybe = false, nil
 	return n
 }
 
@@ -233,10 +237,12 @@ func (k *worker) write() {
 	k.put(id, off, []int{1, 100, 3000, 4096, 9000, 67000}[k.rng.IntN(6)])
 }
 
-func (k *worker) put(id int, off int64, size int) {
+func (k *worker) put(id int, off int64, size int) { k.putData(id, off, noise(k.rng, size)) }
+
+func (k *worker) putData(id int, off int64, data []byte) {
 	n := k.m.last(k.w).nodes[id]
 	old := k.content(n)
-	data := noise(k.rng, size)
+	size := len(data)
 	b := make([]byte, max(len(old), int(off)+size))
 	copy(b, old)
 	copy(b[off:], data)
@@ -561,7 +567,11 @@ func (k *worker) checkpoint() {
 	k.mkdir(dir)
 	for part := range 1 + k.rng.IntN(2) {
 		id := k.create(fmt.Sprintf("%s/weights%d.dat", dir, part))
-		k.put2(id, []int{3000, 9000, 67000}[k.rng.IntN(3)])
+		data := k.trained()
+		if part > 0 {
+			data = noise(k.rng, []int{3000, 9000, 67000}[k.rng.IntN(3)])
+		}
+		k.putWhole(id, data)
 	}
 	id := k.create(dir + "/trainer_state.json")
 	if k.err != nil {
@@ -583,13 +593,46 @@ func (k *worker) checkpoint() {
 	}
 }
 
-// put2 writes and closes.
-func (k *worker) put2(id, size int) {
+// putWhole writes and closes.
+func (k *worker) putWhole(id int, data []byte) {
 	if k.err == nil {
-		k.put(id, 0, size)
+		k.putData(id, 0, data)
 	}
 	if k.err == nil {
 		k.close(id)
+	}
+}
+
+// trained gives the weights after one more step, which are near those before:
+// chunks of them are stored as deltas.
+func (k *worker) trained() []byte {
+	if k.weights == nil {
+		k.weights = make([]float32, 6000)
+		for i := range k.weights {
+			k.weights[i] = float32(k.rng.NormFloat64() * 0.03)
+		}
+	}
+	var b []byte
+	for i := range k.weights {
+		k.weights[i] += float32(k.rng.NormFloat64() * 3e-6)
+		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(k.weights[i]))
+	}
+	return b
+}
+
+// train overwrites the weights at one path, and often has snapshots keep them.
+func (k *worker) train() {
+	const path = "model"
+	id, ok := k.m.last(k.w).names[path]
+	if !ok {
+		id = k.create(path)
+	} else if _, open := k.fhs[id]; !open {
+		k.open(path, id, 0)
+	}
+	k.putWhole(id, k.trained())
+	if k.w == 0 && k.rng.IntN(3) > 0 {
+		k.named()
+		k.drain()
 	}
 }
 
@@ -636,13 +679,13 @@ func (k *worker) named() {
 	})
 }
 
-// anyNamed gives a snapshot that was made under a name and not forgotten.
-func (k *worker) anyNamed() (seq uint64, name string, ok bool) {
+// anyNamed gives a snapshot that was made under a name, of those that are ok.
+func (k *worker) anyNamed(ok func(s *snap) bool) (seq uint64, name string, found bool) {
 	k.m.mu.Lock()
 	defer k.m.mu.Unlock()
 	var seqs []uint64
 	for seq, s := range k.m.snaps {
-		if strings.HasPrefix(s.name, "n") && !s.forgetBegun {
+		if strings.HasPrefix(s.name, "n") && ok(s) {
 			seqs = append(seqs, seq)
 		}
 	}
@@ -654,22 +697,73 @@ func (k *worker) anyNamed() (seq uint64, name string, ok bool) {
 	return seq, k.m.snaps[seq].name, true
 }
 
+func kept(s *snap) bool { return !s.forgetBegun }
+
+// told changes what is known of a snapshot.
+func (k *worker) told(seq uint64, change func(s *snap)) {
+	k.m.mu.Lock()
+	defer k.m.mu.Unlock()
+	change(k.m.snaps[seq])
+}
+
 func (k *worker) forget() {
-	seq, name, ok := k.anyNamed()
+	seq, name, ok := k.anyNamed(func(s *snap) bool { return kept(s) && !s.holdBegun })
 	if !ok {
 		return
 	}
-	k.m.mu.Lock()
-	k.m.snaps[seq].forgetBegun = true
-	k.m.mu.Unlock()
-	k.do("forget "+name, func(*treeState) {}, func() error {
+	k.told(seq, func(s *snap) { s.forgetBegun = true })
+	if k.do("forget "+name, func(*treeState) {}, func() error {
 		_, err := k.s.m.Forget(snapshot.Forget{Scope: dirName(k.w), Names: []string{name}})
 		return err
-	})
-	if k.err == nil {
-		k.m.mu.Lock()
-		k.m.snaps[seq].forgotten = true
-		k.m.mu.Unlock()
+	}) {
+		k.told(seq, func(s *snap) { s.forgotten = true })
+	}
+}
+
+// unforget brings back what prune has not removed.
+func (k *worker) unforget() {
+	seq, name, ok := k.anyNamed(func(s *snap) bool { return s.forgetBegun })
+	if !ok {
+		return
+	}
+	k.told(seq, func(s *snap) { s.forgotten = false })
+	gone := false
+	if k.do("unforget "+name, func(*treeState) {}, func() error {
+		_, err := k.s.m.Unforget(dirName(k.w), []string{name})
+		if gone = errors.Is(err, snapshot.ErrPruned) || errors.Is(err, snapshot.ErrNotExist); gone {
+			return nil
+		}
+		return err
+	}) && !gone {
+		k.told(seq, func(s *snap) { s.forgetBegun = false })
+	}
+}
+
+func (k *worker) hold() {
+	seq, name, ok := k.anyNamed(kept)
+	if !ok {
+		return
+	}
+	k.told(seq, func(s *snap) { s.holdBegun = true })
+	if k.do("hold "+name, func(*treeState) {}, func() error {
+		_, err := k.s.m.Hold(seq, snapshot.Hold{Name: "sim", By: "sim"})
+		return err
+	}) {
+		k.told(seq, func(s *snap) { s.held = true })
+	}
+}
+
+func (k *worker) release() {
+	seq, name, ok := k.anyNamed(func(s *snap) bool { return s.held })
+	if !ok {
+		return
+	}
+	k.told(seq, func(s *snap) { s.held = false })
+	if k.do("release "+name, func(*treeState) {}, func() error {
+		_, err := k.s.m.Release(seq, "sim")
+		return err
+	}) {
+		k.told(seq, func(s *snap) { s.holdBegun = false })
 	}
 }
 
@@ -689,7 +783,7 @@ func (k *worker) drain() {
 
 // rollback makes the worker's directory what a snapshot shows of it.
 func (k *worker) rollback() {
-	seq, name, ok := k.anyNamed()
+	seq, name, ok := k.anyNamed(kept)
 	if !ok || k.rng.IntN(2) == 0 {
 		return
 	}
