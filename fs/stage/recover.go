@@ -290,9 +290,10 @@ func (t *Tree) mendLive(n *inode, torn []mark, maps map[uint64]dataMap) error {
 }
 
 // durableEnd is the length that the durable version of the file had. After
-// revert, that is the committed one.
+// revert, that is the committed one. One that was only made longer, and never
+// written, lies below whatever the live content begins with.
 func durableEnd(rec *schema.Inode) int64 {
-	if rec.Committed != nil && rec.Committed.Gen >= rec.Live.Base {
+	if c := rec.Committed; c != nil && (c.Gen == 0 || c.Gen >= rec.Live.Base) {
 		return min(rec.Committed.Len, rec.Live.Len)
 	}
 	return 0

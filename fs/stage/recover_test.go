@@ -165,6 +165,41 @@ func TestNoTruncatedBytes(t *testing.T) {
 	}
 }
 
+// TestDurableLength: a file that was made longer without a write, and synced,
+// stays as long when power takes the first bytes that were written to it.
+func TestDurableLength(t *testing.T) {
+	lost := 0
+	for seed := range uint64(40) {
+		w := &world{t: t, mem: newMem(t), disk: newMemDisk()}
+		w.open("boot1")
+		ino, fh := w.create("f")
+		size := int64(5000)
+		if _, err := w.tree.SetAttr(ino, SetAttr{Size: &size, Handle: fh}); err != nil {
+			t.Fatal(err)
+		}
+		w.barrier(ino)
+		w.mustWrite(ino, fh, 'n', 70000, 10)
+		if err := w.eng.Sync(w.eng.Pos()); err != nil {
+			t.Fatal(err)
+		}
+		w.powerCut("boot2", rand.New(rand.NewPCG(seed, 4)))
+		a, err := w.tree.GetAttr(ino)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.Size < size {
+			t.Fatalf("seed %d: %d bytes, of which %d were durable", seed, a.Size, size)
+		}
+		if a.Size == size {
+			lost++
+		}
+		w.close()
+	}
+	if lost == 0 {
+		t.Error("no write was lost: nothing proved")
+	}
+}
+
 // TestNothingLostWaits: of a file that was committed twice beyond its last
 // sync, once by an append and once by an overwrite, power took what was not
 // synced. What waits for ingest then is what is there.
