@@ -18,9 +18,9 @@ import (
 
 // The chunk index of a whole store, made from the footers of its packs. It is
 // made in two passes, which look up nothing but deltas: IndexPacks writes where
-// each chunk lies, a pack in a transaction; CountDead walks over chunks and
-// references side by side, marks those that nobody holds, and has each base
-// kept for what is made from it. In memory is a record for each pack. Nothing else may use the store meanwhile. Whatever ends
+// each chunk lies, a pack in a transaction, deltas when what they are made from
+// is there; CountDead walks over chunks and references side by side and marks
+// those that nobody holds. In memory is a record for each pack. Nothing else may use the store meanwhile. Whatever ends
 // it, it can be done again from the start.
 
 // Indexed is what IndexPacks found.
@@ -29,13 +29,14 @@ type Indexed struct {
 	Bytes         uint64   // of all packs
 	Unreadable    []string // pack files without a footer that can be used
 	Broken        []error  // why, in that order
+
+	deltas []deltaPack
 }
 
 // IndexPacks writes the locations of all chunks in the packs of dir, and the
 // records of the packs, into an index that has none. Of a chunk that lies in
-// several packs, that is taken which is less deep (a chunk is made from less when
-// it is written again, never from more), then that of the youngest file. done
-// hears of each pack.
+// several packs, the youngest file has it that has it whole, else the oldest of
+// which the base is there. done hears of each pack.
 func IndexPacks(ctx context.Context, db DB, fs vfs.FS, dir string, domain uint32, done func(Indexed)) (Indexed, error) {
 	x := Indexed{}
 	files, err := filesByAge(fs, dir)
@@ -61,6 +62,9 @@ func IndexPacks(ctx context.Context, db DB, fs vfs.FS, dir string, domain uint32
 			done(x)
 		}
 	}
+	if err := x.enterDeltas(ctx, db, fs, dir, domain); err != nil {
+		return x, fmt.Errorf("index the packs: %w", err)
+	}
 	return x, nil
 }
 
@@ -68,22 +72,24 @@ func IndexPacks(ctx context.Context, db DB, fs vfs.FS, dir string, domain uint32
 func (x *Indexed) enter(db DB, domain uint32, name pack.Name, foot pack.Footer) error {
 	number := x.Packs + 1
 	rec := packRecord(domain, name, foot.Body, foot.Entries)
+	hasDeltas := false
 	_, err := db.Update(schema.KindChunkIndex, func(tx *state.Tx) error {
 		tx.Put(schema.PackCounterKey(), schema.Counter(number+1))
 		tx.Put(schema.PackKey(number), rec.Encode())
-		taken := map[ID]uint8{} // deltas of this pack: reads see the state before it
 		for _, e := range foot.Entries {
-			loc := chunkLoc(number, e)
-			if worse, err := deeper(tx, domain, e.ID, loc, taken); err != nil {
-				return err
-			} else if !worse {
-				tx.Put(schema.ChunkKey(domain, e.ID), loc.Encode())
+			if e.Enc == pack.EncDelta {
+				hasDeltas = true
+				continue
 			}
+			tx.Put(schema.ChunkKey(domain, e.ID), chunkLoc(number, e).Encode())
 		}
 		return nil
 	})
 	if err != nil {
 		return err
+	}
+	if hasDeltas {
+		x.deltas = append(x.deltas, deltaPack{number, name})
 	}
 	x.Packs++
 	x.Chunks += rec.Chunks
@@ -91,34 +97,89 @@ func (x *Indexed) enter(db DB, domain uint32, name pack.Name, foot pack.Footer) 
 	return nil
 }
 
-// deeper says whether a delta is known from elsewhere, and less deep there.
-func deeper(tx *state.Tx, domain uint32, id ID, loc schema.ChunkLoc, taken map[ID]uint8) (bool, error) {
-	link, err := linkOf(loc)
-	if err != nil || link.Depth == 0 {
-		return false, err
+// deltaPack is a pack of which deltas are not in the index yet.
+type deltaPack struct {
+	number uint64
+	name   pack.Name
+}
+
+// enterDeltas writes where deltas lie, each once its base is in the index, and less
+// deep: of copies of a chunk, which may have been made from different bases, not
+// all need be readable. What has no base in the end stays unknown.
+func (x *Indexed) enterDeltas(ctx context.Context, db DB, fs vfs.FS, dir string, domain uint32) error {
+	for more := true; more; {
+		more = false
+		var rest []deltaPack
+		for _, p := range x.deltas {
+			foot, err := readFooter(fs, dir, p.name, domain)
+			if err = errors.Join(err, ctx.Err()); err != nil {
+				return err
+			}
+			found, waits, err := enterDeltas(db, domain, p.number, byDepth(foot.Entries))
+			if err != nil {
+				return err
+			}
+			if more = more || found; waits {
+				rest = append(rest, p)
+			}
+		}
+		x.deltas = rest
 	}
-	depth, known := taken[id]
-	if !known {
-		v, err := tx.Get(schema.ChunkKey(domain, id))
-		if errors.Is(err, state.ErrNotFound) {
-			taken[id] = link.Depth
-			return false, nil
+	return nil
+}
+
+func enterDeltas(db DB, domain uint32, number uint64, entries []pack.Entry) (found, waits bool, err error) {
+	taken := map[ID]uint8{} // reads see the state before the transaction
+	_, err = db.Update(schema.KindChunkIndex, func(tx *state.Tx) error {
+		depthOf := func(id ID) (depth uint8, known bool, err error) {
+			if depth, known = taken[id]; known {
+				return depth, true, nil
+			}
+			v, err := tx.Get(schema.ChunkKey(domain, id))
+			if errors.Is(err, state.ErrNotFound) {
+				return 0, false, nil
+			}
+			if err != nil {
+				return 0, false, err
+			}
+			loc, err := schema.DecodeChunkLoc(v)
+			if err != nil {
+				return 0, false, err
+			}
+			link, err := linkOf(loc)
+			return link.Depth, true, err
 		}
-		if err != nil {
-			return false, err
+		for _, e := range entries {
+			loc := chunkLoc(number, e)
+			link, err := linkOf(loc)
+			if err != nil {
+				return err
+			}
+			if link.Depth == 0 {
+				continue
+			}
+			_, known, err := depthOf(e.ID)
+			if err != nil || known {
+				if err != nil {
+					return err
+				}
+				continue
+			}
+			depth, there, err := depthOf(link.ID)
+			if err != nil {
+				return err
+			}
+			if !there || depth >= link.Depth {
+				waits = true
+				continue
+			}
+			tx.Put(schema.ChunkKey(domain, e.ID), loc.Encode())
+			tx.Put(schema.ChunkBaseKey(domain, link.ID, e.ID), nil)
+			taken[e.ID] = link.Depth
 		}
-		other, err := schema.DecodeChunkLoc(v)
-		if err != nil {
-			return false, err
-		}
-		under, err := linkOf(other)
-		if err != nil {
-			return false, err
-		}
-		depth = under.Depth
-	}
-	taken[id] = min(depth, link.Depth)
-	return depth < link.Depth, nil
+		return nil
+	})
+	return len(taken) > 0, waits, err
 }
 
 // agedFile is a pack in the directory.
@@ -257,32 +318,17 @@ func CountDead(ctx context.Context, db DB, domain uint32, refsFrom func(Dead) (u
 		id  ID
 		loc schema.ChunkLoc
 	}
-	var made [][]byte // keys of bases
 	flush := func() error {
 		_, err := db.Update(schema.KindChunkIndex, func(tx *state.Tx) error {
-			for _, k := range made {
-				tx.Put(k, nil)
-			}
 			for _, d := range dead {
 				tx.Put(schema.ChunkDeadKey(domain, d.id), schema.DeadChunk{Pack: d.loc.Pack, Stored: d.loc.Stored}.Encode())
 			}
 			return nil
 		})
-		dead, made = dead[:0], made[:0]
+		dead = dead[:0]
 		return err
 	}
 	err = eachHeld(ctx, db, domain, func(id ID, loc schema.ChunkLoc, held bool) error {
-		link, err := linkOf(loc)
-		if err != nil {
-			return err
-		}
-		if link.Depth > 0 {
-			if made = append(made, schema.ChunkBaseKey(domain, link.ID, id)); len(made) == buried {
-				if err := flush(); err != nil {
-					return err
-				}
-			}
-		}
 		if held {
 			if rec := records[loc.Pack]; rec != nil {
 				rec.AddDead(-1, -int64(loc.Stored))

@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"stepfs/chunkstore/pack"
@@ -257,7 +258,10 @@ func (s *Store) adopt(name pack.Name) (number uint64, waits bool, err error) {
 func (s *Store) adoptRest(number uint64, name pack.Name) (found, waits bool, err error) {
 	f, err := s.readFooter(name)
 	if err != nil {
-		return false, false, nil // reading its chunks will say so
+		if oserror.IsNotExist(err) || errors.Is(err, pack.ErrFormat) {
+			err = nil // reading its chunks will say so
+		}
+		return false, false, err
 	}
 	a := &adopter{taken: make(map[ID]uint8)}
 	_, err = s.db.Update(schema.KindChunkIndex, func(tx *state.Tx) error {
@@ -365,6 +369,7 @@ func (s *Store) rebuild(ctx context.Context) error {
 		tx.DeleteRange(schema.ChunkDeadBounds())
 		tx.DeleteRange(schema.ChunkBaseBounds())
 		tx.Delete(schema.MetaKey(schema.MetaRefsFrom))
+		tx.Put(schema.MetaKey(schema.MetaAdopt), schema.Counter(1)) // until it is done
 		s.book = nil
 		clear(s.stale)
 		return nil
@@ -393,6 +398,9 @@ func (s *Store) rebuild(ctx context.Context) error {
 		}
 	}
 	if _, err = CountDead(ctx, s.db, s.cfg.Domain, func(Dead) (uint64, error) { return from, nil }); err != nil {
+		return err
+	}
+	if err := s.change(func(tx *state.Tx) { tx.Delete(schema.MetaKey(schema.MetaAdopt)) }); err != nil {
 		return err
 	}
 	s.setRefsFrom(from)

@@ -94,7 +94,7 @@ func (c *collector) copyChunk(pw *packWriter, p *oldPack, f *packFile, e pack.En
 	copy(b.bytes[pack.PartHeaderSize:], e.Ext)
 	payload := b.bytes[room:]
 	if err := c.verify(f, e, payload); err != nil {
-		if errors.Is(err, ErrCorrupt) {
+		if under := (*baseError)(nil); errors.Is(err, ErrCorrupt) && !errors.As(err, &under) {
 			c.damage.badChunk(e.ID)
 		}
 		return c.unfit(p, fmt.Errorf("pack %s, chunk %x at %d: %w", p.name.FileName(), e.ID, e.Offset, err))

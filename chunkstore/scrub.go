@@ -93,7 +93,12 @@ func (s *Store) scrubChunk(number uint64, e pack.Entry, rec schema.PackRecord, f
 	b := s.buffers.get(int(e.Raw))
 	defer s.buffers.put(b)
 	err := s.fetch(e.ID, chunkLoc(number, e), rec, b.bytes)
-	if errors.Is(err, ErrCorrupt) {
+	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrMissing) {
+		if loc, gerr := s.getChunk(s.db, e.ID); errors.Is(gerr, state.ErrNotFound) || gerr == nil && loc.Pack != number {
+			return nil // it moved, and its base went
+		} else if gerr != nil {
+			return gerr
+		}
 		found(err)
 		err = nil
 	}
@@ -107,24 +112,54 @@ func (s *Store) scrubChunk(number uint64, e pack.Entry, rec schema.PackRecord, f
 	return err
 }
 
-// Damaged gives the chunks whose bytes in packs were found wrong.
-func (s *Store) Damaged() []ID {
+// maxDamaged bounds what Damaged gives.
+const maxDamaged = 1 << 16
+
+// Damaged gives the chunks whose bytes in packs were found wrong, and behind each
+// what is made from it: storing that again saves it, too.
+func (s *Store) Damaged() ([]ID, error) {
 	s.damage.mu.Lock()
-	defer s.damage.mu.Unlock()
 	ids := make([]ID, 0, len(s.damage.chunks))
 	for id := range s.damage.chunks {
 		ids = append(ids, id)
 	}
-	return ids
+	s.damage.mu.Unlock()
+	seen := make(map[ID]bool, len(ids))
+	for _, id := range ids {
+		seen[id] = true
+	}
+	for k := 0; k < len(ids) && len(ids) < maxDamaged; k++ {
+		prefix := schema.ChunkBasePrefix(s.cfg.Domain, ids[k])
+		it, err := s.db.NewIter(prefix, schema.After(prefix))
+		if err != nil {
+			return nil, err
+		}
+		for ok := it.First(); ok && err == nil; ok = it.Next() {
+			var made ID
+			if _, _, made, err = schema.ParseChunkBaseKey(it.Key()); err == nil && !seen[made] {
+				seen[made] = true
+				ids = append(ids, made)
+			}
+		}
+		if err := errors.Join(err, it.Error(), it.Close()); err != nil {
+			return nil, err
+		}
+	}
+	return ids, nil
 }
 
-// IsDamaged says whether a chunk's bytes were found wrong or gone.
+// IsDamaged says whether a chunk's bytes were found wrong or gone, or those of what
+// it is made from.
 func (s *Store) IsDamaged(id ID) (bool, error) {
 	loc, err := s.getChunk(s.db, id)
 	if errors.Is(err, state.ErrNotFound) {
 		return false, nil
 	}
-	return err == nil && s.damage.has(id, loc.Pack), err
+	if err != nil || s.damage.has(id, loc.Pack) {
+		return err == nil, err
+	}
+	whole, err := s.readable(loc)
+	return err == nil && !whole, err
 }
 
 // Holders gives who needs a chunk, max of them at most.

@@ -47,8 +47,10 @@ func (w *writers) foreign(fh uint64, task uint32) bool {
 	foreign := task != 0 && task != last.task && soon(func() bool { return apart(task, last.task) })
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	last.skipped = foreign
-	w.byFh[fh] = last
+	if now, open := w.byFh[fh]; open && now.task == last.task { // else it was written to, or released, meanwhile
+		now.skipped = foreign
+		w.byFh[fh] = now
+	}
 	return foreign
 }
 

@@ -356,7 +356,9 @@ func (s *scrubber) healed(what error) {
 
 // healAll looks for another copy of each damaged chunk.
 func (s *scrubber) healAll(ctx context.Context) {
-	for _, id := range s.m.cfg.Chunks.Damaged() {
+	ids, err := s.m.cfg.Chunks.Damaged()
+	s.m.fault("scrub", err)
+	for _, id := range ids {
 		if s.tried[id] {
 			continue // the walk over the hot copies may still find one
 		}

@@ -178,7 +178,7 @@ type Chunks interface {
 	Stats() chunkstore.Stats
 	NextPack(after uint64) (uint64, error)
 	Scrub(ctx context.Context, number uint64, found func(error), rest func(bytes int64) error) error
-	Damaged() []chunkstore.ID
+	Damaged() ([]chunkstore.ID, error)
 	IsDamaged(id chunkstore.ID) (bool, error)
 	IsNamed(id chunkstore.ID, plain []byte) bool
 	Holders(id chunkstore.ID, max int) ([]uint64, error)

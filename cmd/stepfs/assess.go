@@ -36,9 +36,8 @@ executed.
 
 The estimate splits, hashes and compresses a sample of the files, the same ones of
 each checkpoint, or with --full all of them: then it says what the checkpoints take
-exactly, but for the headers of packs. It is given twice: with zstd, and with floats
-as planes and as deltas from the same file of the checkpoint before, at the same
-offsets. Exit code 3: some checkpoints are torn.`,
+exactly, but for the headers of packs. It is given twice: each file by itself, and
+with deltas from the same file of the checkpoint before, at the same offsets. Exit code 3: some checkpoints are torn.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return fmt.Errorf("%d arguments given; usage: stepfs %s", len(args), usage)
@@ -165,9 +164,9 @@ func (a *assessor) sum(flush func() error, json bool, out io.Writer) (err error)
 		switch {
 		case t.Sampled == 0:
 		case a.percent == 100:
-			fmt.Fprintf(out, ", in stepfs %s, as planes and deltas %s", humanBytes(t.Estimate), humanBytes(t.Deltas))
+			fmt.Fprintf(out, ", in stepfs %s, with deltas %s", humanBytes(t.Estimate), humanBytes(t.Deltas))
 		default:
-			fmt.Fprintf(out, ", in stepfs about %s, as planes and deltas %s (from a sample of %s)",
+			fmt.Fprintf(out, ", in stepfs about %s, with deltas %s (from a sample of %s)",
 				humanBytes(t.Estimate), humanBytes(t.Deltas), humanBytes(t.Sampled))
 		}
 		_, err = fmt.Fprintln(out)

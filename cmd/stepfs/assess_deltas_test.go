@@ -52,7 +52,7 @@ func TestAssessDeltas(t *testing.T) {
 	if total.SampledPlanes != version || total.SampledDeltas != 2*version || total.SampledTwice != 3*version || total.SampledDeepest != 2 {
 		t.Errorf("kept as %+v", total)
 	}
-	if total.Deltas > 2*version || total.Estimate < 5*version/2 {
+	if total.Deltas > 2*version || total.Estimate < 2*version { // planes alone save a sixth
 		t.Errorf("estimates %d and %d", total.Deltas, total.Estimate)
 	}
 }

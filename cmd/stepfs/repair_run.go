@@ -40,8 +40,9 @@ type repairer struct {
 	tell  func(RepairEvent)
 	bar   *progress
 	sum   RepairSummary
-	aside string // made when it is needed first
-	fresh bool   // the namespace was rebuilt
+	aside string   // made when it is needed first
+	fresh bool     // the namespace was rebuilt
+	saved []string // packs that were made of damaged ones
 }
 
 func (x *repairer) run() error {
@@ -139,6 +140,7 @@ func (x *repairer) salvage() error {
 		}
 		x.did("pack-salvaged", filepath.Join(storedir.PacksDir, name), "%v; %d chunks of it read back (%s) and are saved into a new pack, %d don't",
 			why[k], s.Chunks, humanBytes(int64(s.Bytes)), s.Broken)
+		x.saved = append(x.saved, s.Into...)
 		if err := x.move(filepath.Join(storedir.PacksDir, name)); err != nil {
 			return err
 		}
@@ -191,10 +193,7 @@ func (x *repairer) newJournal(c state.Condition) error {
 	if x.req.DryRun {
 		return nil
 	}
-	if err := x.swap(base, storedir.JournalDir); err != nil {
-		return err
-	}
-	return x.strays()
+	return x.swap(base, true, storedir.JournalDir)
 }
 
 // strays moves staging files aside that no record names: what named them may be
@@ -253,7 +252,7 @@ func (x *repairer) namespace(c state.Condition) (err error) {
 		}
 		parts = append(parts, storedir.StagingDir)
 	}
-	return x.swap(base, parts...)
+	return x.swap(base, false, parts...)
 }
 
 func (x *repairer) whyRebuild(c state.Condition) string {
@@ -410,6 +409,9 @@ func (x *repairer) later(e *state.Engine) error {
 	x.did("packs-later", storedir.PacksDir, "index and journal are older than %d packs, which hold %s: --rebuild brings them back; else the packs are moved aside", len(packs), someOf(steps))
 	x.sum.Lost += len(steps)
 	for _, p := range packs {
+		if slices.Contains(x.saved, p) {
+			continue // its chunks are those of a pack that the index does know
+		}
 		if err := x.move(filepath.Join(storedir.PacksDir, p)); err != nil {
 			return err
 		}

@@ -26,8 +26,9 @@ const (
 
 // readyFile is what `ready` says.
 type readyFile struct {
-	Parts []string `json:"parts"`
-	Aside string   `json:"aside"` // where what is in the way goes
+	Parts  []string `json:"parts"`
+	Aside  string   `json:"aside"`  // where what is in the way goes: a name in the store
+	Strays bool     `json:"strays"` // then staging files that no record names go there, too
 }
 
 // begin makes a place to build in: in the store, or elsewhere for a dry run.
@@ -49,8 +50,9 @@ func (x *repairer) drop(base string) {
 	}
 }
 
-// swap puts parts from base into the store.
-func (x *repairer) swap(base string, parts ...string) error {
+// swap puts parts from base into the store. With strays, staging files that no
+// record names then move aside.
+func (x *repairer) swap(base string, strays bool, parts ...string) error {
 	aside, err := x.place()
 	if err != nil {
 		return err
@@ -60,7 +62,7 @@ func (x *repairer) swap(base string, parts ...string) error {
 			return err
 		}
 	}
-	data, err := json.Marshal(readyFile{parts, aside})
+	data, err := json.Marshal(readyFile{parts, filepath.Base(aside), strays})
 	if err == nil {
 		err = storedir.SyncDir(base)
 	}
@@ -86,23 +88,36 @@ func (x *repairer) finish(base string) error {
 	if err := json.Unmarshal(data, &r); err != nil {
 		return fmt.Errorf("%s: %w", filepath.Join(base, readyName), err)
 	}
+	if r.Aside != filepath.Base(r.Aside) || !storedir.IsAside(r.Aside) {
+		return fmt.Errorf("%s names %q", filepath.Join(base, readyName), r.Aside)
+	}
+	x.aside = x.dir.Join(r.Aside)
+	x.sum.Aside = x.aside
 	for _, part := range r.Parts {
 		if !slices.Contains([]string{storedir.IndexDir, storedir.JournalDir, storedir.StagingDir}, part) {
 			return fmt.Errorf("%s names %q", filepath.Join(base, readyName), part)
 		}
 		if _, err := os.Stat(filepath.Join(base, part)); errors.Is(err, fs.ErrNotExist) {
 			continue // it is there already
+		} else if err != nil {
+			return err
 		}
 		if _, err := os.Stat(x.dir.Join(part)); err == nil {
-			if _, err := storedir.Move(x.dir.Join(part), filepath.Join(r.Aside, part)); err != nil {
+			if _, err := storedir.Move(x.dir.Join(part), filepath.Join(x.aside, part)); err != nil {
 				return err
 			}
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 		if _, err := storedir.Move(filepath.Join(base, part), x.dir.Join(part)); err != nil {
 			return err
 		}
 	}
-	x.sum.Aside = r.Aside
+	if r.Strays {
+		if err := x.strays(); err != nil {
+			return err
+		}
+	}
 	if err := os.Remove(filepath.Join(base, readyName)); err != nil {
 		return err
 	}

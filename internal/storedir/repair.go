@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -66,16 +67,21 @@ func (d *Dir) Aside() (string, error) {
 	}
 }
 
+// IsAside says whether a name in the store is that of such a directory.
+func IsAside(name string) bool { return strings.HasPrefix(name, asidePrefix) }
+
 // Move renames a file or directory so that the change is durable. What is at to
 // stays: another name is taken then. It gives the name.
 func Move(from, to string) (string, error) {
-	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+	if err := makeDirs(filepath.Dir(to)); err != nil {
 		return "", fmt.Errorf("moving %s: %w", from, err)
 	}
 	free := to
 	for n := 2; ; n++ {
 		if _, err := os.Lstat(free); errors.Is(err, fs.ErrNotExist) {
 			break
+		} else if err != nil {
+			return "", fmt.Errorf("moving %s: %w", from, err)
 		}
 		free = fmt.Sprintf("%s.%d", to, n)
 	}
@@ -83,6 +89,23 @@ func Move(from, to string) (string, error) {
 		return "", fmt.Errorf("moving %s: %w", from, err)
 	}
 	return free, errors.Join(syncDir(filepath.Dir(free)), syncDir(filepath.Dir(from)))
+}
+
+// makeDirs makes a directory, and those that it is in, so that they stay.
+func makeDirs(path string) error {
+	err := os.Mkdir(path, 0o700)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = makeDirs(filepath.Dir(path)); err == nil {
+			err = os.Mkdir(path, 0o700)
+		}
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
 }
 
 // WriteFile replaces a file: after a crash there is the old one or the new one.
