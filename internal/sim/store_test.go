@@ -248,10 +248,22 @@ func dump(src source, dir uint64, path string, out map[string]seen, read func(a 
 	return nil
 }
 
-// live is what the live tree shows.
-func (s *store) live() (map[string]seen, error) {
+// live is what the live tree shows, while nobody changes it.
+func (s *store) live() (map[string]seen, error) { return s.liveIn(stage.RootIno, "") }
+
+// liveOf is what the live tree shows of a worker's directory, while that one at
+// least stands still.
+func (s *store) liveOf(w int) (map[string]seen, error) {
+	a, err := s.tree.Lookup(stage.RootIno, dirName(w))
+	if err != nil {
+		return nil, err
+	}
+	return s.liveIn(a.Ino, dirName(w))
+}
+
+func (s *store) liveIn(dir uint64, path string) (map[string]seen, error) {
 	out := map[string]seen{}
-	return out, dump(s.tree, stage.RootIno, "", out, func(a stage.Attr) (string, string, error) {
+	return out, dump(s.tree, dir, path, out, func(a stage.Attr) (string, string, error) {
 		b := make([]byte, a.Size)
 		n, err := s.tree.Read(a.Ino, 0, b, 0)
 		if err == nil && n != len(b) {

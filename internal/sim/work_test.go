@@ -794,7 +794,7 @@ func (k *worker) rollback() {
 	}) {
 		return
 	}
-	live, err := k.s.live()
+	live, err := k.s.liveOf(k.w)
 	if err == nil {
 		var was map[string]seen
 		if was, err = k.s.view(seq); err == nil {
