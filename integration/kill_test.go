@@ -23,7 +23,7 @@ func modeOf(m uint32) fs.FileMode { return fs.FileMode(m) }
 // crew is the workers of one kill harness.
 type crew struct {
 	workers []*worker
-	steward *steward
+	steward *steward // may be nil
 	rnd     *rand.Rand
 	killed  atomic.Bool
 	seen    map[string]bool // names that snapshots/ listed at some time
@@ -51,7 +51,9 @@ func (c *crew) work(kill func() error) error {
 	c.killed.Store(false)
 	errs := make([]error, len(c.workers)+2)
 	var wg sync.WaitGroup
-	wg.Go(func() { errs[len(c.workers)+1] = c.steward.run() })
+	if c.steward != nil {
+		wg.Go(func() { errs[len(c.workers)+1] = c.steward.run() })
+	}
 	for i, w := range c.workers {
 		wg.Add(1)
 		go func() {
@@ -88,7 +90,11 @@ func (c *crew) verify(from []int, older int) error {
 		}
 		c.checked += len(records)
 	}
-	return errors.Join(c.steward.verify(), c.verifyNames())
+	var err error
+	if c.steward != nil {
+		err = c.steward.verify()
+	}
+	return errors.Join(err, c.verifyNames())
 }
 
 // verifyNames looks that no snapshot that was ever listed has gone.
