@@ -7,6 +7,7 @@ import (
 	"math/rand"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -151,8 +152,8 @@ func TestReaderHeals(t *testing.T) {
 	must(t, d.Start())
 	if got, err := os.ReadFile(d.Mnt + "/snapshots/of-a/a"); err == nil && !bytes.Equal(got, data) {
 		t.Fatal("wrong bytes")
-	} else if err == nil {
-		t.Fatal("no error: this proves nothing")
+	} else if err == nil && !strings.Contains(d.Output(), "its bytes do not have its name") {
+		t.Fatal("no damage was met: this proves nothing") // the kernel asks twice, and the second time it may be healed
 	}
 	until(t, "it is healed", func() bool {
 		got, err := os.ReadFile(d.Mnt + "/snapshots/of-a/a")
