@@ -29,8 +29,9 @@
 //
 // Read first: pending.go (what a caller holds), claim.go (the dedupe
 // protocol), packwriter.go (how a pack becomes durable), then split.go
-// (cut points), base.go (what a chunk is a delta from), encode.go and read.go. Garbage: refs.go, ledger.go (how it is
-// counted), collect.go (how it goes). The byte format is in package pack.
+// (cut points), base.go (what a chunk is a delta from), encode.go and read.go.
+// Garbage: refs.go, ledger.go (how it is counted), collect.go (how it goes). When
+// the index is lost: rebuild.go. The byte format is in package pack.
 package chunkstore
 
 import (

@@ -38,20 +38,30 @@ func (w *writers) wrote(fh uint64, task uint32) {
 
 // foreign says whether a FLUSH by this task is none.
 func (w *writers) foreign(fh uint64, task uint32) bool {
-	w.mu.Lock()
-	last := w.byFh[fh]
-	w.mu.Unlock()
-	if last.task == 0 {
+	last := w.last(fh)
+	if last == 0 {
 		return false
 	}
-	foreign := task != 0 && task != last.task && soon(func() bool { return apart(task, last.task) })
+	foreign := task != 0 && task != last && soon(func() bool { return apart(task, last) })
+	w.flushed(fh, last, foreign)
+	return foreign
+}
+
+func (w *writers) last(fh uint64) (task uint32) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if now, open := w.byFh[fh]; open && now.task == last.task { // else it was written to, or released, meanwhile
+	return w.byFh[fh].task
+}
+
+// flushed notes what a FLUSH was, which took a look at /proc: unless somebody else
+// has written since, or the handle is gone.
+func (w *writers) flushed(fh uint64, last uint32, foreign bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if now, open := w.byFh[fh]; open && now.task == last {
 		now.skipped = foreign
 		w.byFh[fh] = now
 	}
-	return foreign
 }
 
 // release forgets a handle and says whether its last FLUSH was taken for none.

@@ -23,15 +23,6 @@ import (
 // its own page alone. A file of more than inlineExtents extents has them in
 // objects of their own. docs/FORMAT.md has the byte tables.
 
-// Object kinds: the first byte of an object; the second is its version.
-const (
-	objDir     = 'D' // entries of one directory, or of one page of it
-	objIndex   = 'I' // pages of one directory
-	objExtents = 'E' // extents of one file
-	objRoot    = 'R' // one sealed step: its record and its directory
-	objVersion = 1
-)
-
 const (
 	pageBits      = 9       // a page ends behind one name in 2^pageBits ...
 	pageEntries   = 2048    // ... or at so many entries ...
@@ -52,12 +43,6 @@ func endsPage(name string) bool {
 
 // errStaged: some content is not stored yet.
 var errStaged = errors.New("content is only staged yet")
-
-// objRef names an object in packs.
-type objRef struct {
-	id  [32]byte
-	raw uint32
-}
 
 // treeWriter writes the tree of one snapshot.
 type treeWriter struct {
@@ -101,7 +86,7 @@ func (m *Manager) writeTree(ctx context.Context, i Info) error {
 		return err
 	}
 	return m.amendTx(i.Seq, func(tx *state.Tx, s *schema.Snapshot) error {
-		s.Tree, s.Logical, s.Drained = root.id, w.logical, true
+		s.Tree, s.Logical, s.Drained = root.ID, w.logical, true
 		return w.hold(tx, schema.TreeHolder(i.Seq))
 	})
 }
@@ -129,21 +114,21 @@ func (w *treeWriter) release() {
 // that is needed to list it again when packs are all that is left, and its
 // directory.
 func encodeRoot(seq uint64, rec *schema.Snapshot, dir []byte) []byte {
-	b := binary.AppendUvarint([]byte{objRoot, objVersion}, seq)
+	b := binary.AppendUvarint([]byte{schema.ObjectRoot, schema.ObjectVersion}, seq)
 	return append(appendString(b, string(rec.Encode())), dir...)
 }
 
-func (w *treeWriter) put(data []byte) (objRef, error) {
+func (w *treeWriter) put(data []byte) (schema.ObjectRef, error) {
 	p, err := w.m.cfg.Chunks.Put(w.ctx, data)
 	if err != nil {
-		return objRef{}, err
+		return schema.ObjectRef{}, err
 	}
 	w.objects = append(w.objects, p)
 	if w.pending = append(w.pending, p); len(w.pending) >= maxUnflushed {
 		err = w.flush()
 	}
 	r := p.Refs()[0]
-	return objRef{r.ID, r.Len}, err
+	return schema.ObjectRef{ID: r.ID, Len: r.Len}, err
 }
 
 // flush makes durable what was put.
@@ -168,12 +153,12 @@ type page struct {
 }
 
 // dir writes a directory and all below it.
-func (w *treeWriter) dir(ino uint64) (objRef, error) {
-	var refs []objRef
+func (w *treeWriter) dir(ino uint64) (schema.ObjectRef, error) {
+	var refs []schema.ObjectRef
 	var firsts []string
 	var p page
 	end := func() error {
-		head := binary.AppendUvarint([]byte{objDir, objVersion}, uint64(p.entries))
+		head := binary.AppendUvarint([]byte{schema.ObjectDir, schema.ObjectVersion}, uint64(p.entries))
 		ref, err := w.put(append(head, p.data...))
 		refs, firsts = append(refs, ref), append(firsts, p.first)
 		p = page{}
@@ -196,17 +181,17 @@ func (w *treeWriter) dir(ino uint64) (objRef, error) {
 		return nil
 	})
 	if err != nil {
-		return objRef{}, err
+		return schema.ObjectRef{}, err
 	}
 	if p.entries > 0 || len(refs) == 0 {
 		if err := end(); err != nil {
-			return objRef{}, err
+			return schema.ObjectRef{}, err
 		}
 	}
 	if len(refs) == 1 {
 		return refs[0], nil
 	}
-	b := binary.AppendUvarint([]byte{objIndex, objVersion}, uint64(len(refs)))
+	b := binary.AppendUvarint([]byte{schema.ObjectIndex, schema.ObjectVersion}, uint64(len(refs)))
 	for k, r := range refs {
 		b = appendRef(appendString(b, firsts[k]), r)
 	}
@@ -288,7 +273,7 @@ func (w *treeWriter) content(b []byte, n Node) ([]byte, error) {
 	b = binary.AppendUvarint(b, uint64(objects))
 	for len(es) > 0 {
 		k := min(len(es), pageExtents)
-		ref, err := w.put(appendExtents([]byte{objExtents, objVersion}, es[:k]))
+		ref, err := w.put(appendExtents([]byte{schema.ObjectExtents, schema.ObjectVersion}, es[:k]))
 		if err != nil {
 			return nil, err
 		}
@@ -307,6 +292,6 @@ func appendString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-func appendRef(b []byte, r objRef) []byte {
-	return binary.AppendUvarint(append(b, r.id[:]...), uint64(r.raw))
+func appendRef(b []byte, r schema.ObjectRef) []byte {
+	return binary.AppendUvarint(append(b, r.ID[:]...), uint64(r.Len))
 }
