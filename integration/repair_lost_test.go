@@ -199,7 +199,7 @@ func TestOldBackup(t *testing.T) {
 	_, err = root.Must("drain", d.Mnt)
 	must(t, err)
 	must(t, d.Stop())
-	backup := tempDir(t)
+	backup, known := tempDir(t), glob(t, d.Store, "packs/*.pack")
 	shell(t, "cp", "-a", d.Store+"/index", d.Store+"/journal", backup)
 	must(t, d.Start())
 	must(t, os.WriteFile(d.Mnt+"/after", make([]byte, 3<<20), 0o644))
@@ -233,6 +233,25 @@ func TestOldBackup(t *testing.T) {
 		t.Errorf("step old:\n%s", diff)
 	}
 	must(t, refusedCopy.Stop())
+	// The packs that the backup knows have lost their footers, too: what is saved of
+	// them is in packs that it does not know, and stays.
+	hurt := prepare(t)
+	shell(t, "cp", "-a", d.Store, hurt.Store)
+	for _, name := range known {
+		pack := hurt.Store + "/packs/" + filepath.Base(name)
+		info, err := os.Stat(pack)
+		must(t, err)
+		must(t, os.Truncate(pack, info.Size()-1))
+	}
+	repaired(t, hurt.Store, exitPartly)
+	wantClean(t, "with old records and no footers", hurt.Store, "--read-data")
+	must(t, hurt.Start())
+	got, err = harness.ReadTree(hurt.Mnt + "/snapshots/old")
+	must(t, err)
+	if diff := old.Diff(got); diff != "" {
+		t.Errorf("step old, of packs without footers:\n%s", diff)
+	}
+	must(t, hurt.Stop())
 	repaired(t, d.Store, 0, "--rebuild")
 	wantClean(t, "rebuilt", d.Store, "--read-data")
 	must(t, d.Start())
