@@ -19,7 +19,8 @@ type bench struct {
 	fileMiB, ingestMiB, memoryMiB, closedMiB int64
 	files, snapshots, steps, commits, scope  int
 	bigDir, overwriteSeconds                 int
-	overwriteMiB                             int64
+	overwriteMiB, checkMiB                   int64
+	chunks, recoverySnapshots                int
 	open                                     []*harness.Daemon
 }
 
