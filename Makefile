@@ -94,7 +94,7 @@ series: deps build ## train checkpoint series, and what they take beside restic,
 
 soak: deps sweep ## for hours: kill -9, 2,000 saves, public suites, 1,000,000 calls against ext4, power cuts, faults, MinIO
 	@tools/servers.sh minio
-	STEPFS_ROUNDS=$(SOAK_ROUNDS) $(GO) test -count=1 -v -timeout 0 -run Kill ./integration
+	STEPFS_PACKS=all STEPFS_ROUNDS=$(SOAK_ROUNDS) $(GO) test -count=1 -v -timeout 0 -run 'Kill|Repair' ./integration
 	STEPFS_SAVES=2000 STEPFS_SAVE_ROOM=8 $(GO) test -count=1 -v -timeout 0 -run RotatingJob ./integration
 	STEPFS_SUITES=long $(GO) test -count=1 -v -timeout 0 ./integration/suites
 	STEPFS_POSIX_OPS=500000 $(GO) test -count=1 -v -timeout 0 -run Random ./integration/posix

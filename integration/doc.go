@@ -17,7 +17,7 @@
 //	signal_test.go    SIGTERM, Ctrl-C, busy mounts
 //	fulldisk_test.go  a disk that runs full under the store
 //
-// STEPFS_ROUNDS and STEPFS_SEED set the length and the seed of the random
+// STEPFS_PACKS=all loses every pack once; STEPFS_ROUNDS and STEPFS_SEED set the length and the seed of the random
 // harnesses; STEPFS_RACE=1 builds the binary with the race detector;
 // STEPFS_BIN takes a binary as it is. Each harness prints its seed and what it
 // did, and fails when that proves nothing.
