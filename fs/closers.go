@@ -25,8 +25,10 @@ type closers struct {
 const (
 	keptClosers = 32
 	// closerPatience bounds the question: reading /proc takes no lock that the
-	// closing task holds, but an answer that is late is not worth a hung close.
-	closerPatience = 5 * time.Millisecond
+	// closing task holds, but no answer at all is not worth a hung close. It is
+	// long, since on a machine that is busy an answer may wait for a processor,
+	// and the wrong guess takes what is half written for a finished file.
+	closerPatience = 5 * time.Second
 )
 
 func (c *closers) init() { c.stats = map[uint32]*os.File{} }
