@@ -219,7 +219,7 @@ func (c *crew) report(t *testing.T, rounds, interrupted int) {
 		rounds, interrupted, c.stale, c.inFlight, written>>20, snapshots, c.checked, calls, c.steward.counts)
 	for _, what := range []string{"snapshot", "forget", "prune", "drain"} {
 		if c.steward.counts[what] == 0 {
-			t.Errorf("nobody began a %s: this proves nothing", what)
+			t.Errorf("nobody got done with a %s: this proves nothing", what)
 		}
 	}
 	if c.stale == 0 && rounds > 10 {

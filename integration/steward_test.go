@@ -28,7 +28,7 @@ type steward struct {
 	seqs   map[string]bool // numbers of our snapshots, as paths below snapshots/
 	held   map[string]bool // names: acknowledged, and not forgotten
 	unsure map[string]bool // a call on them was in flight, or their prune
-	counts map[string]int  // what was begun: a kill in the middle of it counts
+	counts map[string]int  // what was done, and not cut off by a kill
 }
 
 const stewardPrefix = "steward-"
@@ -51,7 +51,6 @@ func (s *steward) act() error {
 	s.next++
 	name := fmt.Sprintf("%s%d", stewardPrefix, s.next)
 	s.unsure[name] = true
-	s.counts["snapshot"]++
 	s.making.Lock()
 	err := os.Mkdir(filepath.Join(s.mnt, "snapshots", name), 0o755)
 	s.making.Unlock()
@@ -63,6 +62,7 @@ func (s *steward) act() error {
 	}
 	delete(s.unsure, name)
 	s.held[name] = true
+	s.counts["snapshot"]++
 	if s.next%3 == 0 {
 		return nil // this one stays
 	}
@@ -72,7 +72,7 @@ func (s *steward) act() error {
 		return err
 	}
 	delete(s.unsure, name)
-	if s.counts["drain"] < s.counts["prune"] {
+	if s.counts["drain"] < s.counts["prune"] { // again and again, until one gets done
 		return s.command("drain", s.mnt)
 	}
 	return s.command("prune", "--wait", s.mnt)
@@ -94,10 +94,12 @@ func (s *steward) number(name string) error {
 func (s *steward) owns(path string) bool { return s.seqs[path] }
 
 func (s *steward) command(args ...string) error {
-	s.counts[args[0]]++
 	res, err := harness.Run(root.Bin, args...)
 	if err == nil && res.Code != 0 {
 		err = fmt.Errorf("%q: exit code %d: %s", args, res.Code, res.Both())
+	}
+	if err == nil {
+		s.counts[args[0]]++
 	}
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"iter"
 	"reflect"
 	"strings"
 	"testing"
@@ -198,6 +199,29 @@ func TestJoin(t *testing.T) {
 	}
 	if _, err := Join(ctx, foreign, mine); !errors.Is(err, ErrForeign) {
 		t.Fatal(err)
+	}
+}
+
+// lateConfig is a bucket in which another store makes the config between the
+// first look for it and the list.
+type lateConfig struct {
+	remote.Bucket
+	config []byte
+}
+
+func (b *lateConfig) List(ctx context.Context, prefix, after string) iter.Seq2[remote.Object, error] {
+	if err := b.Put(ctx, ConfigKey, remote.Bytes(b.config)); err != nil {
+		panic(err)
+	}
+	return b.Bucket.List(ctx, prefix, after)
+}
+
+func TestJoinMeanwhile(t *testing.T) {
+	theirs, mine := testConfig(), testConfig()
+	mine.Key[0]++
+	got, err := Join(t.Context(), &lateConfig{mem.New(), theirs.Encode()}, mine)
+	if err != nil || !got.Same(theirs) {
+		t.Fatal(got, err)
 	}
 }
 

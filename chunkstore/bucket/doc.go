@@ -8,7 +8,7 @@
 //	index/<writer>/<seq>              the footers of some packs of a writer
 //	refs/<writer>/<seq>               one published snapshot
 //	groups/…                          reserved: a step of many writers
-//	leases/<writer>, retired/…        of prune
+//	leases/…, retired/…               reserved: how packs are removed
 //
 // Invariants:
 //   - Nothing is overwritten but a lease. No key is used twice, not even after

@@ -13,11 +13,21 @@ import (
 func Read(ctx context.Context, b remote.Bucket) (*Config, error) {
 	text, _, err := remote.ReadAll(ctx, b, ConfigKey, MaxConfig)
 	if errors.Is(err, remote.ErrNotExist) {
-		return nil, empty(ctx, b, err)
+		if err = empty(ctx, b, err); errors.Is(err, ErrForeign) {
+			// Or another store has made it its bucket meanwhile.
+			if text, _, again := remote.ReadAll(ctx, b, ConfigKey, MaxConfig); again == nil {
+				return decode(b, text)
+			}
+		}
+		return nil, err
 	}
 	if err != nil {
 		return nil, err
 	}
+	return decode(b, text)
+}
+
+func decode(b remote.Bucket, text []byte) (*Config, error) {
 	c, err := DecodeConfig(text)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", b, err)

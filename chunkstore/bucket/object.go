@@ -16,8 +16,8 @@ const (
 	KindWriter  Kind = 'W'
 	KindIndex   Kind = 'I'
 	KindRef     Kind = 'R'
-	KindLease   Kind = 'L' // of prune
-	KindRetired Kind = 'T' // of prune
+	KindLease   Kind = 'L' // reserved
+	KindRetired Kind = 'T' // reserved
 )
 
 const (

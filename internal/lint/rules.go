@@ -13,15 +13,15 @@ const module = "stepfs/"
 // import. A layer is a package with all that lies below it, unless something
 // below is a layer of its own. Tests are free: they may wire layers together.
 var mayImport = map[string][]string{
-	"cmd": {"fs", "fs/stage", "snapshot", "snapshot/include", "snapshot/inspect", "snapshot/rules", "chunkstore", "chunkstore/bucket", "chunkstore/codec/simulate", "chunkstore/pack", "chunkstore/remote",
+	"cmd": {"fs", "fs/stage", "snapshot", "snapshot/include", "snapshot/inspect", "snapshot/rules", "chunkstore", "chunkstore/codec/simulate", "chunkstore/pack", "chunkstore/remote",
 		"internal/check", "internal/journal", "internal/livetree", "internal/schema", "internal/state", "internal/storedir"},
 	"fs":               {"fs/stage", "snapshot"},
 	"fs/stage":         {"internal/check", "internal/journal", "internal/pace", "internal/schema", "internal/state"},
-	"snapshot":         {"snapshot/include", "snapshot/inspect", "snapshot/rules", "chunkstore", "chunkstore/bucket", "chunkstore/remote", "internal/check", "internal/journal", "internal/pace", "internal/schema", "internal/state"},
+	"snapshot":         {"snapshot/include", "snapshot/inspect", "snapshot/rules", "chunkstore", "internal/check", "internal/journal", "internal/pace", "internal/schema", "internal/state"},
 	"snapshot/include": {},
 	"snapshot/inspect": {},
 	"snapshot/rules":   {},
-	"chunkstore": {"chunkstore/bucket", "chunkstore/codec", "chunkstore/pack", "chunkstore/remote", "internal/check", "internal/journal", "internal/pace",
+	"chunkstore": {"chunkstore/codec", "chunkstore/pack", "chunkstore/remote", "internal/check", "internal/journal", "internal/pace",
 		"internal/schema", "internal/state"},
 	"chunkstore/bucket": {"chunkstore/pack", "chunkstore/remote"},
 	"chunkstore/codec":  {},
