@@ -116,6 +116,7 @@ func TestHungryDisk(t *testing.T) {
 					eventually(t, "it says that it is ready", func() bool { return strings.Contains(d.Output(), "snapshots are in") || !d.Running() })
 				}
 				h.rest.Unlock()
+				time.Sleep(100 * time.Millisecond) // it has eaten what the start left
 				if err != nil || !d.Running() {
 					t.Fatalf("it does not open on a full disk: %v\n%s", err, d.Output())
 				}

@@ -147,15 +147,18 @@ func (d *daemon) openStore(ctx context.Context, path string) (err error) {
 	}
 }
 
-// keepBallast has room on the disk ready that no other program can take: enough
-// for a segment of the journal and a flush of the index.
+// keepBallast has room on the disk ready that no other program can take: the
+// next segment of the journal, taken of what opening the store gave up, and
+// enough for another and a flush of the index.
 func (d *daemon) keepBallast() error {
 	const share, most = 16, 32 << 20
 	u, err := d.store.parts.tree.Usage()
-	if err == nil && !d.opts.liveReadOnly() {
-		d.dir.KeepBallast(min(u.Limit/share, most))
+	if err != nil || d.opts.liveReadOnly() {
+		return err
 	}
-	return err
+	_ = d.store.parts.engine.Prepare() // without room, who has to write says so
+	d.dir.KeepBallast(min(u.Limit/share, most))
+	return nil
 }
 
 // plannedPath is where the store is or will be, as far as links can be resolved.

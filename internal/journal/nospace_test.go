@@ -98,3 +98,49 @@ func TestSmallSegments(t *testing.T) {
 	checkReplay(t, l, 0, want)
 	mustClose(t, l, true)
 }
+
+// crowded is a filesystem that others fill: no new file gets a block.
+type crowded struct {
+	vfs.FS
+	full *atomic.Bool
+}
+
+func (fs crowded) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
+	if _, err := fs.Stat(name); err != nil && fs.full.Load() {
+		return nil, syscall.ENOSPC
+	}
+	return fs.FS.OpenReadWrite(name, c, o...)
+}
+
+// TestPrepare: what was free when the log was opened is taken at once, whatever
+// becomes of the disk before the first record.
+func TestPrepare(t *testing.T) {
+	mem := vfs.NewMem()
+	var full atomic.Bool
+	full.Store(true)
+	l := mustOpen(t, mem, testOptions)
+	want := []entry{mustAppend(t, l, payload(1, 100))}
+	mustClose(t, l, true)
+	files, err := mem.List(testDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range files { // no spare: there was no room for one
+		if name != segmentName(1) {
+			if err := mem.Remove(mem.PathJoin(testDir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	l = mustOpen(t, crowded{mem, &full}, testOptions)
+	full.Store(false)
+	if err := l.Prepare(); err != nil {
+		t.Fatal(err)
+	}
+	full.Store(true)
+	want = append(want, mustAppend(t, l, payload(2, 100)))
+	mustClose(t, l, true)
+	l = mustOpen(t, mem, testOptions)
+	checkReplay(t, l, 0, want)
+	mustClose(t, l, true)
+}

@@ -44,6 +44,15 @@ func (l *Log) takeSpare(size int64) (*segment, error) {
 	return s, nil
 }
 
+// Prepare has a segment ready for the next roll-over, so that it can't fail for
+// lack of room. The first Append after Open is one.
+func (l *Log) Prepare() error {
+	if err := l.start(); err != nil {
+		return err
+	}
+	return l.prepare()
+}
+
 // prepareInBackground sees to it that the next roll-over finds a spare. A
 // failure is not kept: the roll-over that then finds none tries by itself, and
 // its error is the one that counts.

@@ -121,6 +121,10 @@ func Open(cfg Config) (*Engine, error) {
 	return e, nil
 }
 
+// Prepare sets room aside for the next Update: on a disk that others fill, what
+// is free when a store is opened is gone a moment later.
+func (e *Engine) Prepare() error { return e.log.Prepare() }
+
 // Recovery says what Open found.
 func (e *Engine) Recovery() Recovery { return e.rec }
 
