@@ -1,9 +1,11 @@
 package snapshot_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,13 +13,14 @@ import (
 	"stepfs/chunkstore"
 	"stepfs/fs/stage"
 	"stepfs/internal/livetree"
+	"stepfs/internal/schema"
 	"stepfs/internal/state"
 	"stepfs/snapshot"
 )
 
 // rebuild closes the world, throws index and journal away, and makes them again
-// from packs.
-func (w *world) rebuild() *snapshot.Rebuilt {
+// from packs, but for objects that can't be read any more.
+func (w *world) rebuild(unreadable ...chunkstore.ID) *snapshot.Rebuilt {
 	w.t.Helper()
 	w.ok(w.stop(true))
 	for _, dir := range []string{"s/index", "s/journal"} {
@@ -29,8 +32,9 @@ func (w *world) rebuild() *snapshot.Rebuilt {
 	w.ok(err)
 	r, err := chunkstore.NewReader(e, w.mem, "s/packs", chunkConf)
 	w.ok(err)
+	objects := fewerObjects{r, unreadable}
 	now := time.Now()
-	res, err := snapshot.Rebuild(w.ctx(), snapshot.RebuildConfig{DB: e, Objects: r, Now: now, Tree: func(last uint64) snapshot.RebuiltTree {
+	res, err := snapshot.Rebuild(w.ctx(), snapshot.RebuildConfig{DB: e, Objects: objects, Now: now, Tree: func(last uint64) snapshot.RebuiltTree {
 		return livetree.Rebuilder{Rebuilder: stage.NewRebuilder(e, last, 0, 0, 0, now.UnixNano())}
 	}})
 	w.ok(err)
@@ -38,8 +42,73 @@ func (w *world) rebuild() *snapshot.Rebuilt {
 	w.ok(err)
 	r.Close()
 	w.ok(e.Close(true))
+	w.ok(state.JournalOfBulk(w.mem, "s/journal", w.boot))
 	w.open()
 	return res
+}
+
+// fewerObjects are objects of which some can't be read.
+type fewerObjects struct {
+	snapshot.Objects
+	unreadable []chunkstore.ID
+}
+
+func (o fewerObjects) ReadBack(ctx context.Context, id chunkstore.ID, buf []byte) ([]byte, error) {
+	if slices.Contains(o.unreadable, id) {
+		return nil, chunkstore.ErrCorrupt
+	}
+	return o.Objects.ReadBack(ctx, id, buf)
+}
+
+// TestRebuildAfterLoss: what a step has lost is lost to that step alone. A directory
+// that is in the next step as it was in the one before is there again, though in
+// between nobody knows what was in it.
+func TestRebuildAfterLoss(t *testing.T) {
+	w := newWorld(t, nil)
+	w.put("d/stays", "as it was")
+	w.put("d/sub/stays", "this, too")
+	before := w.step("before")
+	want := describe(t, w.tree.At(before.Seq), 1)
+	w.put("d/sub/passes", "for a while")
+	between := w.step("between")
+	w.remove("d/sub/passes")
+	after := w.step("after")
+	w.drain()
+	// The names of d/sub at that time are lost: the one object that this step alone has
+	// of it.
+	object := w.objectOf(between, "d", "sub")
+	if object == w.objectOf(before, "d", "sub") || w.objectOf(after, "d", "sub") != w.objectOf(before, "d", "sub") {
+		t.Fatal("this proves nothing")
+	}
+	wantAfter := describe(t, w.tree.At(after.Seq), 1)
+	res := w.rebuild(object)
+	if res.Steps != 3 || res.Partial != 1 {
+		t.Errorf("rebuilt %+v", res)
+	}
+	same(t, "the step before", want, describe(t, w.tree.At(before.Seq), 1))
+	same(t, "the step after", wantAfter, describe(t, w.tree.At(after.Seq), 1))
+	w.wantAbsent(between.Seq, "d/sub/passes")
+}
+
+// objectOf is the object of a directory in a step's tree.
+func (w *world) objectOf(i snapshot.Info, path ...string) chunkstore.ID {
+	w.t.Helper()
+	v, err := w.eng.Get(schema.Numbered(schema.PrefixSnapshot, i.Seq))
+	w.ok(err)
+	rec, err := schema.DecodeSnapshot(v)
+	w.ok(err)
+	b, err := w.chunks.ReadBack(w.ctx(), rec.Tree, nil)
+	w.ok(err)
+	_, _, at, err := schema.DecodeRoot(b)
+	w.ok(err)
+	for _, name := range path {
+		b, err := w.chunks.ReadBack(w.ctx(), at.Dir.ID, nil)
+		w.ok(err)
+		es, err := schema.DecodePage(b)
+		w.ok(err)
+		at = es[slices.IndexFunc(es, func(e schema.TreeEntry) bool { return e.Name == name })]
+	}
+	return at.Dir.ID
 }
 
 // TestRebuildModel: whatever a tree went through, each step shows after a rebuild

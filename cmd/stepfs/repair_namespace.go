@@ -50,7 +50,11 @@ func (x *repairer) namespace(c state.Condition) (err error) {
 		x.sum.Unknown++
 		x.did("staging-moved", storedir.StagingDir, "%d files hold what was not stored yet: without records nobody knows whose bytes they are, they are moved aside", staged)
 	}
-	if err := x.rebuild(base); err != nil {
+	err = x.rebuild(base)
+	if err == nil {
+		err = state.JournalOfBulk(vfs.Default, filepath.Join(base, storedir.JournalDir), storedir.BootID())
+	}
+	if err != nil {
 		return err
 	}
 	x.fresh = true

@@ -246,7 +246,6 @@ func (r *Rebuilder) bury(ino uint64) error {
 		}
 	}
 	if isDir(cur.rec) {
-		delete(r.known, ino)
 		d, err := r.Dir(ino)
 		if err != nil {
 			return err

@@ -27,8 +27,9 @@ type oldEntry struct {
 }
 
 // Dir begins to say what is in a directory: Put in byte order, then Done, or
-// Close.
+// Close. Until Know it is not as any object says.
 func (r *Rebuilder) Dir(dir uint64) (*RebuiltDir, error) {
+	delete(r.known, dir)
 	if _, dirty := r.dirs[dir]; dirty {
 		if err := r.flush(); err != nil {
 			return nil, err

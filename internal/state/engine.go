@@ -53,8 +53,8 @@ type Config struct {
 	// SegmentSize of the journal; zero means its default.
 	SegmentSize int64
 	// Bulk makes an index without a journal: for one that is built beside the
-	// store's and takes its place once it is closed. What a crash leaves of it is
-	// of no use.
+	// store's and takes its place once it is closed, with the journal that
+	// JournalOfBulk makes. What a crash leaves of it is of no use.
 	Bulk bool
 	// Damage hears of tables of the index that don't read back; their readers
 	// get the error besides. It must not block. May be nil.
@@ -176,6 +176,7 @@ func (e *Engine) Update(kind schema.Kind, fn func(tx *Tx) error) (journal.Pos, e
 }
 
 func (e *Engine) commit(kind schema.Kind, tx *Tx) (end journal.Pos, err error) {
+	end = bulkPos
 	if !e.cfg.Bulk {
 		end, err = e.log.Append([]byte{byte(kind)}, tx.batch.Repr())
 	}
