@@ -93,7 +93,7 @@ func (s *Store) scrubChunk(number uint64, e pack.Entry, rec schema.PackRecord, f
 	b := s.buffers.get(int(e.Raw))
 	defer s.buffers.put(b)
 	err := s.fetch(e.ID, chunkLoc(number, e), rec, b.bytes)
-	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrMissing) {
+	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrMissing) || badSector(err) {
 		if loc, gerr := s.getChunk(s.db, e.ID); errors.Is(gerr, state.ErrNotFound) || gerr == nil && loc.Pack != number {
 			return nil // it moved, and its base went
 		} else if gerr != nil {
