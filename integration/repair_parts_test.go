@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -209,15 +210,26 @@ func TestRepairKilled(t *testing.T) {
 // TestRepairKeepsStaged: what was not stored can't be named without records; its
 // bytes are moved aside, not removed.
 func TestRepairKeepsStaged(t *testing.T) {
+	for _, stored := range []bool{true, false} { // or there is nothing but what is staged
+		t.Run(fmt.Sprint("with packs ", stored), func(t *testing.T) { repairKeepsStaged(t, stored) })
+	}
+}
+
+func repairKeepsStaged(t *testing.T, stored bool) {
 	d := mount(t, "--no-seal")
-	must(t, os.WriteFile(d.Mnt+"/stored", make([]byte, 1<<20), 0o644))
-	snapshotNow(t, d, "one")
-	_, err := root.Must("drain", d.Mnt)
-	must(t, err)
+	if stored {
+		must(t, os.WriteFile(d.Mnt+"/stored", make([]byte, 1<<20), 0o644))
+		snapshotNow(t, d, "one")
+		_, err := root.Must("drain", d.Mnt)
+		must(t, err)
+	}
 	must(t, os.WriteFile(d.Mnt+"/staged", []byte(strings.Repeat("only here ", 20000)), 0o644))
 	must(t, d.Kill())
 	must(t, os.RemoveAll(d.Store+"/index"))
 	must(t, os.RemoveAll(d.Store+"/journal"))
+	res, err := root.Stepfs("mount", "-d", d.Store, d.Mnt)
+	must(t, err)
+	refused(t, res, exitError, "gone.*check --repair")
 	if said := repaired(t, d.Store, exitPartly); !strings.Contains(said, "staging-moved") {
 		t.Errorf("it says nothing of staging files:\n%s", said)
 	}

@@ -21,8 +21,8 @@ import (
 // The namespace of a store, made again from the steps in its packs.
 
 // countStaged counts what is in the staging directory.
-func (x *repairer) countStaged() (n int, err error) {
-	err = filepath.WalkDir(x.dir.Join(storedir.StagingDir), func(_ string, e fs.DirEntry, err error) error {
+func countStaged(dir *storedir.Dir) (n int, err error) {
+	err = filepath.WalkDir(dir.Join(storedir.StagingDir), func(_ string, e fs.DirEntry, err error) error {
 		if err == nil && !e.IsDir() {
 			n++
 		}
@@ -35,16 +35,12 @@ func (x *repairer) countStaged() (n int, err error) {
 }
 
 // namespace rebuilds everything from packs.
-func (x *repairer) namespace(c state.Condition) (err error) {
+func (x *repairer) namespace(c state.Condition, staged int) (err error) {
 	base, err := x.begin()
 	if err != nil {
 		return err
 	}
 	defer x.drop(base)
-	staged, err := x.countStaged()
-	if err != nil {
-		return err
-	}
 	x.did("namespace-rebuilt", "index, journal", "%s; the namespace is made again from the steps that are found in packs", x.whyRebuild(c))
 	if staged > 0 {
 		x.sum.Unknown++
