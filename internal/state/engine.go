@@ -207,7 +207,7 @@ func (e *Engine) apply(b *pebble.Batch, end journal.Pos) error {
 
 // Sync returns once every record that ends at or before pos is durable.
 func (e *Engine) Sync(pos journal.Pos) error {
-	if err := e.Err(); err != nil {
+	if err := e.Err(); err != nil || e.cfg.Bulk { // what is made in bulk is durable once it is closed
 		return err
 	}
 	if err := e.log.Sync(pos); err != nil {
