@@ -59,6 +59,10 @@ type Config struct {
 	// Damage hears of tables of the index that don't read back; their readers
 	// get the error besides. It must not block. May be nil.
 	Damage func(error)
+	// Dying hears why the process has to end: Pebble can't note any more what its
+	// tables are. Nothing that was acknowledged is lost, the journal has it. It must
+	// end the process, and not return; nil: a panic does it.
+	Dying func(error)
 }
 
 // Recovery says what Open found.
