@@ -22,6 +22,12 @@ import (
 // from packs, but for objects that can't be read any more.
 func (w *world) rebuild(unreadable ...chunkstore.ID) *snapshot.Rebuilt {
 	w.t.Helper()
+	return w.rebuildWith(nil, nil, unreadable...)
+}
+
+// rebuildWith is rebuild that knows of records, and tells what is lost.
+func (w *world) rebuildWith(known map[uint64]*schema.Snapshot, lost func(snapshot.Info, string, string), unreadable ...chunkstore.ID) *snapshot.Rebuilt {
+	w.t.Helper()
 	w.ok(w.stop(true))
 	for _, dir := range []string{"s/index", "s/journal"} {
 		w.ok(w.mem.RemoveAll(dir))
@@ -34,7 +40,7 @@ func (w *world) rebuild(unreadable ...chunkstore.ID) *snapshot.Rebuilt {
 	w.ok(err)
 	objects := fewerObjects{r, unreadable}
 	now := time.Now()
-	res, err := snapshot.Rebuild(w.ctx(), snapshot.RebuildConfig{DB: e, Objects: objects, Now: now, Tree: func(last uint64) snapshot.RebuiltTree {
+	res, err := snapshot.Rebuild(w.ctx(), snapshot.RebuildConfig{DB: e, Objects: objects, Known: known, Lost: lost, Now: now, Tree: func(last uint64) snapshot.RebuiltTree {
 		return livetree.Rebuilder{Rebuilder: stage.NewRebuilder(e, last, 0, 0, 0, now.UnixNano())}
 	}})
 	w.ok(err)
@@ -88,6 +94,40 @@ func TestRebuildAfterLoss(t *testing.T) {
 	same(t, "the step before", want, describe(t, w.tree.At(before.Seq), 1))
 	same(t, "the step after", wantAfter, describe(t, w.tree.At(after.Seq), 1))
 	w.wantAbsent(between.Seq, "d/sub/passes")
+}
+
+// TestRebuildWithKnown: what records of a damaged index still say is had, and what they
+// say of is named if it is not back.
+func TestRebuildWithKnown(t *testing.T) {
+	w := newWorld(t, nil)
+	w.put("a", "stored")
+	held := w.step("held")
+	w.drain()
+	_, err := w.m.Hold(held.Seq, snapshot.Hold{Name: "mine", By: "me@here", Reason: "it is good"})
+	w.ok(err)
+	w.put("a", "not stored")
+	w.barrier()
+	staged := w.step("staged")
+	known := map[uint64]*schema.Snapshot{}
+	it, err := w.eng.NewIter([]byte{schema.PrefixSnapshot}, []byte{schema.PrefixSnapshot + 1})
+	w.ok(err)
+	for ok := it.First(); ok; ok = it.Next() {
+		seq, err := schema.ParseNumbered(it.Key())
+		w.ok(err)
+		known[seq], err = schema.DecodeSnapshot(slices.Clone(it.Value()))
+		w.ok(err)
+	}
+	w.ok(it.Close())
+	var lost []string
+	res := w.rebuildWith(known, func(i snapshot.Info, path, _ string) { lost = append(lost, i.ID()+":"+path) })
+	if res.Steps != 1 || res.Barriers != 1 || !slices.Equal(lost, []string{staged.ID() + ":."}) {
+		t.Errorf("%+v, lost %q", res, lost)
+	}
+	i, err := w.m.Get(held.Seq)
+	w.ok(err)
+	if len(i.Holds) != 1 || i.Holds[0].Name != "mine" || i.Holds[0].Reason != "it is good" {
+		t.Errorf("holds: %+v", i.Holds)
+	}
 }
 
 // objectOf is the object of a directory in a step's tree.
