@@ -178,16 +178,24 @@ func refusedMount(t *testing.T, s *stepped, says string) {
 // be repaired.
 func TestRepairKilled(t *testing.T) {
 	pristine := history(t)
-	kills, ended := 0, 0
-	for round := range max(5, rounds(t, 50)/2) {
+	hurt := func() *stepped {
 		s := pristine.clone(t)
 		must(t, os.RemoveAll(s.Store+"/index"))
 		must(t, os.RemoveAll(s.Store+"/journal"))
 		flipByte(t, largest(t, s.Store, "packs/*.pack"), -60)
+		return s
+	}
+	begin := time.Now()
+	repaired(t, hurt().Store, 0)
+	long := 2 * time.Since(begin) // in which some repairs end
+	kills, ended := 0, 0
+	all := max(5, rounds(t, 50)/2)
+	for round := range all {
+		s := hurt()
 		for again := range 3 {
 			cmd := exec.Command(root.Bin, "check", "--repair", s.Store)
 			must(t, cmd.Start())
-			time.Sleep(time.Duration(round%50*6+again*11) * time.Millisecond)
+			time.Sleep(long * time.Duration(3*round+again) / time.Duration(3*all))
 			_ = cmd.Process.Kill()
 			if cmd.Wait() != nil {
 				kills++

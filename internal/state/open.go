@@ -263,7 +263,7 @@ func (silent) Infof(string, ...any)  {}
 func (silent) Errorf(string, ...any) {}
 func (s silent) Fatalf(format string, args ...any) {
 	s.want.abandon()
-	err := errors.New(fmt.Sprintf("index: "+format, args...))
+	err := fmt.Errorf("index: "+format, args...)
 	if s.dying != nil {
 		s.dying(err)
 	}
