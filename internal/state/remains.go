@@ -19,8 +19,11 @@ const maxHoles = 1 << 20
 // passed over, nor is an older record given in its place. holes: numbers whose records, if
 // there are any, don't. An index that does not even open has none of either.
 func Remains(cfg Config, kind byte, fn func(number uint64, value []byte)) (holes int, err error) {
-	opts := readOnly(cfg)
-	db, err := pebble.Open(cfg.FS.PathJoin(cfg.Dir, "index"), opts)
+	tables, err := filesIn(cfg, "index", ".sst")
+	if err != nil || len(tables) == 0 { // opening one that is not there leaves a file
+		return 0, err
+	}
+	db, err := pebble.Open(cfg.FS.PathJoin(cfg.Dir, "index"), readOnly(cfg))
 	if err != nil {
 		return 0, nil // whatever it is, there is nothing to be had
 	}
