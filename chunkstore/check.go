@@ -23,9 +23,11 @@ type Holders interface {
 	// Leaving says whether a holder is being taken away: it still names chunks
 	// that it holds no more.
 	Leaving(v *state.View, holder uint64) (bool, error)
-	// Needs adds the files that need a chunk which a holder names, up to what
-	// n has room for.
-	Needs(holder uint64, id [32]byte, n *check.Needs) error
+	// Places tells where a holder has the chunks that it is asked for.
+	Places(holder uint64, asked func(id [32]byte) bool, fn func(id [32]byte, at check.Place)) error
+	// Needs adds the files that read one of these places, up to what n has room
+	// for.
+	Needs(at check.Places, n *check.Needs) error
 }
 
 // CheckOptions say what Check looks at besides the structure.

@@ -192,7 +192,7 @@ func (c *checker) read(number uint64, e pack.Entry, rec schema.PackRecord) error
 	b := c.buffers.get(int(e.Raw))
 	defer c.buffers.put(b)
 	err := c.fetch(e.ID, chunkLoc(number, e), rec, b.bytes)
-	if errors.Is(err, ErrCorrupt) {
+	if errors.Is(err, ErrCorrupt) || badSector(err) {
 		c.r.Damage("chunk-data", chunkName(e.ID[:]), "%v", err)
 		err = nil
 	}
@@ -227,7 +227,9 @@ func (s *Store) partHeader(number uint64, e pack.Entry, rec schema.PackRecord) (
 	pack.PutPartHeader(want, e, rec.Domain)
 	want = append(want, e.Ext...)
 	got := make([]byte, len(want))
-	if err := readStored(f, got, e.Offset); err != nil {
+	if err := readStored(f, got, e.Offset); badSector(err) {
+		return false, nil
+	} else if err != nil {
 		return false, fmt.Errorf("read pack %s: %w", name, err)
 	}
 	return bytes.Equal(got, want), nil

@@ -43,9 +43,14 @@ func (mapHolders) Leaving(v *state.View, holder uint64) (bool, error) {
 	return (&check.Run{View: v}).Has(schema.Numbered(schema.PrefixDeadHold, holder))
 }
 
+// Places tells of none.
+func (mapHolders) Places(uint64, func([32]byte) bool, func([32]byte, check.Place)) error { return nil }
+
 // Needs names a holder as a file.
-func (mapHolders) Needs(holder uint64, _ [32]byte, n *check.Needs) error {
-	n.List = append(n.List, check.Need{Path: fmt.Sprint("file of ", holder)})
+func (mapHolders) Needs(at check.Places, n *check.Needs) error {
+	for holder := range at {
+		n.Add(check.Need{Path: fmt.Sprint("file of ", holder)})
+	}
 	return nil
 }
 

@@ -1,7 +1,9 @@
 package chunkstore
 
 import (
+	"errors"
 	"sync"
+	"syscall"
 
 	"stepfs/chunkstore/pack"
 )
@@ -14,6 +16,13 @@ type damage struct {
 	lost   map[uint64]struct{}    // packs whose file is gone
 	chunks map[ID]struct{}        // chunks whose bytes are wrong
 	bad    map[pack.Name]struct{} // pack files that can't be adopted
+}
+
+// badSector says that the disk does not give what is in one place of it. That need
+// not last, so it is no proof of damage; but whoever goes through all of a store goes
+// on, and a copy of what is there is worth storing.
+func badSector(err error) bool {
+	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EBADMSG) || errors.Is(err, syscall.EUCLEAN)
 }
 
 func (d *damage) has(id ID, number uint64) bool {

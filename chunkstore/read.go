@@ -211,7 +211,12 @@ func (s *Store) fetchIf(sure bool, id ID, loc schema.ChunkLoc, rec schema.PackRe
 	}
 	var io *ioError
 	if errors.As(err, &io) {
-		return fmt.Errorf("read pack %s: %w", name, io.err)
+		err = fmt.Errorf("read pack %s, chunk %x at %d: %w", name, id, loc.Offset, io.err)
+		if badSector(io.err) {
+			s.damage.badChunk(id)
+			return s.report(err)
+		}
+		return err
 	}
 	s.damage.badChunk(id)
 	return s.report(fmt.Errorf("%w: pack %s, chunk %x at %d: %w", ErrCorrupt, name, id, loc.Offset, err))
@@ -242,6 +247,7 @@ func (s *Store) plain(f io.ReaderAt, id ID, loc schema.ChunkLoc, dst []byte) err
 type ioError struct{ err error }
 
 func (e *ioError) Error() string { return e.err.Error() }
+func (e *ioError) Unwrap() error { return e.err }
 
 func readStored(f io.ReaderAt, b []byte, off int64) error {
 	n, err := f.ReadAt(b, off)

@@ -316,6 +316,8 @@ func readFooter(fs vfs.FS, dir string, name pack.Name, domain uint32) (pack.Foot
 	}
 	f, got, err := pack.ReadFooter(file, st.Size())
 	switch {
+	case badSector(err):
+		return pack.Footer{}, fmt.Errorf("pack %s: %w: %w", name.FileName(), pack.ErrFormat, err)
 	case err != nil:
 		return pack.Footer{}, fmt.Errorf("pack %s: %w", name.FileName(), err)
 	case got != name:

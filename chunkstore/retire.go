@@ -184,7 +184,7 @@ func (c *collector) unfit(p *oldPack, err error) error {
 		err = fmt.Errorf("%w: pack %s", ErrMissing, p.name.FileName())
 	case errors.Is(err, pack.ErrFormat):
 		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
-	case !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrMissing): // the latter of a base
+	case !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrMissing) && !badSector(err): // the second of a base
 		return err
 	}
 	_ = c.report(err) // gives it back

@@ -106,8 +106,8 @@ func (w *salvager) scan(in vfs.File, size int64) error {
 		if err := w.ctx.Err(); err != nil {
 			return err
 		}
-		n, err := in.ReadAt(window[:min(salvageWindow, size-off)], off)
-		if err != nil && !errors.Is(err, io.EOF) {
+		n, err := readAround(in, window[:min(salvageWindow, size-off)], off)
+		if err != nil {
 			return err
 		}
 		b := window[:n]
@@ -133,6 +133,30 @@ func (w *salvager) scan(in vfs.File, size int64) error {
 	return nil
 }
 
+// sector is how much is given up where the disk gives an error.
+const sector = 4096
+
+// readAround reads as much of b as the file has. What the disk does not give is
+// zeros: no part that it belongs to proves to be whole.
+func readAround(in vfs.File, b []byte, off int64) (n int, err error) {
+	if n, err = in.ReadAt(b, off); err == nil || errors.Is(err, io.EOF) {
+		return n, nil
+	}
+	for n = 0; n < len(b) && (err == nil || badSector(err)); {
+		to := min(len(b), n+sector-int((off+int64(n))%sector))
+		var k int
+		if k, err = in.ReadAt(b[n:to], off+int64(n)); badSector(err) {
+			clear(b[n:to])
+			k = to - n
+		}
+		n += k
+	}
+	if errors.Is(err, io.EOF) || badSector(err) {
+		err = nil
+	}
+	return n, err
+}
+
 // part saves the part that may begin with head at an offset, and gives where to
 // go on.
 func (w *salvager) part(in vfs.File, head []byte, at, size int64) (next int64, err error) {
@@ -142,8 +166,8 @@ func (w *salvager) part(in vfs.File, head []byte, at, size int64) (next int64, e
 		return at + 1, nil
 	}
 	payload := make([]byte, e.Stored)
-	if n, err := in.ReadAt(payload, e.PayloadOffset()); n < len(payload) {
-		return 0, err
+	if n, err := readAround(in, payload, e.PayloadOffset()); err != nil || n < len(payload) {
+		return 0, errors.Join(err, io.ErrUnexpectedEOF)
 	}
 	if !w.whole(e, payload) {
 		w.Broken++

@@ -93,7 +93,7 @@ func (s *Store) scrubChunk(number uint64, e pack.Entry, rec schema.PackRecord, f
 	b := s.buffers.get(int(e.Raw))
 	defer s.buffers.put(b)
 	err := s.fetch(e.ID, chunkLoc(number, e), rec, b.bytes)
-	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrMissing) {
+	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrMissing) || badSector(err) {
 		if loc, gerr := s.getChunk(s.db, e.ID); errors.Is(gerr, state.ErrNotFound) || gerr == nil && loc.Pack != number {
 			return nil // it moved, and its base went
 		} else if gerr != nil {
@@ -149,17 +149,28 @@ func (s *Store) Damaged() ([]ID, error) {
 }
 
 // IsDamaged says whether a chunk's bytes were found wrong or gone, or those of what
-// it is made from.
+// it is made from, or it is nowhere, though somebody holds it.
 func (s *Store) IsDamaged(id ID) (bool, error) {
 	loc, err := s.getChunk(s.db, id)
 	if errors.Is(err, state.ErrNotFound) {
-		return false, nil
+		holders, err := s.Holders(id, 1)
+		return len(holders) > 0, err
 	}
 	if err != nil || s.damage.has(id, loc.Pack) {
 		return err == nil, err
 	}
 	whole, err := s.readable(loc)
 	return err == nil && !whole, err
+}
+
+// AnyDamaged says whether one of these chunks is.
+func (s *Store) AnyDamaged(ids [][32]byte) (bool, error) {
+	for _, id := range ids {
+		if is, err := s.IsDamaged(id); is || err != nil {
+			return is, err
+		}
+	}
+	return false, nil
 }
 
 // Holders gives who needs a chunk, max of them at most.
@@ -180,15 +191,18 @@ func (s *Store) Holders(id ID, max int) (holders []uint64, err error) {
 // IsNamed says whether plain bytes are those of a chunk.
 func (s *Store) IsNamed(id ID, plain []byte) bool { return s.name(plain) == id }
 
-// Heal stores a damaged chunk again, from bytes that have its name. The index
-// points to the new place once that is durable; what needs the chunk is not
-// touched. It does nothing for a chunk that is not known to be damaged.
+// Heal stores a chunk of a file's content that is damaged again, or, if it is in the
+// index, an object, from bytes that have its name. The index points to the new place
+// once that is durable; what needs the chunk is not touched. It does nothing for a
+// chunk that is not known to be damaged.
 func (s *Store) Heal(ctx context.Context, id ID, plain []byte) error {
 	if len(plain) > pack.MaxRaw || s.name(plain) != id {
 		return fmt.Errorf("%w: chunk %x can't be healed: %w", ErrSource, id, errWrongName)
 	}
-	loc, err := s.getChunk(s.db, id)
-	if err != nil {
+	typ := pack.TypeData
+	if loc, err := s.getChunk(s.db, id); err == nil {
+		typ = pack.Type(loc.Type)
+	} else if !errors.Is(err, state.ErrNotFound) {
 		return err
 	}
 	b := s.buffers.get(pack.PartHeaderSize + len(plain))
@@ -199,7 +213,7 @@ func (s *Store) Heal(ctx context.Context, id ID, plain []byte) error {
 	p.refs = []Ref{{Len: uint32(len(plain)), ID: id}}
 	coder := s.coders.get()
 	defer s.coders.put(coder)
-	err = p.add(coder, chunk{part: b.bytes, id: id}, 0, pack.Type(loc.Type))
+	err := p.add(coder, chunk{part: b.bytes, id: id}, 0, typ)
 	if err == nil {
 		err = s.Flush(ctx)
 	}

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -177,16 +178,24 @@ func refusedMount(t *testing.T, s *stepped, says string) {
 // be repaired.
 func TestRepairKilled(t *testing.T) {
 	pristine := history(t)
-	kills, ended := 0, 0
-	for round := range max(5, rounds(t, 50)/2) {
+	hurt := func() *stepped {
 		s := pristine.clone(t)
 		must(t, os.RemoveAll(s.Store+"/index"))
 		must(t, os.RemoveAll(s.Store+"/journal"))
 		flipByte(t, largest(t, s.Store, "packs/*.pack"), -60)
+		return s
+	}
+	begin := time.Now()
+	repaired(t, hurt().Store, 0)
+	long := 2 * time.Since(begin) // in which some repairs end
+	kills, ended := 0, 0
+	all := max(5, rounds(t, 50)/2)
+	for round := range all {
+		s := hurt()
 		for again := range 3 {
 			cmd := exec.Command(root.Bin, "check", "--repair", s.Store)
 			must(t, cmd.Start())
-			time.Sleep(time.Duration(round%50*6+again*11) * time.Millisecond)
+			time.Sleep(long * time.Duration(3*round+again) / time.Duration(3*all))
 			_ = cmd.Process.Kill()
 			if cmd.Wait() != nil {
 				kills++
@@ -209,15 +218,26 @@ func TestRepairKilled(t *testing.T) {
 // TestRepairKeepsStaged: what was not stored can't be named without records; its
 // bytes are moved aside, not removed.
 func TestRepairKeepsStaged(t *testing.T) {
+	for _, stored := range []bool{true, false} { // or there is nothing but what is staged
+		t.Run(fmt.Sprint("with packs ", stored), func(t *testing.T) { repairKeepsStaged(t, stored) })
+	}
+}
+
+func repairKeepsStaged(t *testing.T, stored bool) {
 	d := mount(t, "--no-seal")
-	must(t, os.WriteFile(d.Mnt+"/stored", make([]byte, 1<<20), 0o644))
-	snapshotNow(t, d, "one")
-	_, err := root.Must("drain", d.Mnt)
-	must(t, err)
+	if stored {
+		must(t, os.WriteFile(d.Mnt+"/stored", make([]byte, 1<<20), 0o644))
+		snapshotNow(t, d, "one")
+		_, err := root.Must("drain", d.Mnt)
+		must(t, err)
+	}
 	must(t, os.WriteFile(d.Mnt+"/staged", []byte(strings.Repeat("only here ", 20000)), 0o644))
 	must(t, d.Kill())
 	must(t, os.RemoveAll(d.Store+"/index"))
 	must(t, os.RemoveAll(d.Store+"/journal"))
+	res, err := root.Stepfs("mount", "-d", d.Store, d.Mnt)
+	must(t, err)
+	refused(t, res, exitError, "gone.*check --repair")
 	if said := repaired(t, d.Store, exitPartly); !strings.Contains(said, "staging-moved") {
 		t.Errorf("it says nothing of staging files:\n%s", said)
 	}

@@ -229,7 +229,8 @@ func (e *evictor) step(ctx context.Context, need uint64) (freed bool, err error)
 
 func (e *evictor) endRound() { e.list, e.last = nil, 0 }
 
-// evict gives hot copies up. One that holds something that is not stored stays.
+// evict gives hot copies up. One that holds something that is not stored stays, and
+// so does one of which a chunk is damaged: first that is stored again from it.
 func (e *evictor) evict(batch []hotCopy) (freed bool, err error) {
 	for _, c := range batch {
 		if err := e.m.tree.Evict(c.gen); err != nil {
@@ -242,6 +243,8 @@ func (e *evictor) evict(batch []hotCopy) (freed bool, err error) {
 		if !hot {
 			freed = true
 			e.sum -= c.bytes
+		} else {
+			e.m.healFrom(c.gen)
 		}
 	}
 	if !freed {
@@ -277,10 +280,8 @@ func (e *evictor) hotBytes() (sum int64, err error) {
 
 // refill lists what comes next in the round.
 func (e *evictor) refill() error {
-	err := e.m.tree.Hot(func(gen uint64, bytes int64) bool {
-		if gen > e.last {
-			e.list = append(e.list, hotCopy{gen, bytes})
-		}
+	err := e.m.tree.HotAfter(e.last, func(gen uint64, bytes int64) bool {
+		e.list = append(e.list, hotCopy{gen, bytes})
 		return len(e.list) < evictList
 	})
 	if n := len(e.list); n > 0 {

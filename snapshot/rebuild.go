@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -66,6 +67,10 @@ type RebuildConfig struct {
 	Objects Objects
 	Domain  uint32
 	Now     time.Time
+	// Known are records that were found elsewhere. Their holds stay, and nothing else
+	// is taken from them, since they may be older than what happened later; those of
+	// snapshots that are not back are lost.
+	Known map[uint64]*schema.Snapshot
 	// Tree begins a tree; no step shows an inode with a number above last.
 	Tree func(last uint64) RebuiltTree
 	// Back hears of each step that is back, Lost of each path of one that is not
@@ -79,6 +84,7 @@ type Rebuilt struct {
 	Steps, Partial int
 	Unreadable     int      // objects that could not be read
 	Twice          []string // steps whose number another, later one has
+	Barriers       int      // that were known, and are gone
 	Live           []Info   // what the live tree is now, for each scope
 }
 
@@ -99,6 +105,7 @@ func Rebuild(ctx context.Context, cfg RebuildConfig) (*Rebuilt, error) {
 		}
 	}
 	if err == nil {
+		w.gone()
 		err = w.live(roots)
 	}
 	if err != nil {
@@ -290,10 +297,27 @@ func (w *rebuild) lose(path, why string) {
 	}
 }
 
+// gone says which of the known snapshots are not back.
+func (w *rebuild) gone() {
+	for _, seq := range slices.Sorted(maps.Keys(w.cfg.Known)) {
+		if s := w.cfg.Known[seq]; s.Name == "" {
+			w.Barriers++
+		} else if w.cfg.Lost != nil {
+			w.cfg.Lost(infoOf(seq, s), ".", "the step is not in packs")
+		}
+	}
+}
+
 // record writes what the registry knows of a step.
 func (w *rebuild) record(r *foundRoot) error {
 	s := r.rec
 	s.ScopeIno, s.Tree, s.Drained = r.ino, r.id, true
+	if k := w.cfg.Known[r.seq]; k != nil && k.Time == s.Time {
+		if k.Scope == s.Scope && k.Name == s.Name {
+			s.Holds = k.Holds
+		}
+		delete(w.cfg.Known, r.seq)
+	}
 	if w.lost > 0 {
 		if w.lost > lostMarks {
 			s.Marks = append(s.Marks, fmt.Sprintf(".: %d more are not whole", w.lost-lostMarks))

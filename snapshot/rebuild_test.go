@@ -1,9 +1,11 @@
 package snapshot_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,13 +13,20 @@ import (
 	"stepfs/chunkstore"
 	"stepfs/fs/stage"
 	"stepfs/internal/livetree"
+	"stepfs/internal/schema"
 	"stepfs/internal/state"
 	"stepfs/snapshot"
 )
 
 // rebuild closes the world, throws index and journal away, and makes them again
-// from packs.
-func (w *world) rebuild() *snapshot.Rebuilt {
+// from packs, but for objects that can't be read any more.
+func (w *world) rebuild(unreadable ...chunkstore.ID) *snapshot.Rebuilt {
+	w.t.Helper()
+	return w.rebuildWith(nil, nil, unreadable...)
+}
+
+// rebuildWith is rebuild that knows of records, and tells what is lost.
+func (w *world) rebuildWith(known map[uint64]*schema.Snapshot, lost func(snapshot.Info, string, string), unreadable ...chunkstore.ID) *snapshot.Rebuilt {
 	w.t.Helper()
 	w.ok(w.stop(true))
 	for _, dir := range []string{"s/index", "s/journal"} {
@@ -29,8 +38,9 @@ func (w *world) rebuild() *snapshot.Rebuilt {
 	w.ok(err)
 	r, err := chunkstore.NewReader(e, w.mem, "s/packs", chunkConf)
 	w.ok(err)
+	objects := fewerObjects{r, unreadable}
 	now := time.Now()
-	res, err := snapshot.Rebuild(w.ctx(), snapshot.RebuildConfig{DB: e, Objects: r, Now: now, Tree: func(last uint64) snapshot.RebuiltTree {
+	res, err := snapshot.Rebuild(w.ctx(), snapshot.RebuildConfig{DB: e, Objects: objects, Known: known, Lost: lost, Now: now, Tree: func(last uint64) snapshot.RebuiltTree {
 		return livetree.Rebuilder{Rebuilder: stage.NewRebuilder(e, last, 0, 0, 0, now.UnixNano())}
 	}})
 	w.ok(err)
@@ -38,8 +48,107 @@ func (w *world) rebuild() *snapshot.Rebuilt {
 	w.ok(err)
 	r.Close()
 	w.ok(e.Close(true))
+	w.ok(state.JournalOfBulk(w.mem, "s/journal", w.boot))
 	w.open()
 	return res
+}
+
+// fewerObjects are objects of which some can't be read.
+type fewerObjects struct {
+	snapshot.Objects
+	unreadable []chunkstore.ID
+}
+
+func (o fewerObjects) ReadBack(ctx context.Context, id chunkstore.ID, buf []byte) ([]byte, error) {
+	if slices.Contains(o.unreadable, id) {
+		return nil, chunkstore.ErrCorrupt
+	}
+	return o.Objects.ReadBack(ctx, id, buf)
+}
+
+// TestRebuildAfterLoss: what a step has lost is lost to that step alone. A directory
+// that is in the next step as it was in the one before is there again, though in
+// between nobody knows what was in it.
+func TestRebuildAfterLoss(t *testing.T) {
+	w := newWorld(t, nil)
+	w.put("d/stays", "as it was")
+	w.put("d/sub/stays", "this, too")
+	before := w.step("before")
+	want := describe(t, w.tree.At(before.Seq), 1)
+	w.put("d/sub/passes", "for a while")
+	between := w.step("between")
+	w.remove("d/sub/passes")
+	after := w.step("after")
+	w.drain()
+	// The names of d/sub at that time are lost: the one object that this step alone has
+	// of it.
+	object := w.objectOf(between, "d", "sub")
+	if object == w.objectOf(before, "d", "sub") || w.objectOf(after, "d", "sub") != w.objectOf(before, "d", "sub") {
+		t.Fatal("this proves nothing")
+	}
+	wantAfter := describe(t, w.tree.At(after.Seq), 1)
+	res := w.rebuild(object)
+	if res.Steps != 3 || res.Partial != 1 {
+		t.Errorf("rebuilt %+v", res)
+	}
+	same(t, "the step before", want, describe(t, w.tree.At(before.Seq), 1))
+	same(t, "the step after", wantAfter, describe(t, w.tree.At(after.Seq), 1))
+	w.wantAbsent(between.Seq, "d/sub/passes")
+}
+
+// TestRebuildWithKnown: what records of a damaged index still say is had, and what they
+// say of is named if it is not back.
+func TestRebuildWithKnown(t *testing.T) {
+	w := newWorld(t, nil)
+	w.put("a", "stored")
+	held := w.step("held")
+	w.drain()
+	_, err := w.m.Hold(held.Seq, snapshot.Hold{Name: "mine", By: "me@here", Reason: "it is good"})
+	w.ok(err)
+	w.put("a", "not stored")
+	w.barrier()
+	staged := w.step("staged")
+	known := map[uint64]*schema.Snapshot{}
+	it, err := w.eng.NewIter([]byte{schema.PrefixSnapshot}, []byte{schema.PrefixSnapshot + 1})
+	w.ok(err)
+	for ok := it.First(); ok; ok = it.Next() {
+		seq, err := schema.ParseNumbered(it.Key())
+		w.ok(err)
+		known[seq], err = schema.DecodeSnapshot(slices.Clone(it.Value()))
+		w.ok(err)
+	}
+	w.ok(it.Close())
+	var lost []string
+	res := w.rebuildWith(known, func(i snapshot.Info, path, _ string) { lost = append(lost, i.ID()+":"+path) })
+	if res.Steps != 1 || res.Barriers != 1 || !slices.Equal(lost, []string{staged.ID() + ":."}) {
+		t.Errorf("%+v, lost %q", res, lost)
+	}
+	i, err := w.m.Get(held.Seq)
+	w.ok(err)
+	if len(i.Holds) != 1 || i.Holds[0].Name != "mine" || i.Holds[0].Reason != "it is good" {
+		t.Errorf("holds: %+v", i.Holds)
+	}
+}
+
+// objectOf is the object of a directory in a step's tree.
+func (w *world) objectOf(i snapshot.Info, path ...string) chunkstore.ID {
+	w.t.Helper()
+	v, err := w.eng.Get(schema.Numbered(schema.PrefixSnapshot, i.Seq))
+	w.ok(err)
+	rec, err := schema.DecodeSnapshot(v)
+	w.ok(err)
+	b, err := w.chunks.ReadBack(w.ctx(), rec.Tree, nil)
+	w.ok(err)
+	_, _, at, err := schema.DecodeRoot(b)
+	w.ok(err)
+	for _, name := range path {
+		b, err := w.chunks.ReadBack(w.ctx(), at.Dir.ID, nil)
+		w.ok(err)
+		es, err := schema.DecodePage(b)
+		w.ok(err)
+		at = es[slices.IndexFunc(es, func(e schema.TreeEntry) bool { return e.Name == name })]
+	}
+	return at.Dir.ID
 }
 
 // TestRebuildModel: whatever a tree went through, each step shows after a rebuild

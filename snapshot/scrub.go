@@ -53,8 +53,9 @@ type scrubber struct {
 	m     *Manager
 	nudge chan struct{} // a reader met damage
 
-	mu sync.Mutex
-	at schema.Scrub
+	mu   sync.Mutex
+	at   schema.Scrub
+	last []uint64 // generations whose own copies may be the last of damaged chunks
 
 	// Used by the goroutine of run alone:
 	tried map[chunkstore.ID]bool // damaged chunks of which no other copy was found
@@ -84,6 +85,21 @@ func (m *Manager) HealSoon() {
 	case m.scrub.nudge <- struct{}{}:
 	default:
 	}
+}
+
+// maxLast bounds what waits to be healed from; a pass comes by the rest.
+const maxLast = 1000
+
+// healFrom has damaged chunks of a generation stored again from its own copy. It does
+// not wait.
+func (m *Manager) healFrom(gen uint64) {
+	s := m.scrub
+	s.mu.Lock()
+	if len(s.last) < maxLast && !slices.Contains(s.last, gen) {
+		s.last = append(s.last, gen)
+	}
+	s.mu.Unlock()
+	m.HealSoon()
 }
 
 // ScrubReport looks.
@@ -266,10 +282,8 @@ func (s *scrubber) copies(ctx context.Context, took func()) error {
 		pos := s.at.Pos
 		s.mu.Unlock()
 		var gens []uint64
-		err := s.m.tree.Hot(func(gen uint64, _ int64) bool {
-			if gen > pos {
-				gens = append(gens, gen)
-			}
+		err := s.m.tree.HotAfter(pos, func(gen uint64, _ int64) bool {
+			gens = append(gens, gen)
 			return len(gens) < scrubSave
 		})
 		if err != nil || len(gens) == 0 {
@@ -294,13 +308,21 @@ func (s *scrubber) copy(ctx context.Context, gen uint64) error {
 	}
 	var bad []schema.ChunkExtent
 	for _, e := range es {
+		if !isWhole(e) {
+			continue
+		}
 		plain, ok, err := s.readCopy(gen, e)
+		if err != nil { // the disk does not give it; its chunks may be whole
+			ok, err = s.m.tree.IsHot(gen)
+			if err != nil {
+				return err
+			}
+			plain = nil
+		}
 		switch {
-		case err != nil: // the disk does not give it; its chunks may be whole
-			bad = append(bad, e)
 		case !ok:
-			return nil // it went, or another chunk stands for more than is here
-		case !s.m.cfg.Chunks.IsNamed(e.ID, plain):
+			return nil // it went
+		case plain == nil || !s.m.cfg.Chunks.IsNamed(e.ID, plain):
 			bad = append(bad, e)
 		default:
 			s.heal(ctx, e.ID, plain)
@@ -312,28 +334,39 @@ func (s *scrubber) copy(ctx context.Context, gen uint64) error {
 	if len(bad) == 0 {
 		return nil
 	}
-	return s.dropCopy(ctx, gen, bad)
+	return s.dropCopy(ctx, gen, es, bad)
 }
 
-// readCopy reads what a hot copy has of a chunk, if that is all of it.
+// isWhole says whether an extent is all of its chunk.
+func isWhole(e schema.ChunkExtent) bool { return e.Skip == 0 && e.Len == e.Raw }
+
+// readCopy reads what a hot copy has of a chunk.
 func (s *scrubber) readCopy(gen uint64, e schema.ChunkExtent) (plain []byte, ok bool, err error) {
-	if e.Skip != 0 || e.Len != e.Raw {
-		return nil, false, nil
-	}
 	s.buf = slices.Grow(s.buf[:0], int(e.Len))[:e.Len]
 	ok, err = s.m.tree.ReadCopy(gen, s.buf, e.Off)
 	return s.buf, ok, err
 }
 
-// dropCopy gives up a hot copy of which some is wrong, if all its chunks that
-// are concerned are whole.
-func (s *scrubber) dropCopy(ctx context.Context, gen uint64, bad []schema.ChunkExtent) error {
+// dropCopy gives up a hot copy of which some is wrong. From now on its chunks are
+// read; it goes only once all of these were: until then it may be the last copy of
+// one of them, in another place than where it is wrong.
+func (s *scrubber) dropCopy(ctx context.Context, gen uint64, es, bad []schema.ChunkExtent) error {
 	path := fmt.Sprintf("generation %d", gen)
+	s.m.tree.Distrust(gen)
 	s.found(fmt.Errorf("the hot copy of %s is not what was stored, at %d", path, bad[0].Off))
-	for _, e := range bad {
-		if _, err := s.m.cfg.Chunks.ReadBack(ctx, e.ID, nil); err != nil {
-			return ctx.Err() // both are damaged; that of the chunk was said
+	lost := false
+	var buf []byte
+	for _, e := range es {
+		var err error
+		if buf, err = s.m.cfg.Chunks.ReadBack(ctx, e.ID, buf); err != nil && ctx.Err() == nil {
+			lost = !s.healChunk(ctx, gen, e) || lost
 		}
+		if err := s.rest(ctx, int64(e.Len)); err != nil {
+			return err
+		}
+	}
+	if lost {
+		return nil // both are damaged; that of the chunk was said
 	}
 	if err := s.m.tree.Evict(gen); err != nil {
 		return err
@@ -356,6 +389,19 @@ func (s *scrubber) healed(what error) {
 
 // healAll looks for another copy of each damaged chunk.
 func (s *scrubber) healAll(ctx context.Context) {
+	s.mu.Lock()
+	last := s.last
+	s.last = nil
+	s.mu.Unlock()
+	for _, gen := range last {
+		es, err := s.m.tree.CopyExtents(gen)
+		s.m.fault("scrub", err)
+		for _, e := range es {
+			if is, err := s.m.cfg.Chunks.IsDamaged(e.ID); is && err == nil {
+				s.healChunk(ctx, gen, e)
+			}
+		}
+	}
 	ids, err := s.m.cfg.Chunks.Damaged()
 	s.m.fault("scrub", err)
 	for _, id := range ids {
@@ -382,15 +428,20 @@ func (s *scrubber) healFrom(ctx context.Context, gen uint64, id chunkstore.ID) b
 		return false
 	}
 	for _, e := range es {
-		if e.ID != id {
-			continue
-		}
-		plain, ok, err := s.readCopy(gen, e)
-		if err == nil && ok && s.m.cfg.Chunks.IsNamed(id, plain) {
-			return s.heal(ctx, id, plain)
+		if e.ID == id && s.healChunk(ctx, gen, e) {
+			return true
 		}
 	}
 	return false
+}
+
+// healChunk stores a damaged chunk again from what a hot copy has of it.
+func (s *scrubber) healChunk(ctx context.Context, gen uint64, e schema.ChunkExtent) bool {
+	if !isWhole(e) {
+		return false
+	}
+	plain, ok, err := s.readCopy(gen, e)
+	return err == nil && ok && s.m.cfg.Chunks.IsNamed(e.ID, plain) && s.heal(ctx, e.ID, plain)
 }
 
 // heal stores a chunk again if it is damaged. plain has its name.

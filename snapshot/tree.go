@@ -50,13 +50,20 @@ type Tree interface {
 	// Hot calls fn for generations that are stored and still have their own
 	// copy, oldest first.
 	Hot(fn func(gen uint64, bytes int64) (more bool)) error
+	// HotAfter is Hot for the generations behind one.
+	HotAfter(after uint64, fn func(gen uint64, bytes int64) (more bool)) error
 	IsHot(gen uint64) (bool, error)
+	// Evict leaves a copy where something in it is not stored, or stored in a chunk
+	// that is known to be damaged.
 	Evict(gen uint64) error
 	UnlinkEvicted() error
 	// CopyExtents gives the chunks of a stored generation that has its own copy
 	// still, and ReadCopy reads that copy; see package stage.
 	CopyExtents(gen uint64) ([]schema.ChunkExtent, error)
 	ReadCopy(gen uint64, dst []byte, off int64) (ok bool, err error)
+	// Distrust has what is stored of a generation read from its chunks, since its own
+	// copy is wrong.
+	Distrust(gen uint64)
 	// Room gives the bytes that are free to writers, and how many should be:
 	// the low-water mark.
 	Room() (free, low uint64, err error)

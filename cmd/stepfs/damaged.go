@@ -42,10 +42,19 @@ func repairable(dir *storedir.Dir) error {
 		return err
 	}
 	packs, err := countPacks(dir)
-	if err == nil && packs > 0 {
-		err = &errDamaged{dir.Path(), fmt.Errorf("index/ and journal/ are gone or empty, and there are %d packs", packs)}
+	if err != nil {
+		return err
 	}
-	return err
+	staged, err := countStaged(dir)
+	switch {
+	case err != nil:
+		return err
+	case packs > 0:
+		return &errDamaged{dir.Path(), fmt.Errorf("index/ and journal/ are gone or empty, and there are %d packs", packs)}
+	case staged > 0: // a start would take them for leftovers
+		return &errDamaged{dir.Path(), fmt.Errorf("index/ and journal/ are gone or empty, and there are %d staging files", staged)}
+	}
+	return nil
 }
 
 // notOlder refuses a store whose index and journal are older than its packs, as

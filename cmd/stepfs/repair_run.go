@@ -58,21 +58,25 @@ func (x *repairer) run() error {
 	if err != nil {
 		return err
 	}
-	packs, err := x.packs()
+	packs, err := countPacks(x.dir)
+	if err != nil {
+		return err
+	}
+	staged, err := countStaged(x.dir)
 	if err != nil {
 		return err
 	}
 	switch {
-	case c.Fits() && !(c.Empty() && packs > 0) && !x.req.Rebuild:
+	case c.Fits() && !(c.Empty() && packs+staged > 0) && !x.req.Rebuild:
 		return x.references()
-	case c.Empty() && packs == 0:
+	case c.Empty() && packs+staged == 0:
 		return nil // a new store
 	case c.Replays() && !x.req.Rebuild:
 		err = x.replay(c)
 	case c.Index == nil && !x.req.Rebuild && (c.Tables > 0 || c.Applied > 0) && c.Journal != nil:
 		err = x.newJournal(c)
 	default:
-		err = x.namespace(c)
+		err = x.namespace(c, staged)
 	}
 	if err != nil || x.req.DryRun {
 		return err
@@ -88,8 +92,6 @@ func (x *repairer) chunks() chunkstore.Config {
 	cfg := x.dir.Config()
 	return chunkstore.Config{Polynomial: cfg.Polynomial, Key: cfg.Key, Domain: cfg.Domain, Workers: 1}
 }
-
-func (x *repairer) packs() (int, error) { return countPacks(x.dir) }
 
 // countPacks counts the packs of a store.
 func countPacks(dir *storedir.Dir) (n int, err error) {

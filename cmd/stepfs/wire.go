@@ -50,6 +50,10 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 	p.engine, err = state.Open(state.Config{
 		Dir: dir.Path(), FS: vfs.Default, BootID: storedir.BootID(),
 		Damage: func(err error) { l.faults.add("the index is damaged", err) },
+		Dying: func(err error) {
+			l.faults.add("the index can't be kept, so this ends; nothing that was acknowledged is lost: start again once the disk is well, and has room", err)
+			os.Exit(exitError)
+		},
 	})
 	if err != nil {
 		return nil, wayOut(dir, err)

@@ -30,6 +30,18 @@ func (c *memChunks) ReadChunk(_ context.Context, id [32]byte, raw uint32, dst []
 	return nil
 }
 
+// AnyDamaged: a chunk that is gone is known to be.
+func (c *memChunks) AnyDamaged(ids [][32]byte) (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range ids {
+		if c.all[id] == nil {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // holdKey stands for a generation's hold on a chunk.
 func holdKey(gen uint64, id [32]byte) []byte {
 	return append(schema.Numbered(schema.PrefixChunkRef, gen), id[:]...)

@@ -11,8 +11,11 @@ import (
 
 // Hot calls fn for each generation that is stored and still has its own copy,
 // oldest first, with the bytes that evicting it would free.
-func (t *Tree) Hot(fn func(gen uint64, bytes int64) (more bool)) error {
-	it, err := t.db.NewIter([]byte{schema.PrefixHot}, []byte{schema.PrefixHot + 1})
+func (t *Tree) Hot(fn func(gen uint64, bytes int64) (more bool)) error { return t.HotAfter(0, fn) }
+
+// HotAfter is Hot for the generations behind one.
+func (t *Tree) HotAfter(after uint64, fn func(gen uint64, bytes int64) (more bool)) error {
+	it, err := t.db.NewIter(schema.Numbered(schema.PrefixHot, after+1), []byte{schema.PrefixHot + 1})
 	if err != nil {
 		return wrapDisk(err)
 	}
@@ -34,8 +37,12 @@ func (t *Tree) Hot(fn func(gen uint64, bytes int64) (more bool)) error {
 }
 
 // Evict gives up the hot copy of a stored generation. One that holds bytes
-// which no chunk has stays.
+// which no chunk has stays, and so does one of which a chunk is known to be
+// damaged: it may be the last copy.
 func (t *Tree) Evict(gen uint64) error {
+	if last, err := t.lastCopy(gen); err != nil || last {
+		return err
+	}
 	g, err := t.gens.getAny(gen)
 	if err != nil || g == nil {
 		return err
@@ -82,7 +89,18 @@ func (t *Tree) Evict(gen uint64) error {
 	if err != nil {
 		return err
 	}
+	t.gens.trust(gen)
 	return wrapDisk(g.closeFile())
+}
+
+// lastCopy says whether a chunk of a generation that has its own copy is known to
+// be damaged.
+func (t *Tree) lastCopy(gen uint64) (bool, error) {
+	es, err := t.CopyExtents(gen)
+	if err != nil || len(es) == 0 || t.cfg.Chunks == nil {
+		return false, err
+	}
+	return t.cfg.Chunks.AnyDamaged(chunkIDs(es))
 }
 
 // owner is the inode that wrote g.

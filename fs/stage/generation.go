@@ -43,9 +43,13 @@ type genTable struct {
 	mu  sync.Mutex
 	all map[uint64]*generation
 	old uint64 // generations up to this one take no more bytes
+
+	wrong map[uint64]struct{} // under mu: their own copy is not what was stored; see copies.go
 }
 
-func (gt *genTable) init(t *Tree) { gt.t, gt.all = t, map[uint64]*generation{} }
+func (gt *genTable) init(t *Tree) {
+	gt.t, gt.all, gt.wrong = t, map[uint64]*generation{}, map[uint64]struct{}{}
+}
 
 // get gives the generation with one more reference, loading its record.
 func (gt *genTable) get(id uint64) (*generation, error) {
@@ -181,31 +185,69 @@ func (gt *genTable) closeAll() error {
 }
 
 // read fills dst with the bytes of a generation from file offset off. Every
-// one of them was written: a short file is damage, not zeros.
+// one of them was written: a short file is damage, not zeros. They come from the
+// generation's own copy, as long as it has one that can be read, and is not known to
+// be wrong; else, as far as they are stored, from chunks.
 func (gt *genTable) read(id uint64, dst []byte, off int64) error {
 	g, err := gt.get(id)
 	if err != nil {
 		return err
 	}
 	defer gt.put(g)
+	stored := 0
+	if gt.isWrong(id) {
+		stored = g.storedAt(off, len(dst))
+		if err := gt.readChunks(id, dst[:stored], off); err != nil {
+			return err
+		}
+	}
+	if stored == len(dst) {
+		return nil
+	}
+	has, err := gt.readOwn(g, dst[stored:], off+int64(stored))
+	if has && err == nil {
+		return nil
+	}
+	if g.storedAt(off, len(dst)) == len(dst) {
+		cerr := gt.readChunks(id, dst, off)
+		if has && cerr == nil {
+			gt.distrust(id, err)
+		}
+		if !has || cerr == nil {
+			return cerr
+		}
+	}
+	if !has {
+		err = fmt.Errorf("%w: generation %d has no bytes at %d", ErrIO, id, off)
+	}
+	return err
+}
+
+// storedAt says how many of the n bytes from off on are stored.
+func (g *generation) storedAt(off int64, n int) int {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return int(max(0, min(int64(n), g.rec.Stored-off)))
+}
+
+// readOwn reads a generation's own copy, if it has one.
+func (gt *genTable) readOwn(g *generation, dst []byte, off int64) (has bool, err error) {
 	g.mu.RLock()
 	for g.rec.File && g.file == nil { // once it is unlinked, open says so
 		g.mu.RUnlock()
 		if err := gt.open(g); err != nil {
-			return err
+			return true, err
 		}
 		g.mu.RLock()
 	}
 	defer g.mu.RUnlock()
 	switch {
 	case g.rec.File:
-		return readFile(g, dst, off)
+		return true, readFile(g, dst, off)
 	case g.rec.Inline:
-		return gt.readInline(g, dst, off)
-	case off+int64(len(dst)) <= g.rec.Stored:
-		return gt.readChunks(id, dst, off)
+		return true, gt.readInline(g, dst, off)
 	}
-	return fmt.Errorf("%w: generation %d has no bytes at %d", ErrIO, id, off)
+	return false, nil
 }
 
 // open opens the staging file of a generation that is said to have one.

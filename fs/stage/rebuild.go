@@ -246,7 +246,6 @@ func (r *Rebuilder) bury(ino uint64) error {
 		}
 	}
 	if isDir(cur.rec) {
-		delete(r.known, ino)
 		d, err := r.Dir(ino)
 		if err != nil {
 			return err
@@ -263,6 +262,9 @@ func (r *Rebuilder) bury(ino uint64) error {
 // have names which no step shows have no more links than names.
 func (r *Rebuilder) Finish(epoch uint64) error {
 	r.Begin(epoch)
+	if err := r.root(); err != nil { // there may be no step at all
+		return err
+	}
 	for ino, n := range r.names {
 		cur, err := r.newest(ino)
 		if err != nil {

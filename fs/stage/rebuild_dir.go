@@ -27,8 +27,9 @@ type oldEntry struct {
 }
 
 // Dir begins to say what is in a directory: Put in byte order, then Done, or
-// Close.
+// Close. Until Know it is not as any object says.
 func (r *Rebuilder) Dir(dir uint64) (*RebuiltDir, error) {
+	delete(r.known, dir)
 	if _, dirty := r.dirs[dir]; dirty {
 		if err := r.flush(); err != nil {
 			return nil, err
@@ -161,12 +162,8 @@ func (r *Rebuilder) Scope(parts []string, e *schema.TreeEntry) (uint64, error) {
 		ino, _, err := r.inode(RootIno, e, schema.TreeContent{})
 		return ino, err
 	}
-	root, err := r.newest(RootIno)
-	if err != nil {
+	if err := r.root(); err != nil {
 		return 0, err
-	}
-	if root.rec == nil {
-		r.write(RootIno, root, r.plainDir(RootIno, ""))
 	}
 	dir := uint64(RootIno)
 	for k, name := range parts {
@@ -196,6 +193,15 @@ func (r *Rebuilder) Scope(parts []string, e *schema.TreeEntry) (uint64, error) {
 		}
 	}
 	return dir, nil
+}
+
+// root makes the root, where no step has shown it.
+func (r *Rebuilder) root() error {
+	root, err := r.newest(RootIno)
+	if err == nil && root.rec == nil {
+		r.write(RootIno, root, r.plainDir(RootIno, ""))
+	}
+	return err
 }
 
 // widen counts one more directory in one that no step shows.

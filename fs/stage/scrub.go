@@ -2,7 +2,6 @@ package stage
 
 import (
 	"errors"
-	"io/fs"
 
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -32,25 +31,6 @@ func (t *Tree) ReadCopy(gen uint64, dst []byte, off int64) (ok bool, err error) 
 		return false, err
 	}
 	defer t.gens.put(g)
-	g.mu.RLock()
-	for g.rec.File && g.file == nil {
-		g.mu.RUnlock()
-		if err := t.gens.open(g); err != nil {
-			return false, err
-		}
-		g.mu.RLock()
-	}
-	defer g.mu.RUnlock()
-	switch {
-	case g.rec.File:
-		err = readFile(g, dst, off)
-	case g.rec.Inline:
-		err = t.gens.readInline(g, dst, off)
-	default:
-		return false, nil
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, err
+	ok, err = t.gens.readOwn(g, dst, off)
+	return ok && err == nil, err
 }

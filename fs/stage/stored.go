@@ -261,6 +261,9 @@ func (l *chunkList) appendRange(out []schema.ChunkExtent, from, to int64) []sche
 // changes nothing when the content has meanwhile been dropped.
 func (f *Frozen) Store(ctx context.Context, es []schema.ChunkExtent, key string) error {
 	t := f.t
+	if err := f.verify(ctx, es); err != nil {
+		return err
+	}
 	n, err := t.get(f.p.Ino)
 	if errors.Is(err, ErrNotExist) {
 		n = nil // deleted, but a snapshot may still name it

@@ -41,6 +41,8 @@ type Chunks interface {
 	// ReadChunk fills dst from offset off of the chunk id, which is raw bytes
 	// long. Every byte was checked against the chunk's hash.
 	ReadChunk(ctx context.Context, id [32]byte, raw uint32, dst []byte, off int) error
+	// AnyDamaged says whether one of these chunks is known to be damaged or gone.
+	AnyDamaged(ids [][32]byte) (bool, error)
 	// Hold notes, in the transaction that makes a generation consist of chunks,
 	// that it needs them; Drop that it does no more. Chunks that nobody holds
 	// may be taken away.

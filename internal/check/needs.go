@@ -61,5 +61,17 @@ func (n *Need) join(m Need) {
 	}
 }
 
+// Place is where a holder has a chunk: a range of a file. Of a tree it says nothing.
+type Place struct{ Off, End int64 }
+
+// Places are places, of one holder each.
+type Places map[uint64][]Place
+
+// Lists says whether a path is, or will be, in List, and so whether what shows it
+// matters.
+func (n *Needs) Lists(path string) bool {
+	return len(n.List) < MaxNeeds || slices.ContainsFunc(n.List, func(m Need) bool { return m.Path == path })
+}
+
 // Full says that no more files are counted.
 func (n *Needs) Full() bool { return n.More >= MaxCounted }

@@ -16,7 +16,7 @@ import (
 // FuzzRecord replays one record with an arbitrary payload: it is refused as
 // corrupt, or applied; then what it puts can be read, and the index flushed.
 func FuzzRecord(f *testing.F) {
-	db, err := pebble.Open("seeds", &pebble.Options{FS: vfs.NewMem(), Logger: silent{newWant()}})
+	db, err := pebble.Open("seeds", &pebble.Options{FS: vfs.NewMem(), Logger: silent{want: newWant()}})
 	if err != nil {
 		f.Fatal(err)
 	}

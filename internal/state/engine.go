@@ -53,12 +53,16 @@ type Config struct {
 	// SegmentSize of the journal; zero means its default.
 	SegmentSize int64
 	// Bulk makes an index without a journal: for one that is built beside the
-	// store's and takes its place once it is closed. What a crash leaves of it is
-	// of no use.
+	// store's and takes its place once it is closed, with the journal that
+	// JournalOfBulk makes. What a crash leaves of it is of no use.
 	Bulk bool
 	// Damage hears of tables of the index that don't read back; their readers
 	// get the error besides. It must not block. May be nil.
 	Damage func(error)
+	// Dying hears why the process has to end: Pebble can't note any more what its
+	// tables are. Nothing that was acknowledged is lost, the journal has it. It must
+	// end the process, and not return; nil: a panic does it.
+	Dying func(error)
 }
 
 // Recovery says what Open found.
@@ -180,6 +184,7 @@ func (e *Engine) Update(kind schema.Kind, fn func(tx *Tx) error) (journal.Pos, e
 }
 
 func (e *Engine) commit(kind schema.Kind, tx *Tx) (end journal.Pos, err error) {
+	end = bulkPos
 	if !e.cfg.Bulk {
 		end, err = e.log.Append([]byte{byte(kind)}, tx.batch.Repr())
 	}
@@ -210,7 +215,7 @@ func (e *Engine) apply(b *pebble.Batch, end journal.Pos) error {
 
 // Sync returns once every record that ends at or before pos is durable.
 func (e *Engine) Sync(pos journal.Pos) error {
-	if err := e.Err(); err != nil {
+	if err := e.Err(); err != nil || e.cfg.Bulk { // what is made in bulk is durable once it is closed
 		return err
 	}
 	if err := e.log.Sync(pos); err != nil {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/sstable"
 
 	"stepfs/internal/journal"
@@ -130,14 +129,7 @@ func (c *Condition) inspectIndex(ctx context.Context, cfg Config) error {
 		c.Index = ErrAbsent
 		return nil
 	}
-	opts := &pebble.Options{
-		FS: cfg.FS, ReadOnly: true, ErrorIfNotExists: true, DisableWAL: true, Logger: silent{},
-		FormatMajorVersion: pebble.FormatNewest,
-		EventListener:      &pebble.EventListener{DataCorruption: func(pebble.DataCorruptionInfo) {}}, // else it ends the process
-	}
-	for i := range opts.Levels {
-		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
-	}
+	opts := readOnly(cfg)
 	db, err := pebble.Open(dir, opts)
 	if err != nil {
 		c.Index = err // whatever it is, this index can't be used

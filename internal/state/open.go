@@ -29,7 +29,7 @@ func (e *Engine) openIndex() error {
 		L0CompactionThreshold:      4,
 		L0StopWritesThreshold:      64,
 		MaxOpenFiles:               512,
-		Logger:                     silent{e.want},
+		Logger:                     silent{e.want, e.cfg.Dying},
 		CompactionConcurrencyRange: func() (int, int) { return 1, 1 },
 		EventListener: &pebble.EventListener{
 			FlushEnd: func(i pebble.FlushInfo) {
@@ -254,11 +254,18 @@ func (e *Engine) durable() (journal.Pos, error) {
 }
 
 // silent drops Pebble's own log lines: what matters reaches callers as errors.
-type silent struct{ want *want }
+type silent struct {
+	want  *want
+	dying func(error)
+}
 
 func (silent) Infof(string, ...any)  {}
 func (silent) Errorf(string, ...any) {}
 func (s silent) Fatalf(format string, args ...any) {
 	s.want.abandon()
-	panic(fmt.Sprintf("index: "+format, args...))
+	err := fmt.Errorf("index: "+format, args...)
+	if s.dying != nil {
+		s.dying(err)
+	}
+	panic(err)
 }
