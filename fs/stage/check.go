@@ -3,7 +3,6 @@ package stage
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/maphash"
 
@@ -30,7 +29,7 @@ type CheckStats struct {
 func (t *Tree) Check(ctx context.Context, r *check.Run) (CheckStats, error) {
 	run := *r
 	run.Report = func(f check.Finding) { t.named(&f); r.Report(f) }
-	c := &treeCheck{Tree: t, r: &run, ctx: ctx, unsure: map[uint64]bool{}}
+	c := &treeCheck{Tree: t, r: &run, ctx: ctx, room: batchRoom, unsure: map[uint64]bool{}}
 	for _, step := range [...]func() error{c.holds, c.deaths, c.expired, c.strangers} {
 		if err := step(); err != nil {
 			return c.stats, fmt.Errorf("check the live tree: %w", err)
@@ -45,7 +44,7 @@ type treeCheck struct {
 	r     *check.Run
 	ctx   context.Context
 	stats CheckStats
-	page  mapPage
+	room  int // of a batch
 	// unsure has the inodes of which something can't be read, so that nobody
 	// knows what they name.
 	unsure map[uint64]bool
@@ -90,18 +89,6 @@ func (c *treeCheck) counter(name string) float64 {
 	}
 	n, _ := schema.ParseCounter(v)
 	return float64(max(n, 1))
-}
-
-// record gives a generation's record as the view has it.
-func (c *treeCheck) record(gen uint64) (g schema.Generation, found bool, err error) {
-	v, err := c.r.View.Get(schema.Numbered(schema.PrefixGen, gen))
-	if errors.Is(err, state.ErrNotFound) {
-		return g, false, nil
-	}
-	if err == nil {
-		g, err = schema.DecodeGeneration(v)
-	}
-	return g, err == nil, err
 }
 
 // Held yields each chunk that a generation, or the tree of a sealed step,
