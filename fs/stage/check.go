@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/maphash"
+	"sync"
 
 	"stepfs/internal/check"
 	"stepfs/internal/schema"
@@ -28,7 +29,13 @@ type CheckStats struct {
 // tree is used. An error says that it could not look; findings go to r.
 func (t *Tree) Check(ctx context.Context, r *check.Run) (CheckStats, error) {
 	run := *r
-	run.Report = func(f check.Finding) { t.named(&f); r.Report(f) }
+	var mu sync.Mutex // the walks go on side by side
+	run.Report = func(f check.Finding) {
+		t.named(&f)
+		mu.Lock()
+		defer mu.Unlock()
+		r.Report(f)
+	}
 	c := &treeCheck{Tree: t, r: &run, ctx: ctx, room: batchRoom, unsure: map[uint64]bool{}}
 	for _, step := range [...]func() error{c.holds, c.deaths, c.expired, c.strangers} {
 		if err := step(); err != nil {
@@ -44,14 +51,15 @@ type treeCheck struct {
 	r     *check.Run
 	ctx   context.Context
 	stats CheckStats
-	room  int // of a batch
+	room  int                  // of a batch
+	es    []schema.ChunkExtent // chunkMapOf's, for reuse
 	// unsure has the inodes of which something can't be read, so that nobody
 	// knows what they name.
 	unsure map[uint64]bool
 }
 
-// holds does both walks. Each is asked for what it yields more than once if
-// they differ; what it finds beside that it says once.
+// holds does both walks, side by side. Each is asked for what it yields more than
+// once if they differ; what it finds beside that it says once.
 func (c *treeCheck) holds() error {
 	owned := c.once(c.generations)
 	named := c.once(c.inodeHolds)

@@ -25,9 +25,9 @@ func (b *batch[T]) add(q T) error {
 	if b.all = append(b.all, q); len(b.all) < b.room {
 		return nil
 	}
-	// Many questions are asked again and again. Half of the room is to be free
-	// afterwards, or compacting would go on and on.
-	if b.compact(); len(b.all) <= b.room/2 {
+	// Many questions are asked again and again. A quarter of the room is to be
+	// free afterwards, or compacting would go on and on.
+	if b.compact(); len(b.all) <= b.room/4*3 {
 		return nil
 	}
 	return b.end()

@@ -40,7 +40,7 @@ type Finding struct {
 // Run is one check of one layer.
 type Run struct {
 	View   *state.View
-	Report func(Finding)
+	Report func(Finding) // the check of a layer calls it one at a time
 	// Progress hears how much of the layer's work is done, from 0 to 1; nil:
 	// nobody asks.
 	Progress func(done float64)
