@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/maphash"
+	"sync"
 
 	"stepfs/internal/check"
 	"stepfs/internal/schema"
@@ -62,13 +63,16 @@ func (s *Store) Check(ctx context.Context, r *check.Run, o CheckOptions) (CheckS
 type checker struct {
 	*Store
 	r     *check.Run // its Report is found
-	out   func(check.Finding)
-	lost  []lostPack
 	opts  CheckOptions
-	stats CheckStats
 	packs map[uint64]*packCount
 	seed  maphash.Seed
-	buf   []byte
+	buf   []byte // of chunk
+
+	// one is held by whoever has something to say: packs are read side by side.
+	one   sync.Mutex
+	out   func(check.Finding)
+	lost  []lostPack
+	stats CheckStats
 }
 
 // packCount is what the index says lies in a pack.
@@ -118,7 +122,8 @@ func (c *checker) chunk(g *check.Group) error {
 		l, err := schema.DecodeChunkLoc(v)
 		if err == nil {
 			loc = &l
-			c.pack(l.Pack).sum += c.fingerprint(k[5:], v)
+			c.buf = append(append(c.buf[:0], k[5:]...), v...)
+			c.pack(l.Pack).sum += maphash.Bytes(c.seed, c.buf)
 		}
 		return corrupt(err)
 	})

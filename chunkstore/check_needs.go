@@ -15,6 +15,8 @@ import (
 // is found of a whole pack waits for lost, which looks for the chunks of all
 // such packs at once.
 func (c *checker) found(f check.Finding) {
+	c.one.Lock()
+	defer c.one.Unlock()
 	if f.Kind != check.Damage {
 		c.out(f)
 		return
