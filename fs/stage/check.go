@@ -28,6 +28,10 @@ type CheckStats struct {
 // Check looks whether the tree's records and staging files agree, while the
 // tree is used. An error says that it could not look; findings go to r.
 func (t *Tree) Check(ctx context.Context, r *check.Run) (CheckStats, error) {
+	return t.check(ctx, r, batchRoom)
+}
+
+func (t *Tree) check(ctx context.Context, r *check.Run, room int) (CheckStats, error) {
 	run := *r
 	var mu sync.Mutex // the walks go on side by side
 	run.Report = func(f check.Finding) {
@@ -36,7 +40,7 @@ func (t *Tree) Check(ctx context.Context, r *check.Run) (CheckStats, error) {
 		defer mu.Unlock()
 		r.Report(f)
 	}
-	c := &treeCheck{Tree: t, r: &run, ctx: ctx, room: batchRoom, unsure: map[uint64]bool{}}
+	c := &treeCheck{Tree: t, r: &run, ctx: ctx, room: room, unsure: map[uint64]bool{}}
 	for _, step := range [...]func() error{c.holds, c.deaths, c.expired, c.strangers} {
 		if err := step(); err != nil {
 			return c.stats, fmt.Errorf("check the live tree: %w", err)
