@@ -16,7 +16,7 @@ type Cursor struct {
 	from []byte
 }
 
-// near is how many keys a cursor walks over before it seeks.
+// near is how many keys are walked over before it pays to seek.
 const near = 8
 
 // Cursor gives one for a kind. Close it.

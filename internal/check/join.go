@@ -27,6 +27,17 @@ type rows struct {
 
 func (w *rows) in(id []byte) bool { return w.ok && bytes.HasPrefix(w.it.Key()[1:], id) }
 
+// pass goes on to the next group.
+func (w *rows) pass(id []byte) {
+	for n := 0; w.in(id); n++ {
+		if n == near {
+			w.ok = w.it.SeekGE(schema.After(append([]byte{w.kind}, id...)))
+			return
+		}
+		w.ok = w.it.Next()
+	}
+}
+
 // Each calls fn for the rows of a kind. It can do so once: a row that was
 // passed is gone. fn may not keep k and v.
 func (g *Group) Each(kind byte, fn func(k, v []byte) error) error {
@@ -83,9 +94,7 @@ func (r *Run) Join(ctx context.Context, kinds string, width int, fn func(g *Grou
 			return err
 		}
 		for _, w := range g.rows {
-			if w.in(g.ID) { // what fn did not ask for
-				w.ok = w.it.SeekGE(schema.After(append([]byte{w.kind}, g.ID...)))
-			}
+			w.pass(g.ID) // what fn did not ask for
 		}
 	}
 }
