@@ -49,6 +49,7 @@ var rows = []row{
 	{"clone", cloneRepository},
 	{"overwrite", overwriteRandomly},
 	{"recovery", recoverStore},
+	{"check", checkLarge},
 	{"read-data", readData},
 }
 
@@ -84,7 +85,7 @@ func parse() (b *bench, names, jsonPath string) {
 	flag.IntVar(&b.bigDir, "bigdir", 1000000, "files of the bigdir row")
 	flag.Int64Var(&b.overwriteMiB, "overwrite", 1024, "MiB of the file of the overwrite row")
 	flag.IntVar(&b.overwriteSeconds, "overwrite-seconds", 100, "how long the overwrite row watches space")
-	flag.IntVar(&b.chunks, "chunks", 200000, "chunks of the recovery row")
+	flag.IntVar(&b.chunks, "chunks", 200000, "chunks of the recovery and check rows")
 	flag.IntVar(&b.recoverySnapshots, "recovery-snapshots", 2000, "snapshots of the recovery row")
 	flag.Int64Var(&b.checkMiB, "check", 1024, "MiB of each of the two files of the read-data row")
 	flag.Parse()

@@ -93,6 +93,69 @@ func mountAfterKill(d *harness.Daemon, n int) (float64, error) {
 	return seconds(d.Start)
 }
 
+// checkLarge measures the check of what training leaves: many chunks in few files.
+// Chunks of the usual size would take terabytes, so each is an island in a hole.
+func checkLarge(b *bench) (Result, error) {
+	const each, island = 10_000, 4 << 10
+	files := max(1, b.chunks/each)
+	r := Result{
+		What:   fmt.Sprintf("%d files of %d chunks: check", files, each),
+		Target: "500000 chunks/s",
+	}
+	d, err := b.mount("--seal-quiet", "1h")
+	if err != nil {
+		return r, err
+	}
+	for k := range files {
+		if err := writeIslands(fmt.Sprintf("%s/f%03d", d.Mnt, k), int64(k), each, island); err != nil {
+			return r, err
+		}
+	}
+	if err := os.Mkdir(d.Mnt+"/snapshots/all", 0o755); err != nil {
+		return r, err
+	}
+	if _, err := b.root.Must("drain", d.Store); err != nil {
+		return r, err
+	}
+	chunks, err := b.number("stats", d, "chunks")
+	if err != nil {
+		return r, err
+	}
+	if chunks < float64(files*each) {
+		return r, fmt.Errorf("the store has %.0f chunks, want %d", chunks, files*each)
+	}
+	m, err := b.turns(func() (float64, error) {
+		return seconds(func() error { _, err := b.root.Must("check", d.Store); return err })
+	})
+	if err != nil {
+		return r, err
+	}
+	r.add("chunks", chunks, "")
+	r.add("check", m[0], "s")
+	r.add("check", chunks/m[0], "chunks/s")
+	r.Met = chunks/m[0] >= 500_000
+	return r, nil
+}
+
+// writeIslands writes n islands of random bytes with holes between them.
+func writeIslands(path string, seed int64, n, size int) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	random := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
+	data := make([]byte, size)
+	for i := range n {
+		if _, err = random.Read(data); err == nil {
+			_, err = f.WriteAt(data, 2*int64(i)*int64(size))
+		}
+		if err != nil {
+			break
+		}
+	}
+	return errors.Join(err, f.Close())
+}
+
 // readData compares check --read-data with a plain read of the same packs and hot copies.
 func readData(b *bench) (Result, error) {
 	r := Result{
