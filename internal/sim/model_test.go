@@ -287,11 +287,29 @@ func (k *known) least(f *file, commit int) int {
 	return least
 }
 
+// mismatch says how what is found differs from a state, when it is asked: most
+// states that are tried do not fit. Nil: it does not differ.
+type mismatch func() string
+
+func differs(format string, args ...any) mismatch {
+	return func() string {
+		for i, a := range args {
+			if s, ok := a.(content); ok {
+				args[i] = brief(string(s))
+			}
+		}
+		return fmt.Sprintf(format, args...)
+	}
+}
+
+// content is shown in brief.
+type content string
+
 // shows holds what a snapshot shows of a worker's directory against one of its
-// states; it says what is wrong, or nothing. exact: nothing had to be durable.
-func (k *known) shows(view map[string]seen, s treeState, exact bool) (older int, wrong string) {
+// states. exact: nothing had to be durable.
+func (k *known) shows(view map[string]seen, s treeState, exact bool) (older int, wrong mismatch) {
 	if s.wild {
-		return 0, ""
+		return 0, nil
 	}
 	inos := map[int]uint64{}
 	for path, id := range s.names {
@@ -299,36 +317,36 @@ func (k *known) shows(view map[string]seen, s treeState, exact bool) (older int,
 		v, there := view[path]
 		if there {
 			if ino := inos[id]; ino != 0 && ino != v.ino {
-				return 0, fmt.Sprintf("%s is inode %d, another name of it %d", path, v.ino, ino)
+				return 0, differs("%s is inode %d, another name of it %d", path, v.ino, ino)
 			}
 			inos[id] = v.ino
 		}
 		if n.f == nil || there && n.mode != v.mode {
 			if !there || v.mode != n.mode || v.xattr != n.xattr || v.data != n.target {
-				return 0, fmt.Sprintf("%s: there %v, mode %o and not %o, xattr %q and not %q, leads to %q and not %q", path, there, v.mode, n.mode, v.xattr, n.xattr, v.data, n.target)
+				return 0, differs("%s: there %v, mode %o and not %o, xattr %q and not %q, leads to %q and not %q", path, there, v.mode, n.mode, v.xattr, n.xattr, v.data, n.target)
 			}
 			continue
 		}
 		version, ok := k.version(n, v, there, exact)
 		if !ok {
-			return 0, fmt.Sprintf("%s: %s (there: %v), none of versions %d to %d", path, brief(v.data), there, k.least(n.f, n.commit), n.commit)
+			return 0, differs("%s: %s (there: %v), none of versions %d to %d", path, content(v.data), there, k.least(n.f, n.commit), n.commit)
 		}
 		if there && v.xattr != n.xattr {
-			return 0, fmt.Sprintf("%s: xattr %q and not %q", path, v.xattr, n.xattr)
+			return 0, differs("%s: xattr %q and not %q", path, v.xattr, n.xattr)
 		}
 		if version < n.commit {
 			older++
 			if there && v.mark == "" {
-				return 0, fmt.Sprintf("%s shows version %d instead of %d and is not marked", path, version, n.commit)
+				return 0, differs("%s shows version %d instead of %d and is not marked", path, version, n.commit)
 			}
 		}
 	}
 	for path := range view {
 		if _, ok := s.names[path]; !ok {
-			return 0, fmt.Sprintf("%s is there and should not be", path)
+			return 0, differs("%s is there and should not be", path)
 		}
 	}
-	return older, ""
+	return older, nil
 }
 
 // version is which of the versions that a snapshot may show of a file it does.
@@ -367,15 +385,15 @@ func (k *known) version(n node, v seen, there, exact bool) (int, bool) {
 // liveAs holds the live tree after a power cut, or with exact after a kill,
 // against a state. Each byte is that of some version since the last one that
 // was acknowledged.
-func (k *known) liveAs(view map[string]seen, s, next treeState, exact bool) (wrong string) {
+func (k *known) liveAs(view map[string]seen, s, next treeState, exact bool) mismatch {
 	if s.wild || exact && next.wild {
-		return ""
+		return nil
 	}
 	for path, id := range s.names {
 		n := s.nodes[id]
 		v, there := view[path]
 		if !there || v.mode != n.mode || v.xattr != n.xattr || n.f == nil && v.data != n.target {
-			return fmt.Sprintf("%s: there %v, mode %o and not %o, xattr %q and not %q, leads to %q and not %q", path, there, v.mode, n.mode, v.xattr, n.xattr, v.data, n.target)
+			return differs("%s: there %v, mode %o and not %o, xattr %q and not %q, leads to %q and not %q", path, there, v.mode, n.mode, v.xattr, n.xattr, v.data, n.target)
 		}
 		if n.f == nil {
 			continue
@@ -384,20 +402,20 @@ func (k *known) liveAs(view map[string]seen, s, next treeState, exact bool) (wro
 		if exact {
 			got := contents[n.live]
 			if v.data != got && !torn(got, contents[next.nodes[id].versionOf(n.f, n.live)], v.data) {
-				return fmt.Sprintf("%s: %s, want %s", path, brief(v.data), brief(got))
+				return differs("%s: %s, want %s", path, content(v.data), content(got))
 			}
 			continue
 		}
-		if wrong := mixed(contents[max(0, k.least(n.f, len(contents))):], v.data); wrong != "" {
-			return path + ": " + wrong
+		if wrong := mixed(contents[max(0, k.least(n.f, len(contents))):], v.data); wrong != nil {
+			return func() string { return path + ": " + wrong() }
 		}
 	}
 	for path := range view {
 		if _, ok := s.names[path]; !ok {
-			return fmt.Sprintf("%s is there and should not be", path)
+			return differs("%s is there and should not be", path)
 		}
 	}
-	return ""
+	return nil
 }
 
 func (n node) versionOf(f *file, def int) int {
@@ -421,16 +439,16 @@ func torn(before, after, got string) bool {
 	return true
 }
 
-func mixed(versions []string, got string) (wrong string) {
+func mixed(versions []string, got string) mismatch {
 	lo, hi := len(versions[0]), len(versions[0])
 	for _, v := range versions {
 		lo, hi = min(lo, len(v)), max(hi, len(v))
 		if v == got {
-			return ""
+			return nil
 		}
 	}
 	if len(got) < lo || len(got) > hi {
-		return fmt.Sprintf("%d bytes, want %d to %d", len(got), lo, hi)
+		return differs("%d bytes, want %d to %d", len(got), lo, hi)
 	}
 	for i := range len(got) {
 		ok := got[i] == 0 && i >= lo
@@ -438,10 +456,10 @@ func mixed(versions []string, got string) (wrong string) {
 			ok = ok || i < len(v) && v[i] == got[i]
 		}
 		if !ok {
-			return fmt.Sprintf("byte %d of %s is %d, in none of %d versions", i, brief(got), got[i], len(versions))
+			return differs("byte %d of %s is %d, in none of %d versions", i, content(got), got[i], len(versions))
 		}
 	}
-	return ""
+	return nil
 }
 
 func brief(s string) string {

@@ -22,7 +22,11 @@ import (
 var ctx = context.Background()
 
 // counts say what a run has proved.
-type counts struct{ points, kills, creation, recovery, acked, older, staged, packed, lives, ops, sealed, deltas, leaks atomic.Int64 }
+type counts struct {
+	points, kills, creation, recovery, acked, older, staged, packed, lives, ops, sealed, deltas, leaks atomic.Int64
+
+	packs packsRead
+}
 
 // machine is one disk, the store on it and those that use it.
 type machine struct {
@@ -85,7 +89,7 @@ func (m *machine) goDark(op simdisk.Op) {
 
 // image crashes the disk; the disk goes on.
 func (m *machine) image(op simdisk.Op) *image {
-	i := &image{at: m.ops, op: op, recent: slices.Clone(m.recent), kill: m.rng.IntN(8) == 0, boot: fmt.Sprint("boot", m.boots)}
+	i := &image{at: m.ops, op: op, recent: slices.Clone(m.recent), kill: m.rng.IntN(8) == 0, boot: fmt.Sprint("boot", m.boots), packs: &m.did.packs}
 	rng := rand.New(rand.NewPCG(m.seed, uint64(m.ops)))
 	switch {
 	case m.base != nil:
