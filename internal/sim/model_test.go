@@ -30,7 +30,8 @@ type node struct {
 	f      *file  // of a file
 	live   int    // version that the live tree shows
 	commit int    // newest one that snapshots show; -1: none
-	log    bool   // open, and only appended to: a seal may take it up to its size
+	log    bool   // open by O_APPEND, and only appended to: a seal may take it up to its size
+	unseen bool   // excluded: no close commits it, and no snapshot makes it durable
 	maybe  []int  // newer versions of which a kill left open whether they are committed
 }
 
@@ -50,7 +51,10 @@ func (s treeState) clone(what string) treeState {
 
 // ack is what one caller was told of a snapshot: it shows one state of each
 // worker's line from lo to hi.
-type ack struct{ lo, hi [workers]int }
+type ack struct {
+	lo, hi       [workers]int
+	inLo, inHigh int // versions of what is included from outside
+}
 
 // snap is what is known of a snapshot that somebody was told of.
 type snap struct {
@@ -75,8 +79,9 @@ type model struct {
 	files  []*file
 	snaps  map[uint64]*snap
 	steps  map[string]ack // by scope and step: where the workers were when it was committed
-	pruned bool           // somebody asked for it
-	from   uint64         // cuts before this one may be of recovery, in no state of a line
+	out    *outside
+	pruned bool   // somebody asked for it
+	from   uint64 // cuts before this one may be of recovery, in no state of a line
 	trace  []string
 	ops    atomic.Int64
 }
@@ -134,6 +139,7 @@ func (m *model) end(w int) {
 func (m *model) span() (a ack) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	a.inLo, a.inHigh = m.out.span()
 	a.lo = m.done
 	for w, l := range m.lines {
 		a.hi[w] = len(l) - 1
@@ -145,23 +151,26 @@ func (m *model) span() (a ack) {
 // before now; own is the caller, or -1, whose last state it shows, and synced
 // are its files.
 func (m *model) acked(seq uint64, own int, from ack, name string, strict bool, synced ...int) {
-	a := ack{from.lo, m.span().hi}
+	a := m.span()
+	a.lo, a.inLo = from.lo, from.inLo
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if own >= 0 {
 		a.lo[own] = a.hi[own]
 	}
-	s := m.snaps[seq]
-	if s == nil {
-		s = &snap{}
-		m.snaps[seq] = s
-	}
-	if s.fixed == nil {
-		s.acks = append(s.acks, a)
-	}
-	s.strict = s.strict || strict
-	if name != "" {
-		s.name = name
+	if seq != 0 { // else it is of what is excluded
+		s := m.snaps[seq]
+		if s == nil {
+			s = &snap{}
+			m.snaps[seq] = s
+		}
+		if s.fixed == nil {
+			s.acks = append(s.acks, a)
+		}
+		s.strict = s.strict || strict
+		if name != "" {
+			s.name = name
+		}
 	}
 	for w := range m.synced {
 		m.synced[w] = max(m.synced[w], a.lo[w])
@@ -203,7 +212,7 @@ func (m *model) committing(w int, step string) {
 
 func (m *model) ackStrict(w, lo, hi int) {
 	for _, n := range m.lines[w][lo].nodes {
-		if n.f == nil || n.commit < 0 || n.log || n.maybe != nil {
+		if n.f == nil || n.commit < 0 || n.log || n.maybe != nil || n.unseen {
 			continue
 		}
 		same := true
@@ -231,7 +240,7 @@ type known struct {
 	from   uint64
 	trace  []string
 
-	expired []uint64
+	expired []uint64 // somebody was told that they are gone
 }
 
 // before is what was acknowledged; it is taken before the crash is.
@@ -313,6 +322,9 @@ func (k *known) shows(view map[string]seen, s treeState, exact bool) (older int,
 	}
 	inos := map[int]uint64{}
 	for path, id := range s.names {
+		if hidden(path) {
+			continue
+		}
 		n, v := s.nodes[id], seen{}
 		v, there := view[path]
 		if there {
@@ -342,7 +354,7 @@ func (k *known) shows(view map[string]seen, s treeState, exact bool) (older int,
 		}
 	}
 	for path := range view {
-		if _, ok := s.names[path]; !ok {
+		if _, ok := s.names[path]; !ok || hidden(path) {
 			return 0, differs("%s is there and should not be", path)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -24,6 +25,8 @@ var ctx = context.Background()
 // counts say what a run has proved.
 type counts struct {
 	points, kills, creation, recovery, acked, older, staged, packed, lives, ops, sealed, deltas, leaks atomic.Int64
+	// Of the calls of the workers, by kind, and of what is included from outside.
+	synced, excluded, exposed, shared, moved, logs, outdated, included, expired atomic.Int64
 
 	packs packsRead
 }
@@ -48,9 +51,10 @@ type machine struct {
 	end    int          // the operation before which the disk goes; 0: not yet
 	last   *image       // what it left
 
-	images chan<- *image
-	node   int
-	step   int
+	images  chan<- *image
+	outside *outside
+	node    int
+	step    int
 }
 
 // hook sees each operation of the disk.
@@ -89,7 +93,7 @@ func (m *machine) goDark(op simdisk.Op) {
 
 // image crashes the disk; the disk goes on.
 func (m *machine) image(op simdisk.Op) *image {
-	i := &image{at: m.ops, op: op, recent: slices.Clone(m.recent), kill: m.rng.IntN(8) == 0, boot: fmt.Sprint("boot", m.boots), packs: &m.did.packs}
+	i := &image{at: m.ops, op: op, recent: slices.Clone(m.recent), kill: m.rng.IntN(8) == 0, boot: fmt.Sprint("boot", m.boots), packs: &m.did.packs, out: m.outside}
 	rng := rand.New(rand.NewPCG(m.seed, uint64(m.ops)))
 	switch {
 	case m.base != nil:
@@ -102,9 +106,9 @@ func (m *machine) image(op simdisk.Op) *image {
 		m.did.creation.Add(1)
 	default:
 		known := m.model.before()
+		known.expired = m.store.gone()
 		i.disk = m.crash(i.kill, rng)
 		i.known = m.model.after(known)
-		i.known.expired = m.store.gone()
 	}
 	if !i.kill {
 		i.boot += "+"
@@ -143,6 +147,8 @@ func inspect(img *image, did *counts, active bool) error {
 	did.acked.Add(int64(f.acked))
 	did.older.Add(int64(f.older))
 	did.leaks.Add(int64(len(f.findings)))
+	did.logs.Add(int64(f.logs))
+	did.expired.Add(int64(f.gone))
 	if cerr := s.close(false); err == nil {
 		err = cerr
 	}
@@ -174,8 +180,9 @@ func (m *machine) live(n int) error {
 	rng := rand.New(rand.NewPCG(m.seed, uint64(n)<<32))
 	m.mu.Unlock()
 	model := newModel()
+	model.out = m.outside
 	m.disk.Before(m.hook(m.disk))
-	s, err := open(m.disk, storeConf{boot: fmt.Sprint("boot", m.boots), cold: rng.IntN(2) == 0, sealed: func(i snapshot.Info) {
+	s, err := open(m.disk, storeConf{boot: fmt.Sprint("boot", m.boots), cold: rng.IntN(2) == 0, out: m.outside, exclude: append(slices.Clone(excludes), fmt.Sprintf("*.none%d", n/2)), sealed: func(i snapshot.Info) {
 		m.did.sealed.Add(1)
 		model.sealed(i)
 	}})
@@ -226,7 +233,7 @@ func (m *machine) begin(s *store, model *model, rng *rand.Rand) (ws []*worker, e
 	m.next = 0 // nobody knows what is right while the model is made
 	m.mu.Unlock()
 	for w := range workers {
-		k := &worker{w: w, rng: rand.New(rand.NewPCG(rng.Uint64(), 1)), m: model, s: s, inos: map[int]uint64{}, fhs: map[int]uint64{}, next: &m.node, step: &m.step}
+		k := &worker{w: w, rng: rand.New(rand.NewPCG(rng.Uint64(), 1)), m: model, s: s, inos: map[int]uint64{}, fhs: map[int]uint64{}, how: map[int]uint32{}, next: &m.node, step: &m.step, out: m.outside, did: m.did}
 		a, err := s.tree.Lookup(stage.RootIno, dirName(w))
 		if err != nil {
 			a, err = s.tree.Mknod(stage.RootIno, dirName(w), stage.ModeDir|0o755, 0, stage.Cred{})
@@ -255,9 +262,18 @@ func (m *machine) settle(s *store, model *model, ws []*worker) error {
 	if err != nil {
 		return err
 	}
-	var inos []uint64
-	for _, v := range live {
-		inos = append(inos, v.ino)
+	var inos, unseen []uint64
+	for path, v := range live {
+		if _, below, _ := strings.Cut(path, "/"); hidden(below) {
+			unseen = append(unseen, v.ino)
+		} else {
+			inos = append(inos, v.ino)
+		}
+	}
+	if len(unseen) > 0 {
+		if _, err := s.m.Barrier(ctx, "fsync", unseen...); err != nil {
+			return err
+		}
 	}
 	if model.from, err = s.m.Barrier(ctx, "fsync", inos...); err != nil {
 		return err
@@ -398,20 +414,27 @@ func TestPowerCut(t *testing.T) {
 				}
 			})
 		}
-		m := &machine{t: t, seed: seed, did: &did, rng: rand.New(rand.NewPCG(seed, 2)), every: 4, images: images, boots: 1}
+		m := &machine{t: t, seed: seed, did: &did, rng: rand.New(rand.NewPCG(seed, 2)), every: 4, images: images, boots: 1, outside: newOutside(t, &did)}
 		if err := m.life(6); err != nil {
 			fail(fmt.Errorf("seed %d: %w", seed, err))
 		}
 		close(images)
 		pool.Wait()
 	}
-	t.Logf("seeds from %d: %d crashes (%d of them kills), %d while a store was made, %d in recovery, %d lives, %d operations; %d acknowledged snapshots found, %d files in them back to an older content, %d crashes with staged files, %d lives with packs, %d steps sealed, %d crashes with deltas, %d leaks",
-		first, did.points.Load(), did.kills.Load(), did.creation.Load(), did.recovery.Load(), did.lives.Load(), did.ops.Load(), did.acked.Load(), did.older.Load(), did.staged.Load(), did.packed.Load(), did.sealed.Load(), did.deltas.Load(), did.leaks.Load())
+	t.Logf("seeds from %d: %d crashes (%d of them kills), %d while a store was made, %d in recovery, %d lives, %d operations; %d acknowledged snapshots found, %d files in them back to an older content, %d crashes with staged files, %d lives with packs, %d steps sealed, %d crashes with deltas, %d leaks; %d synchronous writes, %d files excluded, %d exposed, %d ranges shared, %d moved, %d logs taken, %d old formats, %d snapshots with what is included, %d expired and gone",
+		first, did.points.Load(), did.kills.Load(), did.creation.Load(), did.recovery.Load(), did.lives.Load(), did.ops.Load(), did.acked.Load(), did.older.Load(), did.staged.Load(), did.packed.Load(), did.sealed.Load(), did.deltas.Load(), did.leaks.Load(),
+		did.synced.Load(), did.excluded.Load(), did.exposed.Load(), did.shared.Load(), did.moved.Load(), did.logs.Load(), did.outdated.Load(), did.included.Load(), did.expired.Load())
 	if err := bad.Load(); err != nil {
 		t.Fatalf("after %d crashes: %v", did.points.Load(), *err)
 	}
-	for what, n := range map[string]int64{"crashes": did.points.Load(), "kills": did.kills.Load(), "crashes in recovery": did.recovery.Load(), "acknowledged snapshots": did.acked.Load(),
-		"older contents": did.older.Load(), "staged files": did.staged.Load(), "packs": did.packed.Load(), "sealed steps": did.sealed.Load(), "crashes with deltas": did.deltas.Load()} {
+	proved := map[string]int64{"crashes": did.points.Load(), "kills": did.kills.Load(), "crashes in recovery": did.recovery.Load(), "acknowledged snapshots": did.acked.Load(),
+		"older contents": did.older.Load(), "staged files": did.staged.Load(), "packs": did.packed.Load(), "sealed steps": did.sealed.Load(), "crashes with deltas": did.deltas.Load()}
+	if points >= 5000 { // what is rarer
+		maps.Copy(proved, map[string]int64{"synchronous writes": did.synced.Load(), "files that are excluded": did.excluded.Load(), "files that come into sight": did.exposed.Load(),
+			"ranges that are shared": did.shared.Load(), "ranges that are copied": did.moved.Load(), "logs that are taken": did.logs.Load(), "old formats": did.outdated.Load(),
+			"snapshots with what is included": did.included.Load(), "expired snapshots": did.expired.Load()})
+	}
+	for what, n := range proved {
 		if n == 0 && !only {
 			t.Errorf("no %s: nothing proved", what)
 		}

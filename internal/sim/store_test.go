@@ -20,6 +20,7 @@ import (
 	"stepfs/internal/simdisk"
 	"stepfs/internal/state"
 	"stepfs/snapshot"
+	"stepfs/snapshot/include"
 )
 
 // store is an open store, wired as cmd/stepfs/wire.go does it.
@@ -53,6 +54,8 @@ type storeConf struct {
 	passive bool // nothing is sealed, stored or expired by itself
 	cold    bool // hot copies go at once
 	roomy   bool // memtable, journal segments and packs that nothing here fills
+	exclude []string
+	out     *outside // what is included from; nil: nothing
 	sealed  func(snapshot.Info)
 }
 
@@ -127,6 +130,15 @@ func open(disk *simdisk.Disk, conf storeConf) (s *store, err error) {
 	if err != nil {
 		return s, fmt.Errorf("open tree: %w", err)
 	}
+	if conf.exclude != nil {
+		e, err := stage.ParseExcludes(conf.exclude)
+		if err == nil {
+			err = s.tree.Exclude(e)
+		}
+		if err != nil {
+			return s, err
+		}
+	}
 	policy, err := snapshot.ParsePolicy(map[string]string{"keep-barriers": "0s", "keep-barriers-last": fmt.Sprint(barriersKept)})
 	if err != nil {
 		return s, err
@@ -140,6 +152,11 @@ func open(disk *simdisk.Disk, conf storeConf) (s *store, err error) {
 		}}}
 	if conf.cold {
 		cfg.HotLimit = 1
+	}
+	if conf.out != nil {
+		if cfg.Include, err = include.New(include.Config{Paths: []string{conf.out.path}}); err != nil {
+			return s, err
+		}
 	}
 	if s.m, err = snapshot.Open(cfg); err != nil {
 		return s, fmt.Errorf("open snapshots: %w", err)

@@ -23,6 +23,7 @@ type image struct {
 	boot  string
 	known *known // nil: the store was just being made
 	packs *packsRead
+	out   *outside
 
 	recent []simdisk.Op
 }
@@ -44,6 +45,8 @@ type found struct {
 	views    map[uint64]map[string]seen
 	acked    int // snapshots that were acknowledged, and are there
 	older    int // files in them that show an older content
+	logs     int // that show a log as it was written by then
+	gone     int // snapshots of which somebody was told that they expired
 	findings []check.Finding
 	expired  []uint64 // since the store was opened
 }
@@ -168,6 +171,15 @@ func (f *found) checkSnapshots(img *image) error {
 	there := map[uint64]snapshot.Info{}
 	for _, i := range f.infos {
 		there[i.Seq] = i
+		if slices.ContainsFunc(i.Marks, func(m string) bool { return strings.HasSuffix(m, ": open, taken up to its size") }) {
+			f.logs++
+		}
+	}
+	for _, seq := range k.expired {
+		if _, back := there[seq]; back {
+			return fmt.Errorf("snapshot %d has expired, and is back", seq)
+		}
+		f.gone++
 	}
 	seqs := slices.Collect(func(yield func(uint64) bool) {
 		for seq := range k.snaps {
@@ -238,7 +250,11 @@ func (f *found) checkSnapshot(img *image, i snapshot.Info, s snap) error {
 	}
 	for _, a := range acks {
 		for w, line := range k.lines {
-			view, ok := of(f.views[i.Seq], w), false
+			view, taken := apart(of(f.views[i.Seq], w))
+			ok := false
+			if err := img.out.shown(i, w, a, s.name != "", taken); err != nil {
+				return fmt.Errorf("w%d: %w", w, err)
+			}
 			var wrongs []mismatch
 			for at := min(a.hi[w], len(line)-1); at >= a.lo[w] && !ok; at-- {
 				older, wrong := k.shows(view, line[at], img.kill || i.Name != "")
