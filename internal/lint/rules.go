@@ -37,6 +37,7 @@ var mayImport = map[string][]string{
 	"internal/simdisk":  {}, // for tests alone, of every layer that writes to a disk
 	"internal/sim":      {},
 	"internal/lint":     {},
+	"tools":             {},
 	// What chunks would take, without a store.
 	"chunkstore/codec/simulate": {"chunkstore/codec"},
 	// These drive the built binary from outside and know nothing of its inside.

@@ -53,7 +53,8 @@ func (s treeState) clone(what string) treeState {
 // worker's line from lo to hi.
 type ack struct {
 	lo, hi       [workers]int
-	inLo, inHigh int // versions of what is included from outside
+	inLo, inHigh int  // versions of what is included from outside,
+	sealed       bool // if it was sealed then, and not found as it was by a barrier
 }
 
 // snap is what is known of a snapshot that somebody was told of.
@@ -152,7 +153,7 @@ func (m *model) span() (a ack) {
 // are its files.
 func (m *model) acked(seq uint64, own int, from ack, name string, strict bool, synced ...int) {
 	a := m.span()
-	a.lo, a.inLo = from.lo, from.inLo
+	a.lo, a.inLo, a.sealed = from.lo, from.inLo, name != ""
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if own >= 0 {

@@ -94,8 +94,8 @@ func (o *outside) shown(i snapshot.Info, w int, a ack, known bool, taken map[str
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	ok := false
-	for v := a.inLo; v < len(o.versions) && (!known || v <= a.inHigh); v++ {
-		ok = ok || got.data == o.versions[v]
+	for v, data := range o.versions {
+		ok = ok || got.data == data && (!a.sealed || a.inLo <= v && v <= a.inHigh)
 	}
 	if !ok {
 		return fmt.Errorf("what is included is %s, none of versions %d to %d", brief(got.data), a.inLo, a.inHigh)
