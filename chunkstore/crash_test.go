@@ -108,7 +108,7 @@ func syncDirs(t tester, fs vfs.FS, dirs ...string) {
 // check opens what the crash left: what was promised is there, every indexed
 // chunk is whole, no temporary file is left, and the store works.
 func (p *crashPlan) check(t *testing.T) {
-	f := openFixture(t, p.clone, "store", smallConfig())
+	f := openStore(t, openBoot(t, p.clone, "store", "after"), p.clone, "store", smallConfig())
 	defer f.close()
 	for _, s := range p.kept {
 		checkContent(t, f, s.c, s.refs)

@@ -32,7 +32,17 @@ type node struct {
 	commit int    // newest one that snapshots show; -1: none
 	log    bool   // open by O_APPEND, and only appended to: a seal may take it up to its size
 	unseen bool   // excluded: no close commits it, and no snapshot makes it durable
-	maybe  []int  // newer versions of which a kill left open whether they are committed
+	maybe  []int  // newer versions that may be committed: a kill left it open, or a seal took a log
+}
+
+// unlogged is a node that is appended to no more: which of its versions a seal has
+// taken, and so committed, is not known.
+func (n node) unlogged() node {
+	for v := n.commit + 1; n.log && v <= n.live; v++ {
+		n.maybe = append(slices.Clip(n.maybe), v)
+	}
+	n.log = false
+	return n
 }
 
 // treeState is a worker's directory between two of its operations.

@@ -342,7 +342,9 @@ func (k *worker) truncate() {
 		n := s.nodes[id]
 		b := make([]byte, size)
 		copy(b, k.content(n))
-		n.log = n.log && int64(len(k.content(n))) == size
+		if int64(len(k.content(n))) != size {
+			n = n.unlogged()
+		}
 		n.live = k.m.version(n.f, string(b))
 		if _, open := k.fhs[id]; !open && !n.unseen {
 			n = k.m.commit(n)
