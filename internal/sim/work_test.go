@@ -115,7 +115,7 @@ func (k *worker) run(n int) {
 		}
 		if k.rng.IntN(len(ops)) == 0 {
 			k.m.alone.Lock()
-			k.settled()
+			[]func(){k.settled, k.spilled}[k.rng.IntN(2)]()
 			k.m.alone.Unlock()
 			continue
 		}
@@ -143,6 +143,28 @@ func (k *worker) settled() {
 	k.sync("barrier")
 	k.do("settle "+path, func(*treeState) {}, func() error { return k.s.tree.Settle(k.inos[id]) })
 	k.sync("fsync of what has settled: "+path, id)
+	for range 4 {
+		k.attr()
+	}
+}
+
+// spilled is a file that was small when it was synced, and then grows too large
+// for the index: what was synced moves to a file of its own. The journal is synced
+// then, and nothing else for a while.
+func (k *worker) spilled() {
+	path, ok := k.free(true)
+	if !ok {
+		return
+	}
+	id := k.create(path)
+	if k.err == nil {
+		k.put(id, 0, 3000)
+	}
+	k.sync("fsync of what is small: "+path, id)
+	if k.err == nil {
+		k.put(id, 3000, 67000)
+	}
+	k.sync("barrier")
 	for range 4 {
 		k.attr()
 	}
