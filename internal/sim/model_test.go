@@ -19,6 +19,7 @@ const workers = 2
 type file struct {
 	contents []string // by version
 	commits  []int    // versions that were closed or synced: what snapshots show
+	logs     []int    // versions that a seal may have taken while they were appended to
 	acks     []int    // versions that a caller was told are durable
 }
 
@@ -274,7 +275,7 @@ func (m *model) after(k *known) *known {
 	defer m.mu.Unlock()
 	k.lines, k.trace, k.pruned, k.from = m.lines, m.trace, m.pruned, m.from
 	for _, f := range m.files {
-		k.files[f] = file{contents: f.contents, commits: f.commits, acks: k.files[f].acks}
+		k.files[f] = file{contents: f.contents, commits: f.commits, logs: f.logs, acks: k.files[f].acks}
 	}
 	for seq, s := range k.snaps {
 		now := m.snaps[seq]
@@ -397,9 +398,11 @@ func (k *known) version(n node, v seen, there, exact bool) (int, bool) {
 			}
 		}
 	}
-	for _, version := range slices.Backward(f.commits) {
-		if version >= least && version <= n.commit && f.contents[version] == v.data {
-			return version, true
+	for _, shown := range [][]int{f.commits, f.logs} {
+		for _, version := range slices.Backward(shown) {
+			if version >= least && version <= n.commit && f.contents[version] == v.data {
+				return version, true
+			}
 		}
 	}
 	return 0, false

@@ -242,6 +242,13 @@ func (m *model) version(f *file, content string) int {
 	return len(f.contents) - 1
 }
 
+// logged notes a version that a seal may take though the file is open.
+func (m *model) logged(f *file, version int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f.logs = append(f.logs, version)
+}
+
 // commit makes the live content of a node what snapshots show.
 func (m *model) commit(n node) node {
 	m.mu.Lock()
@@ -294,6 +301,9 @@ func (k *worker) putData(id int, off int64, data []byte) {
 	copy(b[off:], data)
 	k.do(fmt.Sprintf("write %d [%d+%d]", id, off, size), func(s *treeState) {
 		n.live, n.log = k.m.version(n.f, string(b)), n.log && off >= int64(len(old))
+		if n.log {
+			k.m.logged(n.f, n.live)
+		}
 		s.nodes[id] = n
 	}, func() error {
 		got, err := k.s.tree.Write(k.inos[id], k.fhs[id], data, off)
