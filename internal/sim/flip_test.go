@@ -65,7 +65,7 @@ type flips struct {
 	count  map[byte]int               // of its keys, by their first byte
 
 	hits                                             map[string]int
-	total, refused, found, named, right, failed, bad int
+	total, refused, found, named, right, failed int
 }
 
 // place is a range of a file, all of one class.
