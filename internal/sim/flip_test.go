@@ -64,7 +64,7 @@ type flips struct {
 	values map[string]string          // of the index
 	count  map[byte]int               // of its keys, by their first byte
 
-	hits                                             map[string]int
+	hits                                        map[string]int
 	total, refused, found, named, right, failed int
 }
 

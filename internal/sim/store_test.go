@@ -188,7 +188,7 @@ func (s *store) close(clean bool) error {
 }
 
 func (s *store) fault(what string, err error) {
-	if err == nil || what == "include files" { // a mark of the snapshot says the same
+	if err == nil || what == "include files" || strings.Contains(err.Error(), outOfTime) { // the snapshot says the same
 		return
 	}
 	s.mu.Lock()
