@@ -116,10 +116,10 @@ func (m *model) noteLocked(format string, args ...any) {
 	m.trace = append(m.trace, fmt.Sprintf(format, args...))
 }
 
-func (m *model) newFile() *file {
+func (m *model) newFile(contents ...string) *file {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	f := &file{}
+	f := &file{contents: contents}
 	m.files = append(m.files, f)
 	return f
 }

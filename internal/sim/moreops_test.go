@@ -140,12 +140,11 @@ func (k *worker) tmpfile() {
 		return
 	}
 	*k.next++
-	id, f := *k.next, k.m.newFile()
+	data := noise(k.rng, []int{10, 9000, 70000}[k.rng.IntN(3)])
+	id, f := *k.next, k.m.newFile("", string(data))
 	dir, name := k.where(path)
 	a, fh, err := k.s.tree.Tmpfile(dir, 0o644, unix.O_RDWR, stage.Cred{})
 	if err == nil {
-		data := noise(k.rng, []int{10, 9000, 70000}[k.rng.IntN(3)])
-		f.contents = []string{"", string(data)}
 		_, err = k.s.tree.Write(a.Ino, fh, data, 0)
 	}
 	if err != nil {

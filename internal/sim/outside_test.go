@@ -19,6 +19,8 @@ type outside struct {
 	path string
 	did  *counts
 
+	writing sync.Mutex // held by who changes it
+
 	mu       sync.Mutex
 	versions []string
 	written  int // the newest version that is there for sure
@@ -38,6 +40,8 @@ func newOutside(t *testing.T, did *counts) *outside {
 
 // write gives it another content, all of it at one moment.
 func (o *outside) write(size int) error {
+	o.writing.Lock()
+	defer o.writing.Unlock()
 	o.mu.Lock()
 	n := len(o.versions)
 	o.versions = append(o.versions, fmt.Sprintf("version %d %s", n, strings.Repeat("x", size)))

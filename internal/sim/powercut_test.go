@@ -93,7 +93,7 @@ func (m *machine) goDark(op simdisk.Op) {
 
 // image crashes the disk; the disk goes on.
 func (m *machine) image(op simdisk.Op) *image {
-	i := &image{at: m.ops, op: op, recent: slices.Clone(m.recent), kill: m.rng.IntN(8) == 0, boot: fmt.Sprint("boot", m.boots), packs: &m.did.packs, out: m.outside}
+	i := &image{seed: m.seed, at: m.ops, op: op, recent: slices.Clone(m.recent), kill: m.rng.IntN(8) == 0, boot: fmt.Sprint("boot", m.boots), packs: &m.did.packs, out: m.outside}
 	rng := rand.New(rand.NewPCG(m.seed, uint64(m.ops)))
 	switch {
 	case m.base != nil:
@@ -382,6 +382,10 @@ func envInt(name string, def int) int {
 	return def
 }
 
+// machinesAtOnce is how many stores live at the same time: each of them waits now
+// and then, and there should be something to inspect meanwhile.
+const machinesAtOnce = 3
+
 // TestPowerCut has workers use stores at random, cuts the power (or kills the
 // daemon) at operations of the disk of any kind, also while the store is made
 // and while it recovers from the last crash, and holds what comes back against
@@ -399,28 +403,39 @@ func TestPowerCut(t *testing.T) {
 	var did counts
 	var bad atomic.Pointer[error]
 	fail := func(err error) { bad.CompareAndSwap(nil, &err) }
-	for seed := first; did.points.Load() < points && bad.Load() == nil && (seed == first || !only); seed++ {
-		images := make(chan *image, 4)
-		var pool sync.WaitGroup
-		for range max(1, runtime.GOMAXPROCS(0)) {
-			pool.Go(func() {
-				for img := range images {
-					if bad.Load() != nil {
-						continue
-					}
-					if err := inspect(img, &did, img.at%8 == 0); err != nil {
-						fail(fmt.Errorf("seed %d, %v: %w%s", seed, img, err, img.tail()))
-					}
+	images := make(chan *image, 4)
+	var pool, machines sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		pool.Go(func() {
+			for img := range images {
+				if bad.Load() != nil {
+					continue
 				}
-			})
-		}
-		m := &machine{t: t, seed: seed, did: &did, rng: rand.New(rand.NewPCG(seed, 2)), every: 4, images: images, boots: 1, outside: newOutside(t, &did)}
-		if err := m.life(6); err != nil {
-			fail(fmt.Errorf("seed %d: %w", seed, err))
-		}
-		close(images)
-		pool.Wait()
+				if err := inspect(img, &did, img.at%8 == 0); err != nil {
+					fail(fmt.Errorf("seed %d, %v: %w%s", img.seed, img, err, img.tail()))
+				}
+			}
+		})
 	}
+	var next atomic.Uint64
+	next.Store(first)
+	for range machinesAtOnce {
+		machines.Go(func() {
+			for did.points.Load() < points && bad.Load() == nil {
+				seed := next.Add(1) - 1
+				if only && seed != first {
+					return
+				}
+				m := &machine{t: t, seed: seed, did: &did, rng: rand.New(rand.NewPCG(seed, 2)), every: 4, images: images, boots: 1, outside: newOutside(t, &did)}
+				if err := m.life(6); err != nil {
+					fail(fmt.Errorf("seed %d: %w", seed, err))
+				}
+			}
+		})
+	}
+	machines.Wait()
+	close(images)
+	pool.Wait()
 	t.Logf("seeds from %d: %d crashes (%d of them kills), %d while a store was made, %d in recovery, %d lives, %d operations; %d acknowledged snapshots found, %d files in them back to an older content, %d crashes with staged files, %d lives with packs, %d steps sealed, %d crashes with deltas, %d leaks; %d synchronous writes, %d files excluded, %d exposed, %d ranges shared, %d moved, %d logs taken, %d old formats, %d snapshots with what is included, %d expired and gone",
 		first, did.points.Load(), did.kills.Load(), did.creation.Load(), did.recovery.Load(), did.lives.Load(), did.ops.Load(), did.acked.Load(), did.older.Load(), did.staged.Load(), did.packed.Load(), did.sealed.Load(), did.deltas.Load(), did.leaks.Load(),
 		did.synced.Load(), did.excluded.Load(), did.exposed.Load(), did.shared.Load(), did.moved.Load(), did.logs.Load(), did.outdated.Load(), did.included.Load(), did.expired.Load())

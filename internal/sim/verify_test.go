@@ -16,6 +16,7 @@ import (
 
 // image is what a crash has left, with what was known by then.
 type image struct {
+	seed  uint64
 	disk  *simdisk.Disk
 	at    int // after so many operations of the disk
 	op    simdisk.Op

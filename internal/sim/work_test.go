@@ -173,10 +173,12 @@ func (k *worker) spilled() {
 // create makes a file, open.
 func (k *worker) create(path string) int {
 	*k.next++
-	id, f, flags := *k.next, k.m.newFile(), k.flags()
+	id, f, flags := *k.next, k.m.newFile(""), k.flags()
 	dir, name := k.where(path)
 	k.do(fmt.Sprintf("create %s %#x", path, flags), func(s *treeState) {
-		f.contents = []string{""}
+		if flags&unix.O_APPEND != 0 {
+			k.m.logged(f, 0)
+		}
 		s.names[path], s.nodes[id] = id, node{mode: fileMode(0o644), f: f, commit: -1, log: flags&unix.O_APPEND != 0, unseen: hidden(path)}
 	}, func() error {
 		a, fh, err := k.s.tree.Create(dir, name, 0o644, unix.O_RDWR|flags, stage.Cred{})
@@ -224,7 +226,9 @@ func (k *worker) open(path string, id int, flags uint32) bool {
 		n.log = flags&unix.O_APPEND != 0 // a log is one that is opened for that
 		if flags&unix.O_TRUNC != 0 {
 			n.log = n.log && k.content(n) == ""
-			n.live = k.m.version(n.f, "")
+			if n.live = k.m.version(n.f, ""); n.log {
+				k.m.logged(n.f, n.live)
+			}
 		}
 		s.nodes[id] = n
 	}, func() error {
