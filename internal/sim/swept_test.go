@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -59,9 +60,12 @@ func TestSweptFileIsDurablyDead(t *testing.T) {
 	disk.Before(nil)
 	ok(s.close(false))
 
+	var mu sync.Mutex
 	swept := false
 	var after *simdisk.Disk // as the first operation behind the removal finds it
 	left.Before(func(op simdisk.Op) error {
+		mu.Lock()
+		defer mu.Unlock()
 		if swept && after == nil && op.Changes() {
 			after = left.Kill()
 		}
@@ -70,10 +74,12 @@ func TestSweptFileIsDurablyDead(t *testing.T) {
 	})
 	s, err = open(left, storeConf{boot: "boot", passive: true})
 	ok(err)
+	left.Before(nil)
+	mu.Lock()
+	defer mu.Unlock()
 	if after == nil {
 		after = left.Kill()
 	}
-	left.Before(nil)
 	ok(s.close(false))
 	if !swept {
 		t.Fatal("no staging file was swept: nothing proved")
