@@ -263,10 +263,18 @@ func (m *maker) repack(disk *simdisk.Disk) {
 	for i := range opts.Levels {
 		opts.Levels[i].FilterPolicy, opts.Levels[i].BlockSize = bloom.FilterPolicy(10), 512
 	}
-	db, err := pebble.Open("s/index", opts)
+	old, err := index(disk)
 	m.ok(err)
-	m.ok(db.Compact(ctx, []byte{0}, []byte{0xff}, false))
-	m.ok(db.Close())
+	fresh, err := pebble.Open("s/fresh", opts)
+	m.ok(err)
+	for _, kind := range []byte(allPrefixes) {
+		m.ok(eachKey(old, kind, func(key, value string) { m.ok(fresh.Set([]byte(key), []byte(value), pebble.NoSync)) }))
+	}
+	m.ok(fresh.Flush())
+	m.ok(fresh.Close())
+	m.ok(old.Close())
+	m.ok(disk.FS().RemoveAll("s/index"))
+	m.ok(disk.FS().Rename("s/fresh", "s/index"))
 }
 
 // quiet is a logger.

@@ -54,6 +54,9 @@ type treeState struct {
 	// wild: an operation of several transactions is under way, and what is seen
 	// is anything.
 	wild bool
+	// pieces: the operation under way is of several transactions, each of which
+	// changes the next part of a file.
+	pieces bool
 }
 
 func (s treeState) clone(what string) treeState {
@@ -104,6 +107,13 @@ func newModel() *model {
 		m.lines[w] = []treeState{{what: "nothing", names: map[string]int{}, nodes: map[int]node{}}}
 	}
 	return m
+}
+
+// long says that a life has gone on for long enough.
+func (m *model) long() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.trace) >= 4000
 }
 
 func (m *model) note(format string, args ...any) {
@@ -427,7 +437,7 @@ func (k *known) liveAs(view map[string]seen, s, next treeState, exact bool) mism
 		contents := k.files[n.f].contents
 		if exact {
 			got := contents[n.live]
-			if v.data != got && !torn(got, contents[next.nodes[id].versionOf(n.f, n.live)], v.data) {
+			if v.data != got && !torn(got, contents[next.nodes[id].versionOf(n.f, n.live)], v.data, next.pieces) {
 				return differs("%s: %s, want %s", path, content(v.data), content(got))
 			}
 			continue
@@ -452,13 +462,14 @@ func (n node) versionOf(f *file, def int) int {
 }
 
 // torn: the daemon died between the bytes of a write and its record: some bytes
-// are new, and the length is the old one.
-func torn(before, after, got string) bool {
-	if len(got) != len(before) || len(after) < len(before) {
+// are new, and the length is the old one; or, of one that is done in pieces, any up
+// to the new one.
+func torn(before, after, got string, pieces bool) bool {
+	if len(after) < len(before) || len(got) < len(before) || len(got) > len(after) || len(got) > len(before) && !pieces {
 		return false
 	}
-	for i := range got {
-		if got[i] != before[i] && got[i] != after[i] {
+	for i := range len(got) {
+		if got[i] != after[i] && (i >= len(before) || got[i] != before[i]) {
 			return false
 		}
 	}

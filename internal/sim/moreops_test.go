@@ -54,7 +54,7 @@ func (k *worker) copyRange() {
 		copy(b, old)
 		copy(b[c.DstOff:], src)
 		n.live = k.m.version(n.f, string(b))
-		s.nodes[dst] = n
+		s.nodes[dst], s.pieces = n, true
 	}, func() error {
 		n, err := k.s.tree.CopyRange(c)
 		if err == nil && n != int64(len(src)) {

@@ -354,7 +354,7 @@ func (m *machine) work(ws []*worker, rng *rand.Rand) error {
 	var wg sync.WaitGroup
 	for _, k := range ws {
 		wg.Go(func() {
-			for !m.out() && k.err == nil && len(m.model.trace) < 4000 {
+			for !m.out() && k.err == nil && !m.model.long() {
 				k.run(1)
 			}
 			k.closeAll()

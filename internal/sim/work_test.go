@@ -557,7 +557,7 @@ func (k *worker) copy() {
 	k.do(fmt.Sprintf("copy %d to %d", id, dst), func(s *treeState) {
 		n := s.nodes[dst]
 		n.live, n.log = k.m.version(n.f, content), false
-		s.nodes[dst] = n
+		s.nodes[dst], s.pieces = n, true
 	}, func() error {
 		n, err := k.s.tree.CopyRange(stage.Copy{Src: k.inos[id], Dst: k.inos[dst], Fh: k.fhs[dst], Len: 1 << 30})
 		if err == nil && n != int64(len(content)) {
