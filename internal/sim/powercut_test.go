@@ -52,6 +52,7 @@ type machine struct {
 	last   *image       // what it left
 
 	images  chan<- *image
+	points  int64 // how many crashes all machines are to see
 	outside *outside
 	node    int
 	step    int
@@ -159,6 +160,9 @@ func inspect(img *image, did *counts, active bool) error {
 func (m *machine) life(lives int) error {
 	m.disk = newDisk()
 	for n := range lives {
+		if m.did.points.Load() >= m.points {
+			return nil
+		}
 		if err := m.live(n); err != nil {
 			return fmt.Errorf("life %d: %w", n, err)
 		}
@@ -426,7 +430,7 @@ func TestPowerCut(t *testing.T) {
 				if only && seed != first {
 					return
 				}
-				m := &machine{t: t, seed: seed, did: &did, rng: rand.New(rand.NewPCG(seed, 2)), every: 4, images: images, boots: 1, outside: newOutside(t, &did)}
+				m := &machine{t: t, seed: seed, did: &did, rng: rand.New(rand.NewPCG(seed, 2)), every: 4, images: images, points: points, boots: 1, outside: newOutside(t, &did)}
 				if err := m.life(6); err != nil {
 					fail(fmt.Errorf("seed %d: %w", seed, err))
 				}
