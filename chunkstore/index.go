@@ -44,10 +44,17 @@ type chooser func(l *ledger, e pack.Entry) (bool, error)
 func takeAll(*ledger, pack.Entry) (bool, error) { return true, nil }
 
 // index makes a durable pack known, with those of its chunks that want asks
-// for, in one transaction, and makes that durable too. A chunk that is new to
-// the index is dead until somebody holds it.
+// for, in one transaction. A chunk that is new to the index is dead until
+// somebody holds it.
+//
+// The transaction need not be durable. Whatever comes to rely on it is a later
+// record of the same journal, of which a power cut leaves the beginning: that a
+// file is stored (and its hot copy goes only once that is synced), that the chunks
+// of an old pack are here (and it is unlinked only once that is synced). Without
+// any of those the pack is one that the index does not know, and the next Open
+// adopts it.
 func (s *Store) index(info *packInfo, rec *schema.PackRecord, entries []pack.Entry, want chooser) error {
-	pos, err := s.db.Update(schema.KindChunkIndex, func(tx *state.Tx) error {
+	_, err := s.db.Update(schema.KindChunkIndex, func(tx *state.Tx) error {
 		number, err := s.takeNumber(tx)
 		if err != nil {
 			return err
@@ -64,10 +71,6 @@ func (s *Store) index(info *packInfo, rec *schema.PackRecord, entries []pack.Ent
 	})
 	if err != nil {
 		s.leave(info)
-	} else {
-		err = s.db.Sync(pos)
-	}
-	if err != nil {
 		return fmt.Errorf("index pack %s: %w", pack.Name(rec.Name).FileName(), err)
 	}
 	s.damage.healed(entries)
