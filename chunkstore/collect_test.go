@@ -769,7 +769,7 @@ func TestCollectOrder(t *testing.T) {
 	f.collect()
 	mu.Lock()
 	defer mu.Unlock()
-	want := "pack-state, pack-state, create, sync file, rename, sync file, chunk-index, prune, prune, sync journal, unlink, pack-state"
+	want := "pack-state, pack-state, create, sync file, rename, sync file, chunk-index, sync journal, prune, prune, sync journal, unlink, pack-state"
 	if got := strings.Join(trace, ", "); got != want {
 		t.Fatalf("got  %s\nwant %s", got, want)
 	}

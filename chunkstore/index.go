@@ -44,17 +44,16 @@ type chooser func(l *ledger, e pack.Entry) (bool, error)
 func takeAll(*ledger, pack.Entry) (bool, error) { return true, nil }
 
 // index makes a durable pack known, with those of its chunks that want asks
-// for, in one transaction. A chunk that is new to the index is dead until
-// somebody holds it.
+// for, in one transaction, and makes that durable too. A chunk that is new to
+// the index is dead until somebody holds it.
 //
-// The transaction need not be durable. Whatever comes to rely on it is a later
-// record of the same journal, of which a power cut leaves the beginning: that a
-// file is stored (and its hot copy goes only once that is synced), that the chunks
-// of an old pack are here (and it is unlinked only once that is synced). Without
-// any of those the pack is one that the index does not know, and the next Open
-// adopts it.
+// What comes to rely on it is a later record of the same journal, of which a power
+// cut leaves the beginning; but for one thing that alone would not do. A chunk that
+// was stored again, since its place was found damaged, would be back at that place,
+// the pack that healed it be one more copy when the next Open adopts it, and nobody
+// know of the damage: new content would be a hit there, and lose its hot copy.
 func (s *Store) index(info *packInfo, rec *schema.PackRecord, entries []pack.Entry, want chooser) error {
-	_, err := s.db.Update(schema.KindChunkIndex, func(tx *state.Tx) error {
+	pos, err := s.db.Update(schema.KindChunkIndex, func(tx *state.Tx) error {
 		number, err := s.takeNumber(tx)
 		if err != nil {
 			return err
@@ -71,6 +70,10 @@ func (s *Store) index(info *packInfo, rec *schema.PackRecord, entries []pack.Ent
 	})
 	if err != nil {
 		s.leave(info)
+	} else {
+		err = s.db.Sync(pos)
+	}
+	if err != nil {
 		return fmt.Errorf("index pack %s: %w", pack.Name(rec.Name).FileName(), err)
 	}
 	s.damage.healed(entries)

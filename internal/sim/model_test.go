@@ -6,9 +6,11 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"stepfs/fs/stage"
 	"stepfs/snapshot"
+	"stepfs/snapshot/include"
 )
 
 // workers is how many goroutines use a store at once, each in a directory of
@@ -69,6 +71,9 @@ type ack struct {
 	lo, hi       [workers]int
 	inLo, inHigh int  // versions of what is included from outside,
 	sealed       bool // if it was sealed then, and not found as it was by a barrier
+	late         bool // it took so long that what is included may be missing
+
+	begun time.Time
 }
 
 // snap is what is known of a snapshot that somebody was told of.
@@ -162,7 +167,7 @@ func (m *model) span() (a ack) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	a.inLo, a.inHigh = m.out.span()
-	a.lo = m.done
+	a.lo, a.begun = m.done, time.Now()
 	for w, l := range m.lines {
 		a.hi[w] = len(l) - 1
 	}
@@ -175,6 +180,7 @@ func (m *model) span() (a ack) {
 func (m *model) acked(seq uint64, own int, from ack, name string, strict bool, synced ...int) {
 	a := m.span()
 	a.lo, a.inLo, a.sealed = from.lo, from.inLo, name != ""
+	a.late = a.begun.Sub(from.begun) >= include.MaxTime
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if own >= 0 {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -80,7 +81,7 @@ func apart(view map[string]seen) (own, taken map[string]seen) {
 }
 
 // shown checks what a snapshot shows of it in a worker's directory.
-func (o *outside) shown(i snapshot.Info, w int, a ack, known bool, taken map[string]seen) error {
+func (o *outside) shown(i snapshot.Info, w int, a ack, taken map[string]seen) error {
 	if i.Name == "" || i.Scope != dirName(w) {
 		if len(taken) > 0 {
 			return fmt.Errorf("what is included is there, and should not be: %d paths", len(taken))
@@ -89,14 +90,14 @@ func (o *outside) shown(i snapshot.Info, w int, a ack, known bool, taken map[str
 	}
 	if len(taken) == 0 {
 		for _, mark := range i.Marks {
-			if !i.Explicit && strings.HasPrefix(mark, include.Dir+": no included files") {
+			if (!i.Explicit || a.late) && strings.HasPrefix(mark, include.Dir+": no included files") {
 				return nil
 			}
 		}
-		if known {
+		if a.sealed {
 			return fmt.Errorf("what is included is not there, and the marks are %q", i.Marks)
 		}
-		return nil // sealed by one who includes nothing
+		return nil // found as it was by a barrier, or sealed by one who includes nothing
 	}
 	var m include.Manifest
 	if err := json.Unmarshal([]byte(taken[include.Dir+"/"+include.ManifestName].data), &m); err != nil || len(m.Files) != 1 {
@@ -113,13 +114,31 @@ func (o *outside) shown(i snapshot.Info, w int, a ack, known bool, taken map[str
 		ok = ok || got.data == data && (!a.sealed || a.inLo <= v && v <= a.inHigh)
 	}
 	if !ok {
-		return fmt.Errorf("what is included is %s, none of versions %d to %d", brief(got.data), a.inLo, a.inHigh)
+		return fmt.Errorf("what is included is %s, none of versions %d to %d: %s", brief(got.data), a.inLo, a.inHigh, o.like(got.data))
 	}
 	if m.Files[0].Error != "" || int(m.Files[0].Size) != len(got.data) {
 		return fmt.Errorf("the manifest: %+v", m)
 	}
 	o.did.included.Add(1)
 	return nil
+}
+
+// like says which version data is, or how it differs from the one it says it is.
+func (o *outside) like(data string) string {
+	if v := slices.Index(o.versions, data); v >= 0 {
+		return fmt.Sprintf("it is version %d", v)
+	}
+	for v, other := range o.versions {
+		if !strings.HasPrefix(other, data[:min(len(data), 10)]) {
+			continue
+		}
+		same := 0
+		for same < min(len(data), len(other)) && data[same] == other[same] {
+			same++
+		}
+		return fmt.Sprintf("it begins as version %d, of %d bytes, and differs from byte %d on: %q", v, len(other), same, data[same:min(len(data), same+8)])
+	}
+	return "it is like none"
 }
 
 // takeIn changes what is outside.

@@ -214,7 +214,8 @@ func (m *machine) live(n int) error {
 	if cerr := s.close(false); err == nil {
 		err = cerr
 	}
-	if err != nil {
+	if err != nil { // of a machine that fails, the test gives the first error alone
+		m.t.Logf("seed %d, life %d: %v", m.seed, n, err)
 		for _, l := range model.trace {
 			m.t.Log(l)
 		}

@@ -253,7 +253,7 @@ func (f *found) checkSnapshot(img *image, i snapshot.Info, s snap) error {
 		for w, line := range k.lines {
 			view, taken := apart(of(f.views[i.Seq], w))
 			ok := false
-			if err := img.out.shown(i, w, a, s.name != "", taken); err != nil {
+			if err := img.out.shown(i, w, a, taken); err != nil {
 				return fmt.Errorf("w%d: %w", w, err)
 			}
 			var wrongs []mismatch
