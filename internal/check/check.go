@@ -103,17 +103,6 @@ func (r *Run) Each(ctx context.Context, prefix []byte, fn func(k, v []byte) erro
 	return it.Error()
 }
 
-// Index reads all that the view has, since no layer asks for every record, and
-// reports that some of it does not read back.
-func (r *Run) Index(ctx context.Context) error {
-	err := r.Each(ctx, nil, func(_, _ []byte) error { return nil })
-	if err == nil || ctx.Err() != nil {
-		return err
-	}
-	r.Damage("index", "index", "a part of it can't be read: %v", err)
-	return nil
-}
-
 // Group is the rows of several kinds that belong to one thing: their keys have
 // the same bytes behind the kind's prefix.
 type Group struct {
