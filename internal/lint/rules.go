@@ -38,6 +38,7 @@ var mayImport = map[string][]string{
 	"internal/simdisk":  {}, // for tests alone, of every layer that writes to a disk
 	"internal/sim":      {},
 	"internal/lint":     {},
+	"tools":             {},
 	// What chunks would take, without a store.
 	"chunkstore/codec/simulate": {"chunkstore/codec"},
 	// These drive the built binary from outside and know nothing of its inside.
@@ -60,8 +61,8 @@ type ban struct {
 
 var bans = []ban{
 	{"github.com/spf13/", []string{"cmd"}, "flags belong to the command"},
-	{"flag", []string{"cmd", "bench", "bench/series/compare"}, "flags belong to the command"},
-	{"log", []string{"cmd"}, "the core reports by errors and events, it does not log"},
+	{"flag", []string{"cmd", "bench", "bench/series/compare", "tools"}, "flags belong to the command"},
+	{"log", []string{"cmd", "tools"}, "the core reports by errors and events, it does not log"},
 	{"log/slog", []string{"cmd"}, "the core reports by errors and events, it does not log"},
 	{"github.com/prometheus/", []string{"cmd"}, "metrics are registered by the command"},
 	{"github.com/hanwen/go-fuse/", []string{"cmd", "fs", "bench"}, "only fs speaks to the kernel; fs/stage and below know nothing of FUSE"},

@@ -1,0 +1,12 @@
+package sim
+
+import (
+	"os"
+	"runtime/debug"
+	"testing"
+)
+
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(400) // much is made here, and little of it lives long
+	os.Exit(m.Run())
+}
