@@ -838,12 +838,15 @@ func (k *worker) unforget() {
 	if !ok {
 		return
 	}
-	k.told(seq, func(s *snap) { s.forgotten = false })
-	gone := false
+	sure, gone := false, false
+	k.told(seq, func(s *snap) { sure, s.forgotten = s.forgotten, false })
 	if k.do("unforget "+name, func(*treeState) {}, func() error {
 		_, err := k.s.m.Unforget(dirName(k.w), []string{name})
 		if gone = errors.Is(err, snapshot.ErrPruned) || errors.Is(err, snapshot.ErrNotExist); gone {
 			return nil
+		}
+		if err != nil && !sure && strings.HasSuffix(err.Error(), " is not forgotten") {
+			return nil // a kill came before it was
 		}
 		return err
 	}) && !gone {
