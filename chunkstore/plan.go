@@ -25,9 +25,6 @@ type Piece struct {
 // End is where the piece ends.
 func (p Piece) End() int64 { return p.Off + int64(p.Len) }
 
-// same says whether the piece may be the chunk itself.
-func (p Piece) same() bool { return p.Normal(p.Len) == pack.Window{} }
-
 // Unmoved is the plan of a content of which an earlier version lies in refs. If
 // both end at the same place, the same things lie at the same places.
 func Unmoved(refs []Ref, segs []Segment) Plan {

@@ -52,15 +52,17 @@ func longer(c content, n int) content {
 // version in between is gone.
 func TestMoved(t *testing.T) {
 	f := openFixture(t, vfs.NewMem(), "store", deltaConfig())
-	v := series(11, 10_000, 3)
-	v[1], v[2] = longer(v[1], 777), longer(v[2], 777+101)
+	v := series(11, 10_000, 5)
+	moves, sum := []int64{0, 777, 101, 33, 5}, int64(0)
 	var all [][]Ref
-	for i, c := range v {
-		p := f.ingest(c, nil)
+	for i, n := range moves {
+		var plan Plan
 		if i > 0 {
-			p.Release()
-			p = f.over(c, moved(all[i-1], []int64{0, 777, 101}[i]))
+			plan = moved(all[i-1], n)
 		}
+		sum += n
+		v[i] = longer(v[i], int(sum))
+		p := f.over(v[i], plan)
 		f.hold(uint64(i+1), p.Refs())
 		p.Release()
 		all = append(all, p.Refs())
@@ -68,13 +70,15 @@ func TestMoved(t *testing.T) {
 			t.Fatalf("version %d is cut otherwise", i)
 		}
 	}
-	f.collect() // what only the tries without a plan brought
 	x := audit(f)
 	for i, rs := range all {
 		for k, r := range rs {
 			link, _ := linkOf(x.chunks[r.ID])
-			if int(link.Depth) != i || i > 0 && link.ID != all[i-1][k].ID {
+			if i == 0 && link.Depth != 0 || i > 0 && link.ID != all[madeFrom(i)][k].ID {
 				t.Fatalf("version %d, chunk %d: %+v", i, k, link)
+			}
+			if i == 4 && k == 0 && (int64(link.Skip) != -sum || link.Raw != all[0][0].Len) {
+				t.Fatalf("version 4 is made from %+v", link)
 			}
 		}
 	}
@@ -91,7 +95,8 @@ func TestMoved(t *testing.T) {
 	if link, _ := linkOf(x.chunks[all[2][0].ID]); link.ID != all[0][0].ID || link.Skip != -878 || link.Raw != all[0][0].Len {
 		t.Fatalf("made from %+v", link)
 	}
-	f.checkSeries([]content{v[0], v[2]}, [][]Ref{all[0], all[2]})
+	v, all = append(v[:1], v[2:]...), append(all[:1], all[2:]...)
+	f.checkSeries(v, all)
 	if fs := findings(f, CheckOptions{ReadData: 1}); len(fs) > 0 {
 		t.Fatalf("%+v", fs)
 	}

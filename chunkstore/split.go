@@ -142,7 +142,7 @@ func (w *worker) inherit() (chunk, error) {
 		return chunk{}, err
 	}
 	c.id = nameWith(w.hasher, data)
-	if c.id == piece.ID && piece.same() {
+	if c.id == piece.ID {
 		w.misses, w.skip, w.backoff = 0, 0, missLimit
 		next := w.plan.Pieces[1:]
 		if c.inherited = w.plan.Whole || len(next) > 0 && next[0].Off == piece.End(); c.inherited {
