@@ -180,7 +180,9 @@ func (s *Saved) kept(as string) *SavedAs {
 }
 
 // stored is what all of it takes that was not there before.
-func (s *Saved) stored() int64 { return s.Delta.Stored + s.Planes.Stored + s.Zstd.Stored + s.Raw.Stored }
+func (s *Saved) stored() int64 {
+	return s.Delta.Stored + s.Planes.Stored + s.Zstd.Stored + s.Raw.Stored
+}
 
 func (s *Saved) add(o Saved) {
 	s.Size += o.Size
