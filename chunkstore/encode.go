@@ -64,7 +64,7 @@ func (c encoded) payload() []byte { return c.out[pack.PartHeaderSize+len(c.ext):
 // lie at offset in their file: a number that only its last bits matter of.
 func (s *Store) encode(c *codec.Coder, part []byte, offset int64, base *base) encoded {
 	plain, raw := part[pack.PartHeaderSize:], encoded{enc: pack.EncRaw, out: part}
-	hint := codec.Hint{Offset: offset}
+	hint := base.hint(offset)
 	if s.hurry.Load() {
 		raw.hasty = c.Guess(plain, nil, hint) != codec.Raw
 		return raw
@@ -77,7 +77,7 @@ func (s *Store) encode(c *codec.Coder, part []byte, offset int64, base *base) en
 	scratch := s.buffers.get(room + codec.Bound(len(plain)))
 	out, form, _ := c.Encode(scratch.bytes[:room], plain, under, hint)
 	switch form {
-	case codec.Delta:
+	case codec.Delta, codec.Rounded:
 		copy(out[pack.PartHeaderSize:], ext)
 		return encoded{enc: pack.EncDelta, ext: ext, out: out, scratch: scratch}
 	case codec.Blocks:
@@ -92,7 +92,7 @@ func (s *Store) encode(c *codec.Coder, part []byte, offset int64, base *base) en
 }
 
 // decode gives the plain bytes of a payload in dst, whose length says how many
-// there must be. It does not check their name. base is that of a delta.
+// there must be. It does not check their name. base is the window of a delta.
 func (s *Store) decode(enc pack.Encoding, payload, dst, base []byte) error {
 	c := s.coders.get()
 	defer s.coders.put(c)

@@ -152,7 +152,7 @@ func (c *Coder) Encode(dst, plain, base []byte, hint Hint) (encoded []byte, form
 
 // Guess says, without encoding it, which form a chunk is likely to get.
 func (c *Coder) Guess(plain, base []byte, hint Hint) Form {
-	if len(base) != len(plain) || hint.MinGain >= 1 {
+	if !fits(base, plain) || hint.MinGain >= 1 {
 		base = nil
 	}
 	return c.choose(plain, base, hint)
