@@ -92,6 +92,7 @@ type Coder struct {
 	values  []byte      // of a sparse segment: those bytes
 	narrow  []byte      // of a wide base: what the block at hand is a delta from
 	order   order
+	plain   bool // for tests: without the fused kernels
 	plan    []block
 	sample  sampler
 	huff    huff0.Scratch
