@@ -33,6 +33,14 @@ type base struct {
 	info  *packInfo // its pack, pinned
 }
 
+// content gives the bytes of a base, which may be nil.
+func (b *base) content() []byte {
+	if b == nil {
+		return nil
+	}
+	return b.plain.content()
+}
+
 // linkOf gives the base of a chunk where it lies; depth and turn 0: it has none.
 func linkOf(loc schema.ChunkLoc) (pack.Base, error) {
 	if pack.Encoding(loc.Enc) != pack.EncDelta {

@@ -63,19 +63,23 @@ func (c encoded) payload() []byte { return c.out[pack.PartHeaderSize+len(c.ext):
 // encode chooses how to store the plain bytes part[pack.PartHeaderSize:], which
 // lie at offset in their file: a number that only its last bits matter of.
 func (s *Store) encode(c *codec.Coder, part []byte, offset int64, base *base) encoded {
-	plain, raw := part[pack.PartHeaderSize:], encoded{enc: pack.EncRaw, out: part}
-	hint := codec.Hint{Offset: offset}
+	plain, hint := part[pack.PartHeaderSize:], codec.Hint{Offset: offset}
 	if s.hurry.Load() {
-		raw.hasty = c.Guess(plain, nil, hint) != codec.Raw
-		return raw
+		return encoded{enc: pack.EncRaw, out: part, hasty: c.Plan(plain, nil, hint).Form() != codec.Raw}
 	}
+	return s.encodePlan(c, part, base, c.Plan(plain, base.content(), hint))
+}
+
+// encodePlan is encode by a plan that was made of the same, if there is no hurry.
+func (s *Store) encodePlan(c *codec.Coder, part []byte, base *base, plan codec.Plan) encoded {
+	plain, raw := part[pack.PartHeaderSize:], encoded{enc: pack.EncRaw, out: part}
 	var under, ext []byte
 	if base != nil {
-		under, ext = base.plain.bytes, base.link.Append(nil)
+		under, ext = base.content(), base.link.Append(nil)
 	}
 	room := pack.PartHeaderSize + len(ext)
 	scratch := s.buffers.get(room + codec.Bound(len(plain)))
-	out, form, _ := c.Encode(scratch.bytes[:room], plain, under, hint)
+	out, form, _ := c.EncodePlan(scratch.bytes[:room], plain, under, plan)
 	switch form {
 	case codec.Delta:
 		copy(out[pack.PartHeaderSize:], ext)

@@ -52,8 +52,9 @@ type worker struct {
 type chunk struct {
 	part      []byte // room for a part header, then the plain bytes
 	id        ID
-	inherited bool  // cut where the earlier version was
-	base      *base // what it may be made from; to be released
+	inherited bool       // cut where the earlier version was
+	base      *base      // what it is to be made from; to be released
+	plan      codec.Plan // how, if there is a base
 }
 
 func (s *Store) newWorker() *worker {
@@ -155,9 +156,12 @@ func (w *worker) inherit() (chunk, error) {
 		c.inherited = w.same
 		return c, nil
 	}
-	if c.base = w.s.baseFor(ref.ID, ref.Len); c.base != nil && !w.pays(data, c.base) {
-		w.s.releaseBase(c.base)
-		c.base = nil
+	if c.base = w.s.baseFor(ref.ID, ref.Len); c.base != nil {
+		c.plan = w.coder.Plan(data, c.base.plain.bytes, codec.Hint{Offset: w.pos})
+		if !c.plan.UsesBase() { // it does not pay
+			w.s.releaseBase(c.base)
+			c.base = nil
+		}
 	}
 	if c.base == nil {
 		w.missed()
@@ -166,11 +170,6 @@ func (w *worker) inherit() (chunk, error) {
 	}
 	c.inherited = w.same || c.base != nil
 	return c, nil
-}
-
-// pays says whether a chunk is worth being made from a base.
-func (w *worker) pays(data []byte, b *base) bool {
-	return w.coder.Guess(data, b.plain.bytes, codec.Hint{Offset: w.pos}) == codec.Delta
 }
 
 // missed: a chunk changed, and the one before it is of no use for it.

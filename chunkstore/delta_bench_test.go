@@ -1,0 +1,122 @@
+package chunkstore
+
+import (
+	"context"
+	"encoding/binary"
+	"math"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	deltaVersions = 16
+	deltaBytes    = 64 << 20 // of each
+)
+
+// weightSeries gives versions of weights in fp32, or in bf16, each some steps of
+// Adam from the one before.
+func weightSeries(half bool) (versions []content) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	n := deltaBytes / 4
+	if half {
+		n *= 2
+	}
+	steps := make([]float32, 1<<20)
+	for i := range steps {
+		steps[i] = float32(rng.NormFloat64() * 2e-4)
+	}
+	w := make([]float32, n)
+	for i := range w {
+		w[i] = float32(rng.NormFloat64() * 0.03)
+	}
+	for range deltaVersions {
+		b, at := make([]byte, 0, deltaBytes), rng.IntN(len(steps))
+		for i := range w {
+			w[i] += steps[(at+i)%len(steps)]
+			if x := math.Float32bits(w[i]); half {
+				b = binary.LittleEndian.AppendUint16(b, uint16((x+0x7fff+x>>16&1)>>16))
+			} else {
+				b = binary.LittleEndian.AppendUint32(b, x)
+			}
+		}
+		versions = append(versions, solid(b))
+	}
+	return versions
+}
+
+// used is what this process has computed, on whatever cores: others may be at
+// work.
+func used() time.Duration {
+	var r unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &r); err != nil {
+		panic(err) // Linux has it
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+// BenchmarkDeltas: versions of a file one after the other, each a delta from an
+// earlier one; then the deepest read from its packs, by one reader and by four.
+func BenchmarkDeltas(b *testing.B) {
+	for _, kind := range []string{"fp32", "bf16"} {
+		b.Run(kind, func(b *testing.B) {
+			versions := weightSeries(kind == "bf16")
+			for b.Loop() {
+				f, _ := benchFixture(b)
+				var prior []Ref
+				var took, wall time.Duration
+				stored := int64(0)
+				for i, v := range versions {
+					start, began := used(), time.Now()
+					p := f.benchIngest(b, v, prior)
+					if i > 0 {
+						took, wall, stored = took+used()-start, wall+time.Since(began), stored+p.StoredBytes()
+					}
+					p.Release()
+					prior = p.Refs()
+				}
+				n := float64((deltaVersions - 1) * deltaBytes)
+				b.ReportMetric(n/1e6/took.Seconds(), "ingest-MB/cpu-s")
+				b.ReportMetric(n/1e6/wall.Seconds(), "ingest-MB/s")
+				b.ReportMetric(n/float64(stored), "ratio")
+				f.benchDeep(b, prior, 1)
+				f.benchDeep(b, prior, 4)
+				f.close()
+			}
+		})
+	}
+}
+
+// benchDeep reads chunks one after the other, by so many readers at a time, as
+// the kernel's read-ahead asks for them.
+func (f *fixture) benchDeep(b *testing.B, refs []Ref, readers int) {
+	f.cache.drop()
+	start, began := used(), time.Now()
+	var wg sync.WaitGroup
+	pieces := make(chan func())
+	for range readers {
+		wg.Go(func() {
+			for read := range pieces {
+				read()
+			}
+		})
+	}
+	for _, r := range refs {
+		for off := 0; off < int(r.Len); off += 128 << 10 {
+			pieces <- func() {
+				dst := make([]byte, min(128<<10, int(r.Len)-off))
+				if err := f.ReadAt(context.Background(), r.ID, r.Len, dst, off); err != nil {
+					b.Error(err)
+				}
+			}
+		}
+	}
+	close(pieces)
+	wg.Wait()
+	name := map[int]string{1: "deep", 4: "deep4"}[readers]
+	b.ReportMetric(deltaBytes/1e6/(used()-start).Seconds(), name+"-MB/cpu-s")
+	b.ReportMetric(deltaBytes/1e6/time.Since(began).Seconds(), name+"-MB/s")
+}
