@@ -50,15 +50,19 @@ func linkOf(loc schema.ChunkLoc) (pack.Base, error) {
 }
 
 // baseFor gives what a new version of the chunk prior may be made from, or nil.
-// Give it back by release, or leave its pin to a pack (packWriter.keep).
-func (s *Store) baseFor(prior ID, n uint32) *base {
+// Give it back by release, or leave its pin to a pack (packWriter.keep). Its
+// bytes have its name, wherever they come from.
+func (s *Store) baseFor(prior Ref) *base {
 	s.mu.Lock()
-	b, err := s.pinBaseLocked(prior, n)
+	b, err := s.pinBaseLocked(prior.ID, prior.Len)
 	s.mu.Unlock()
 	if b == nil || err != nil {
 		return nil // whatever is wrong there, the chunk can do without
 	}
-	if b.plain, err = s.baseBytes(prior, b.link, n, true); err != nil {
+	if b.plain = s.copyOf(b.link.ID, prior.Len, prior.Off); b.plain != nil {
+		return b
+	}
+	if b.plain, err = s.baseBytes(prior.ID, b.link, prior.Len, true); err != nil {
 		s.releaseBase(b)
 		return nil
 	}

@@ -61,11 +61,17 @@ func used() time.Duration {
 // BenchmarkDeltas: versions of a file one after the other, each a delta from an
 // earlier one; then the deepest read from its packs, by one reader and by four.
 func BenchmarkDeltas(b *testing.B) {
-	for _, kind := range []string{"fp32", "bf16"} {
+	for _, kind := range []string{"fp32", "fp32-hot", "bf16", "bf16-hot"} {
 		b.Run(kind, func(b *testing.B) {
-			versions := weightSeries(kind == "bf16")
+			versions := weightSeries(kind[:4] == "bf16")
 			for b.Loop() {
 				f, _ := benchFixture(b)
+				if kind[4:] != "" {
+					f.Copies(func(holder uint64, _ [32]byte, off int64, dst []byte) bool {
+						copy(dst, versions[holder-1].data[off:])
+						return true
+					})
+				}
 				var prior []Ref
 				var took, wall time.Duration
 				stored := int64(0)
@@ -75,8 +81,9 @@ func BenchmarkDeltas(b *testing.B) {
 					if i > 0 {
 						took, wall, stored = took+used()-start, wall+time.Since(began), stored+p.StoredBytes()
 					}
-					p.Release()
 					prior = p.Refs()
+					f.hold(uint64(i+1), prior)
+					p.Release()
 				}
 				n := float64((deltaVersions - 1) * deltaBytes)
 				b.ReportMetric(n/1e6/took.Seconds(), "ingest-MB/cpu-s")

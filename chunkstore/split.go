@@ -36,6 +36,7 @@ type worker struct {
 	hasher  *blake3.Hasher
 	coder   *codec.Coder
 	tail    bytes.Reader
+	ahead   ahead
 
 	src      Source
 	prior    []Ref // not yet passed by pos
@@ -75,6 +76,7 @@ func (w *worker) begin(src Source, segs []Segment, prior []Ref) {
 }
 
 func (w *worker) release() {
+	w.stopFetching()
 	w.src, w.prior, w.scanning = nil, nil, false
 	w.chunker.ResetWithBoundaries(nil, w.s.cfg.Polynomial, uint(w.s.cfg.MinSize), uint(w.s.cfg.MaxSize))
 }
@@ -156,7 +158,7 @@ func (w *worker) inherit() (chunk, error) {
 		c.inherited = w.same
 		return c, nil
 	}
-	if c.base = w.s.baseFor(ref.ID, ref.Len); c.base != nil {
+	if c.base = w.baseFor(ref); c.base != nil {
 		c.plan = w.coder.Plan(data, c.base.plain.bytes, codec.Hint{Offset: w.pos})
 		if !c.plan.UsesBase() { // it does not pay
 			w.s.releaseBase(c.base)
@@ -167,6 +169,9 @@ func (w *worker) inherit() (chunk, error) {
 		w.missed()
 	} else {
 		w.misses, w.backoff = 0, missLimit
+		if len(w.prior) > 1 && w.prior[1].Off == ref.End() && w.prior[1].End() <= w.limit {
+			w.fetch(w.prior[1])
+		}
 	}
 	c.inherited = w.same || c.base != nil
 	return c, nil

@@ -57,6 +57,8 @@ type Store struct {
 
 	hurry atomic.Bool // nothing is encoded, see Hurry
 
+	copies atomic.Pointer[func(holder uint64, id [32]byte, off int64, dst []byte) bool] // see Copies
+
 	collecting chan struct{} // held by the one Collect that runs, and by Close for good
 
 	watch atomic.Pointer[func(holder uint64)] // see Watch
