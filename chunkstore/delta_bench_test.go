@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"math"
 	"math/rand/v2"
-	"sync"
 	"testing"
 	"time"
 
@@ -59,7 +58,7 @@ func used() time.Duration {
 }
 
 // BenchmarkDeltas: versions of a file one after the other, each a delta from an
-// earlier one; then the deepest read from its packs, by one reader and by four.
+// earlier one; then the deepest read from its packs.
 func BenchmarkDeltas(b *testing.B) {
 	for _, kind := range []string{"fp32", "fp32-hot", "bf16", "bf16-hot"} {
 		b.Run(kind, func(b *testing.B) {
@@ -89,41 +88,33 @@ func BenchmarkDeltas(b *testing.B) {
 				b.ReportMetric(n/1e6/took.Seconds(), "ingest-MB/cpu-s")
 				b.ReportMetric(n/1e6/wall.Seconds(), "ingest-MB/s")
 				b.ReportMetric(n/float64(stored), "ratio")
-				f.benchDeep(b, prior, 1)
-				f.benchDeep(b, prior, 4)
+				f.benchDeep(b, "one", prior, false)
+				f.benchDeep(b, "ahead", prior, true)
 				f.close()
 			}
 		})
 	}
 }
 
-// benchDeep reads chunks one after the other, by so many readers at a time, as
-// the kernel's read-ahead asks for them.
-func (f *fixture) benchDeep(b *testing.B, refs []Ref, readers int) {
+// benchDeep reads chunks one after the other, in pieces as the kernel asks for
+// them; ahead has those that come next decoded meanwhile, as a live tree does.
+func (f *fixture) benchDeep(b *testing.B, name string, refs []Ref, ahead bool) {
 	f.cache.drop()
 	start, began := used(), time.Now()
-	var wg sync.WaitGroup
-	pieces := make(chan func())
-	for range readers {
-		wg.Go(func() {
-			for read := range pieces {
-				read()
+	dst := make([]byte, 128<<10)
+	for i, r := range refs {
+		for _, next := range refs[i+1:] {
+			if !ahead || !f.Prefetch(next.ID, next.Len) {
+				break
 			}
-		})
-	}
-	for _, r := range refs {
-		for off := 0; off < int(r.Len); off += 128 << 10 {
-			pieces <- func() {
-				dst := make([]byte, min(128<<10, int(r.Len)-off))
-				if err := f.ReadAt(context.Background(), r.ID, r.Len, dst, off); err != nil {
-					b.Error(err)
-				}
+		}
+		for off := 0; off < int(r.Len); off += len(dst) {
+			piece := dst[:min(len(dst), int(r.Len)-off)]
+			if err := f.ReadAt(context.Background(), r.ID, r.Len, piece, off); err != nil {
+				b.Fatal(err)
 			}
 		}
 	}
-	close(pieces)
-	wg.Wait()
-	name := map[int]string{1: "deep", 4: "deep4"}[readers]
 	b.ReportMetric(deltaBytes/1e6/(used()-start).Seconds(), name+"-MB/cpu-s")
 	b.ReportMetric(deltaBytes/1e6/time.Since(began).Seconds(), name+"-MB/s")
 }

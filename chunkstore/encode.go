@@ -10,7 +10,7 @@ import (
 // coders are those that are not in use: each holds a few MiB of scratch.
 type coders chan *codec.Coder
 
-func newCoders() coders { return make(coders, 4) }
+func newCoders() coders { return make(coders, maxLoads()) }
 
 func (p coders) get() *codec.Coder {
 	select {

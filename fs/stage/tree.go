@@ -41,6 +41,9 @@ type Chunks interface {
 	// ReadChunk fills dst from offset off of the chunk id, which is raw bytes
 	// long. Every byte was checked against the chunk's hash.
 	ReadChunk(ctx context.Context, id [32]byte, raw uint32, dst []byte, off int) error
+	// Prefetch begins to make ready a chunk that is about to be read; false: there
+	// is no room for that now.
+	Prefetch(id [32]byte, raw uint32) bool
 	// Hold notes, in the transaction that makes a generation consist of chunks,
 	// that it needs them; Drop that it does no more. Chunks that nobody holds
 	// may be taken away.
