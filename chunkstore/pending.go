@@ -127,7 +127,7 @@ func (p *Pending) add(coder *codec.Coder, c chunk, off int64, typ pack.Type) err
 		}
 	}
 	var e encoded
-	if b != nil && !s.hurry.Load() {
+	if b != nil && !s.hurried(Unencoded) {
 		e = s.encodePlan(coder, part, b, c.plan)
 	} else {
 		e = s.encode(coder, part, off, b)

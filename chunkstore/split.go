@@ -158,6 +158,11 @@ func (w *worker) inherit() (chunk, error) {
 		c.inherited = w.same
 		return c, nil
 	}
+	if w.s.hurried(NoDeltas) {
+		c.inherited = w.same
+		w.s.counters.hurried.Add(uint64(ref.Len))
+		return c, nil
+	}
 	if c.base = w.baseFor(ref); c.base != nil {
 		c.plan = w.coder.Plan(data, c.base.plain.bytes, codec.Hint{Offset: w.pos})
 		if !c.plan.UsesBase() { // it does not pay

@@ -58,7 +58,7 @@ type Store struct {
 	firstNew uint64        // no pack found at Open has this number or a greater one
 	refsFrom atomic.Uint64 // packs below it are older than references: never collected
 
-	hurry atomic.Bool // nothing is encoded, see Hurry
+	haste atomic.Int32 // see Hurry
 
 	copies atomic.Pointer[func(holder uint64, id [32]byte, off int64, dst []byte) bool] // see Copies
 

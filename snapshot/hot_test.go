@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// weightsAt gives fp32 weights as they are after so many steps.
-func weightsAt(step int) string {
-	rng, b := rand.New(rand.NewPCG(1, 1)), []byte(nil)
+// weights gives the fp32 weights of a layer as they are after so many steps.
+func weights(layer, step int) string {
+	rng, b := rand.New(rand.NewPCG(1, uint64(layer))), []byte(nil)
 	for range 50_000 {
 		w := rng.NormFloat64() * 0.03
 		move := rng.NormFloat64() * 3e-6
@@ -26,7 +26,7 @@ func TestHotBases(t *testing.T) {
 	next := func() (hot uint64) {
 		t.Helper()
 		before := w.chunks.Stats()
-		w.put("model.bin", weightsAt(len(seqs)))
+		w.put("model.bin", weights(0, len(seqs)))
 		seqs = append(seqs, w.step(string(rune('a'+len(seqs)))).Seq)
 		w.drain()
 		after := w.chunks.Stats()
@@ -54,7 +54,7 @@ func TestHotBases(t *testing.T) {
 		t.Errorf("%d bytes were hot, of which there is no copy", hot)
 	}
 	for i, seq := range seqs {
-		w.want(seq, "model.bin", weightsAt(i))
+		w.want(seq, "model.bin", weights(0, i))
 	}
 	w.noFaults()
 }

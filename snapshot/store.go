@@ -47,6 +47,7 @@ type storer struct {
 
 	// Used by the goroutine of run alone:
 	scan time.Time // until then no content becomes due by its age
+	room uint64    // free when no two steps waited, hot copies among it
 }
 
 // step is a sealed snapshot that is not stored yet.
@@ -227,10 +228,11 @@ func (s *storer) pass(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	s.m.cfg.Chunks.Hurry(pressed)
 	var errs []error
 	if len(batch) > 0 {
-		errs = append(errs, s.ingest(ctx, batch))
+		haste, err := s.haste(pressed)
+		s.m.cfg.Chunks.Hurry(haste)
+		errs = append(errs, err, s.ingest(ctx, batch))
 		s.m.evict.wake() // there are more hot copies
 	}
 	if !more && st != nil {
