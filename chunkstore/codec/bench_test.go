@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cpu is what this thread has computed: others may be at work.
-func cpu() time.Duration {
+// spent is what this thread has computed: others may be at work.
+func spent() time.Duration {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
 		panic(err) // Linux has it
@@ -23,11 +23,11 @@ func cpu() time.Duration {
 func loop(b *testing.B, n int, work func()) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	start := cpu()
+	start := spent()
 	for b.Loop() {
 		work()
 	}
-	b.ReportMetric(float64(n)*float64(b.N)/1e6/(cpu()-start).Seconds(), "MB/cpu-s")
+	b.ReportMetric(float64(n)*float64(b.N)/1e6/(spent()-start).Seconds(), "MB/cpu-s")
 }
 
 // weights gives n floats as a layer has them, and what they become in a few

@@ -103,7 +103,7 @@ func deal16[W word](sorted []W, plain, base []byte, o *order) {
 	lane := n / orderLanes
 	b0, b1, b2, b3 := quarters(base, 2*lane)
 	d0, d1, d2, d3 := quarters(plain, 2*lane)
-	for i := 0; i+8 <= len(b0); i += 8 {
+	for i := 2 * squeeze(sorted, plain, base, o); i+8 <= len(b0); i += 8 {
 		u0, u1, u2, u3 := le.Uint64(b0[i:i+8]), le.Uint64(b1[i:i+8]), le.Uint64(b2[i:i+8]), le.Uint64(b3[i:i+8])
 		v0 := subtractWord[uint16](le.Uint64(d0[i:i+8]), u0)
 		v1 := subtractWord[uint16](le.Uint64(d1[i:i+8]), u1)
@@ -169,7 +169,7 @@ func deal32[W word](sorted []W, plain, base []byte, o *order) {
 	lane := n / orderLanes
 	b0, b1, b2, b3 := quarters(base, 4*lane)
 	d0, d1, d2, d3 := quarters(plain, 4*lane)
-	for i := 0; i+8 <= len(b0); i += 8 {
+	for i := 4 * squeeze(sorted, plain, base, o); i+8 <= len(b0); i += 8 {
 		u0, u1, u2, u3 := le.Uint64(b0[i:i+8]), le.Uint64(b1[i:i+8]), le.Uint64(b2[i:i+8]), le.Uint64(b3[i:i+8])
 		v0 := subtractWord[uint32](le.Uint64(d0[i:i+8]), u0)
 		v1 := subtractWord[uint32](le.Uint64(d1[i:i+8]), u1)
@@ -220,7 +220,7 @@ func gather16[W word](dst []byte, sorted []W, base []byte, o *order) {
 	lane := n / orderLanes
 	b0, b1, b2, b3 := quarters(base, 2*lane)
 	d0, d1, d2, d3 := quarters(dst, 2*lane)
-	for i := 0; i+8 <= len(b0); i += 8 {
+	for i := 2 * spread(dst, sorted, base, o); i+8 <= len(b0); i += 8 {
 		u0, u1, u2, u3 := le.Uint64(b0[i:i+8]), le.Uint64(b1[i:i+8]), le.Uint64(b2[i:i+8]), le.Uint64(b3[i:i+8])
 		p := o.next[0][uint8(u0>>7)]
 		o.next[0][uint8(u0>>7)] = p + 1
@@ -286,7 +286,7 @@ func gather32[W word](dst []byte, sorted []W, base []byte, o *order) {
 	lane := n / orderLanes
 	b0, b1, b2, b3 := quarters(base, 4*lane)
 	d0, d1, d2, d3 := quarters(dst, 4*lane)
-	for i := 0; i+8 <= len(b0); i += 8 {
+	for i := 4 * spread(dst, sorted, base, o); i+8 <= len(b0); i += 8 {
 		u0, u1, u2, u3 := le.Uint64(b0[i:i+8]), le.Uint64(b1[i:i+8]), le.Uint64(b2[i:i+8]), le.Uint64(b3[i:i+8])
 		p := o.next[0][uint8(u0>>23)]
 		o.next[0][uint8(u0>>23)] = p + 1
