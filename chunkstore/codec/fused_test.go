@@ -41,6 +41,27 @@ func both() (fast, slow *Coder) {
 	return fast, slow
 }
 
+// fewKeys are elements most of which have one of few exponents, as weights have;
+// the others come alone and in bursts.
+func fewKeys[W word](rng *rand.Rand, n int) []byte {
+	w := make([]uint64, n/8+1)
+	e := wordsOf[W](w, n/width[W]())
+	for i, burst := 0, 0; i < len(e); i++ {
+		e[i] = W(rng.Uint64())
+		if burst--; burst > 0 {
+			continue
+		}
+		if rng.IntN(400) == 0 {
+			burst = rng.IntN(10)
+		}
+		exponent := W(110+rng.IntN(rng.IntN(14)+1)) << (8*width[W]() - 9)
+		e[i] = e[i]&^(W(0xff)<<(8*width[W]()-9)) | exponent
+	}
+	b := make([]byte, len(e)*width[W]())
+	store[W](b, w)
+	return b
+}
+
 func TestFused(t *testing.T) {
 	fast, slow := both()
 	rng := rand.New(rand.NewPCG(1, 2))
@@ -50,6 +71,10 @@ func TestFused(t *testing.T) {
 			fusedLike[uint32](t, fast, slow, b)
 			fusedLike[uint16](t, fast, slow, b[min(1, n):]) // at any address
 		}
+	}
+	for n := range 300 {
+		fusedLike[uint16](t, fast, slow, fewKeys[uint16](rng, 7*n))
+		fusedLike[uint32](t, fast, slow, fewKeys[uint32](rng, 13*n))
 	}
 	for _, n := range []int{2 * blockBytes, 2*blockBytes - 6, 2*blockBytes - 26} {
 		before, after := weights(n/8, 2e-4)
@@ -62,6 +87,8 @@ func TestFused(t *testing.T) {
 func FuzzFused(f *testing.F) {
 	f.Add([]byte("0123456789abcdef0123456789abcdef0123"))
 	f.Add(specials(rand.New(rand.NewPCG(1, 1)), 200))
+	f.Add(fewKeys[uint16](rand.New(rand.NewPCG(1, 1)), 3000))
+	f.Add(fewKeys[uint32](rand.New(rand.NewPCG(1, 2)), 3000))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		fast, slow := both()
 		b = b[:min(len(b), 2*blockBytes)]
