@@ -9,9 +9,9 @@ import (
 // With AVX-512 the elements of one key in 64 bytes of the base get their
 // differences by one instruction, which spreads what stands together in the
 // order over where the key is; another is its inverse. That is done for the most
-// frequent keys, of which weights have few; the rest goes one by one. It is four
-// times as fast as deal16 and its like, which go on where this ends, and which
-// it is held against.
+// frequent keys, of which weights have few; the rest goes one by one. It takes
+// half as long as deal16 and its like, or less. They go on where this ends, and
+// it is held against them.
 
 // canSpread says whether the machine has the instructions.
 var canSpread = cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512VBMI2 &&
