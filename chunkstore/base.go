@@ -40,8 +40,9 @@ const (
 // base is what a chunk may be made from.
 type base struct {
 	link  pack.Base // as the chunk made from it has it
-	plain *buffer
+	plain *buffer   // its window
 	info  *packInfo // its pack, pinned
+	at    int64     // where a content that has the chunk may have it
 	phase uint8     // as Piece has it
 }
 
@@ -55,6 +56,14 @@ func (b *base) hint(offset int64) codec.Hint {
 	return h
 }
 
+// content gives the bytes of a base, which may be nil.
+func (b *base) content() []byte {
+	if b == nil {
+		return nil
+	}
+	return b.plain.content()
+}
+
 // linkOf gives the base of a chunk where it lies; depth and turn 0: it has none.
 func linkOf(loc schema.ChunkLoc) (pack.Base, error) {
 	if pack.Encoding(loc.Enc) != pack.EncDelta {
@@ -64,13 +73,17 @@ func linkOf(loc schema.ChunkLoc) (pack.Base, error) {
 }
 
 // baseFor gives what a chunk may be made from that lies where piece does, or nil.
-// Give it back by release, or leave its pin to a pack (packWriter.keep).
+// Give it back by release, or leave its pin to a pack (packWriter.keep). Its
+// bytes are those of the chunk that it names, wherever they come from.
 func (s *Store) baseFor(piece Piece) *base {
 	s.mu.Lock()
 	b, err := s.pinBaseLocked(piece)
 	s.mu.Unlock()
 	if b == nil || err != nil {
 		return nil // whatever is wrong there, the chunk can do without
+	}
+	if b.plain = s.copyOf(b, piece.Len); b.plain != nil {
+		return b
 	}
 	if b.plain, err = s.baseBytes(piece.ID, b.link, piece.Len, true); err != nil {
 		s.releaseBase(b)
@@ -89,7 +102,7 @@ func (s *Store) pinBaseLocked(piece Piece) (*base, error) {
 	if err != nil || loc.Raw != piece.BaseRaw(piece.Len) {
 		return nil, err
 	}
-	b := base{link: pack.Base{ID: piece.ID, Window: piece.Normal(piece.Len)}, phase: piece.Phase}
+	b := base{link: pack.Base{ID: piece.ID, Window: piece.Normal(piece.Len)}, at: piece.At, phase: piece.Phase}
 	if !piece.Wide { // what is wide is no earlier version: the turns begin with it
 		turn := int(at.Turn) + 1
 		if turn >= s.cfg.Turns {

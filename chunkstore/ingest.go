@@ -17,8 +17,9 @@ func (s *Store) Ingest(ctx context.Context, src Source, prior []Ref) (*Pending, 
 // IngestOver is Ingest of a content of which more is known. It runs in the
 // caller's goroutine; at most Config.Workers calls run at a time, the others wait.
 //
-// No more than one chunk per worker is in memory, with its base and its
-// encoding: what Ingest needs does not grow with the content, but for its refs.
+// No more than one chunk per worker is in memory, with its base, its encoding and
+// the base of the next: what Ingest needs does not grow with the content, but for
+// its refs.
 func (s *Store) IngestOver(ctx context.Context, src Source, plan Plan) (*Pending, error) {
 	segs, err := coalesce(src.Segments())
 	if err != nil {

@@ -18,6 +18,7 @@ type Piece struct {
 	Off int64
 	Len uint32
 	ID  ID
+	At  int64 // where ID lies in the content that it is from
 	pack.Window
 	Phase uint8 // where the window is wide: the offset of an element in the file, modulo 2
 }
@@ -30,7 +31,7 @@ func (p Piece) End() int64 { return p.Off + int64(p.Len) }
 func Unmoved(refs []Ref, segs []Segment) Plan {
 	p := Plan{Pieces: make([]Piece, len(refs))}
 	for i, r := range refs {
-		p.Pieces[i] = Piece{Off: r.Off, Len: r.Len, ID: r.ID}
+		p.Pieces[i] = Piece{Off: r.Off, Len: r.Len, ID: r.ID, At: r.Off}
 	}
 	n, m := len(refs), len(segs)
 	p.Whole = n > 0 && m > 0 && refs[n-1].End() == segs[m-1].Off+segs[m-1].Len

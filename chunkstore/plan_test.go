@@ -32,7 +32,7 @@ func (f *fixture) over(c content, plan Plan) *Pending {
 func moved(refs []Ref, n int64) Plan {
 	p := Plan{Whole: true}
 	for _, r := range refs {
-		piece := Piece{Off: r.Off + n, Len: r.Len, ID: r.ID}
+		piece := Piece{Off: r.Off + n, Len: r.Len, ID: r.ID, At: r.Off}
 		if len(p.Pieces) == 0 {
 			piece.Off, piece.Len = 0, r.Len+uint32(n)
 			piece.Window = pack.Window{Raw: r.Len, Skip: int32(-n)}
@@ -117,7 +117,7 @@ func halves(refs []Ref) Plan {
 	p := Plan{Whole: true}
 	for _, r := range refs {
 		from, to := (r.Off+1)/2, (r.End()+1)/2
-		p.Pieces = append(p.Pieces, Piece{Off: from, Len: uint32(to - from), ID: r.ID,
+		p.Pieces = append(p.Pieces, Piece{Off: from, Len: uint32(to - from), ID: r.ID, At: r.Off,
 			Window: pack.Window{Raw: r.Len, Skip: int32(2*from - r.Off), Wide: true}})
 	}
 	return p

@@ -124,13 +124,18 @@ func (s *Store) baseBytes(id ID, link pack.Base, rawLen uint32, sure bool) (b *b
 	if b, err = s.whole(link.ID, n, link.Depth, sure); err != nil {
 		return nil, &baseError{id, err}
 	}
+	return s.window(link, b, rawLen), nil
+}
+
+// window gives what a delta of rawLen bytes is from, of its base, which it takes.
+func (s *Store) window(link pack.Base, whole *buffer, rawLen uint32) *buffer {
 	if link.Window == (pack.Window{}) {
-		return b, nil
+		return whole
 	}
-	defer s.buffers.put(b)
-	out := s.buffers.get(size)
-	link.Take(out.bytes, b.bytes)
-	return out, nil
+	defer s.buffers.put(whole)
+	b := s.buffers.get(link.Size(rawLen))
+	link.Take(b.bytes, whole.bytes)
+	return b
 }
 
 // baseError says that a chunk can't be decoded because of its base, which is no

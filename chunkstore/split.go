@@ -36,6 +36,7 @@ type worker struct {
 	hasher  *blake3.Hasher
 	coder   *codec.Coder
 	tail    bytes.Reader
+	ahead   ahead
 
 	src      Source
 	plan     Plan // its pieces: not yet passed by pos
@@ -51,8 +52,9 @@ type worker struct {
 type chunk struct {
 	part      []byte // room for a part header, then the plain bytes
 	id        ID
-	inherited bool  // cut where the plan has it
-	base      *base // what it may be made from; to be released
+	inherited bool       // cut where the plan has it
+	base      *base      // what it is to be made from; to be released
+	plan      codec.Plan // how, if there is a base
 }
 
 func (s *Store) newWorker() *worker {
@@ -71,6 +73,7 @@ func (w *worker) begin(src Source, plan Plan) {
 }
 
 func (w *worker) release() {
+	w.stopFetching()
 	w.src, w.plan, w.scanning = nil, Plan{}, false
 	w.chunker.ResetWithBoundaries(nil, w.s.cfg.Polynomial, uint(w.s.cfg.MinSize), uint(w.s.cfg.MaxSize))
 }
@@ -157,23 +160,28 @@ func (w *worker) inherit() (chunk, error) {
 		c.inherited = w.plan.Whole
 		return c, nil
 	}
-	if c.base = w.s.baseFor(piece); c.base != nil && !w.pays(data, c.base) {
-		w.s.releaseBase(c.base)
-		c.base = nil
+	if w.s.hurried(NoDeltas) {
+		c.inherited = w.plan.Whole
+		w.s.counters.hurried.Add(uint64(piece.Len))
+		return c, nil
+	}
+	if c.base = w.baseFor(piece); c.base != nil {
+		c.plan = w.coder.Plan(data, c.base.content(), c.base.hint(w.pos))
+		if !c.plan.UsesBase() { // it does not pay
+			w.s.releaseBase(c.base)
+			c.base = nil
+		}
 	}
 	if c.base == nil {
 		w.missed()
 	} else {
 		w.misses, w.backoff = 0, missLimit
+		if next := w.plan.Pieces[1:]; len(next) > 0 && next[0].Off == piece.End() {
+			w.fetch(next[0])
+		}
 	}
 	c.inherited = w.plan.Whole || c.base != nil
 	return c, nil
-}
-
-// pays says whether a chunk is worth being made from a base.
-func (w *worker) pays(data []byte, b *base) bool {
-	form := w.coder.Guess(data, b.plain.bytes, b.hint(w.pos))
-	return form == codec.Delta || form == codec.Rounded
 }
 
 // rejoin gives a chunk that ends where a piece of a whole plan begins, if one

@@ -41,7 +41,7 @@ func (s *storer) ingest(ctx context.Context, batch []Frozen) error {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			beNice()
+			BeNice()
 			for k := range jobs {
 				results[k] = s.split(ctx, batch[k])
 			}
@@ -172,9 +172,9 @@ func (s *storer) workers() int {
 	return max(1, runtime.NumCPU()/4)
 }
 
-// beNice lowers the priority of the calling goroutine's thread, which ends
+// BeNice lowers the priority of the calling goroutine's thread, which ends
 // with the goroutine. Without the right to, it stays as it is.
-func beNice() {
+func BeNice() {
 	runtime.LockOSThread()
 	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), niceness)
 }

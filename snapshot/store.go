@@ -48,6 +48,7 @@ type storer struct {
 
 	// Changed by the goroutine of run alone:
 	scan  time.Time // until then no content becomes due by its age
+	room  uint64    // free when no two steps waited, hot copies among it
 	hasty bool      // what is stored now is stored as fast as it can be
 }
 
@@ -229,11 +230,12 @@ func (s *storer) pass(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	s.hasty = pressed
-	s.m.cfg.Chunks.Hurry(pressed)
 	var errs []error
 	if len(batch) > 0 {
-		errs = append(errs, s.ingest(ctx, batch))
+		haste, err := s.haste(pressed)
+		s.hasty = pressed
+		s.m.cfg.Chunks.Hurry(haste)
+		errs = append(errs, err, s.ingest(ctx, batch))
 		more = more || s.putOff()
 		s.m.evict.wake() // there are more hot copies
 	}

@@ -181,9 +181,9 @@ type Chunks interface {
 	Flush(ctx context.Context) error
 	// ReadBack reads a chunk from its pack, past every cache, and verifies it.
 	ReadBack(ctx context.Context, id chunkstore.ID, buf []byte) ([]byte, error)
-	// Hurry has what is ingested from now on stored as fast as it can be, at the
-	// cost of space that Collect gets back later.
-	Hurry(on bool)
+	// Hurry says how much work may go into what is ingested from now on, at the
+	// cost of space, some of which Collect gets back later.
+	Hurry(h chunkstore.Haste)
 	// Hold notes in a transaction that holder needs chunks.
 	Hold(tx *state.Tx, holder uint64, ids [][32]byte) error
 

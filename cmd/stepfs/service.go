@@ -345,6 +345,7 @@ type Stats struct {
 	Duplicate uint64 `json:"duplicate_bytes"`
 	Inherited uint64 `json:"inherited_bytes"`
 	Written   uint64 `json:"written_bytes"`
+	Hurried   uint64 `json:"hurried_bytes"` // of ingested ones, changed ones for which there was no time to make deltas
 	Read      uint64 `json:"read_bytes"`
 	Loads     uint64 `json:"chunk_loads"`
 	CacheHits uint64 `json:"cache_hits"`

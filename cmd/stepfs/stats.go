@@ -74,6 +74,7 @@ func (s *Stats) print(w io.Writer) error {
 	size("  ingested", s.Ingested)
 	size("  of that, there already", s.Duplicate)
 	size("  of that, cut as before", s.Inherited)
+	size("  of that, without deltas for want of time", s.Hurried)
 	size("  written to packs", s.Written)
 	size("  read from chunks", s.Read)
 	fmt.Fprintf(t, "  chunks loaded\t%d (and %d from cache)\n", s.Loads, s.CacheHits)

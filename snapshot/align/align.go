@@ -172,7 +172,7 @@ func (c *cutter) piece(from, to int64) chunkstore.Piece {
 				break
 			}
 			if n > most {
-				most, p.ID, p.Phase = n, r.ID, s.phase
+				most, p.ID, p.At, p.Phase = n, r.ID, r.Off, s.phase
 				p.Window = pack.Window{Raw: r.Len, Skip: int32(s.there(from) - r.Off), Wide: s.scale == 2}.Normal(p.Len)
 			}
 		}
