@@ -135,7 +135,7 @@ func appendElements[W word](c *Coder, dst, elements, base []byte, sorted bool) [
 		w := c.words(0, len(elements))
 		orderFor[W](o, base)
 		subtractDeal(wordsOf[W](w, n), elements, base, o)
-		split[W](c.planes, w, n)
+		splitFast[W](c.planes, w, n)
 	default:
 		planesOf[W](c.planes, elements, base)
 	}
@@ -213,7 +213,7 @@ func decodeElements[W word](c *Coder, dst, src, base []byte, sorted bool) ([]byt
 	case sorted:
 		n := len(dst) / width[W]()
 		w := c.words(0, len(dst))
-		merge[W](w, c.planes, n)
+		mergeFast[W](w, c.planes, n)
 		gatherAdd(dst, wordsOf[W](w, n), base, o)
 	default:
 		elementsOf[W](dst, c.planes, base)

@@ -66,10 +66,30 @@ func elementsOf[W word](dst, planes, base []byte) {
 	}
 }
 
+// splitFast is split, and mergeFast merge, by vectors where the machine has them.
+func splitFast[W word](planes []byte, w []uint64, n int) {
+	if done := splitVectors[W](planes, wordsOf[byte](w, n*width[W]()), 0); done > 0 {
+		splitRest[W](planes, w, n, done)
+		return
+	}
+	split[W](planes, w, n)
+}
+
+func mergeFast[W word](w []uint64, planes []byte, n int) {
+	if done := mergeVectors[W](wordsOf[byte](w, n*width[W]()), planes, 0); done > 0 {
+		mergeRest[W](w, planes, n, done)
+		return
+	}
+	merge[W](w, planes, n)
+}
+
 func planes16(planes, plain, base []byte) {
 	n := len(plain) / 2
 	p0, p1 := planes[:n], planes[n:2*n]
 	i := 0
+	if base == nil {
+		i = splitVectors[uint16](planes, plain, 1)
+	}
 	for ; i+8 <= n; i += 8 {
 		v := plain[2*i : 2*i+16]
 		a, b := le.Uint64(v), le.Uint64(v[8:])
@@ -100,6 +120,9 @@ func elements16(dst, planes, base []byte) {
 	n := len(dst) / 2
 	p0, p1 := planes[:n], planes[n:2*n]
 	i := 0
+	if base == nil {
+		i = mergeVectors[uint16](dst, planes, 1)
+	}
 	for ; i+8 <= n; i += 8 {
 		a, b := exchange8(le.Uint64(p0[i:i+8]), le.Uint64(p1[i:i+8]))
 		a, b = exchange16(a, b)
@@ -129,6 +152,9 @@ func planes32(planes, plain, base []byte) {
 	n := len(plain) / 4
 	p0, p1, p2, p3 := planes[:n], planes[n:2*n], planes[2*n:3*n], planes[3*n:4*n]
 	i := 0
+	if base == nil {
+		i = splitVectors[uint32](planes, plain, 1)
+	}
 	for ; i+8 <= n; i += 8 {
 		v := plain[4*i : 4*i+32]
 		e0, e1, e2, e3 := le.Uint64(v), le.Uint64(v[8:]), le.Uint64(v[16:]), le.Uint64(v[24:])
@@ -166,6 +192,9 @@ func elements32(dst, planes, base []byte) {
 	n := len(dst) / 4
 	p0, p1, p2, p3 := planes[:n], planes[n:2*n], planes[2*n:3*n], planes[3*n:4*n]
 	i := 0
+	if base == nil {
+		i = mergeVectors[uint32](dst, planes, 1)
+	}
 	for ; i+8 <= n; i += 8 {
 		a, b := exchange8(le.Uint64(p0[i:i+8]), le.Uint64(p1[i:i+8]))
 		c, d := exchange8(le.Uint64(p2[i:i+8]), le.Uint64(p3[i:i+8]))
