@@ -77,7 +77,7 @@ func (m *Manager) Verify(ctx context.Context, seq uint64, tell func(done, total 
 	start := time.Now()
 	done := make(chan error, 1)
 	go func() { // a thread of its own, which ends with it
-		beNice()
+		BeNice()
 		done <- v.snapshot(i)
 	}()
 	if err := errors.Join(<-done, ctx.Err()); err != nil {

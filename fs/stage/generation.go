@@ -36,6 +36,8 @@ type generation struct {
 	marked  bool                  // the index holds an unsettled mark: unsynced bytes
 	settled int64                 // what that mark says
 	failed  atomic.Pointer[error] // a sync failed: what is in the file is unknown
+
+	walk walk // of one that is read from chunks
 }
 
 type genTable struct {
@@ -197,7 +199,7 @@ func (gt *genTable) read(id uint64, dst []byte, off int64) error {
 	stored := 0
 	if gt.isWrong(id) {
 		stored = g.storedAt(off, len(dst))
-		if err := gt.readChunks(id, dst[:stored], off); err != nil {
+		if err := gt.readChunks(g, dst[:stored], off); err != nil {
 			return err
 		}
 	}
@@ -209,7 +211,7 @@ func (gt *genTable) read(id uint64, dst []byte, off int64) error {
 		return nil
 	}
 	if g.storedAt(off, len(dst)) == len(dst) {
-		cerr := gt.readChunks(id, dst, off)
+		cerr := gt.readChunks(g, dst, off)
 		if has && cerr == nil {
 			gt.distrust(id, err)
 		}
@@ -300,15 +302,16 @@ func (gt *genTable) readInline(g *generation, dst []byte, off int64) error {
 }
 
 // readChunks reads through the chunk map of a stored generation.
-func (gt *genTable) readChunks(id uint64, dst []byte, off int64) error {
+func (gt *genTable) readChunks(g *generation, dst []byte, off int64) error {
 	if gt.t.cfg.Chunks == nil {
 		return fmt.Errorf("%w: no chunk store", ErrIO)
 	}
 	for len(dst) > 0 {
-		e, err := gt.t.chunkAt(id, off)
+		e, err := gt.t.chunkAt(g.id, off)
 		if err != nil {
 			return err
 		}
+		gt.readAhead(g, e)
 		in := off - e.Off
 		n := min(int64(len(dst)), int64(e.Len)-in)
 		if err := gt.t.cfg.Chunks.ReadChunk(context.Background(), e.ID, e.Raw, dst[:n], int(int64(e.Skip)+in)); err != nil {

@@ -143,6 +143,7 @@ func open(disk *simdisk.Disk, conf storeConf) (s *store, err error) {
 			return s, err
 		}
 	}
+	s.chunks.Copies(s.tree.HotChunk)
 	policy, err := snapshot.ParsePolicy(map[string]string{"keep-barriers": "0s", "keep-barriers-last": fmt.Sprint(barriersKept)})
 	if err != nil {
 		return s, err
