@@ -55,7 +55,7 @@ func openRemote(ctx context.Context, url string) (remote.Bucket, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, _, err = location.Wrap(b, retry.Options{Within: 15 * time.Second}, limit.Options{Requests: 16})
+	b, _, err = location.Wrap(b, retry.Options{Within: 15 * time.Second}, limit.Options{Requests: 32})
 	return b, err
 }
 
