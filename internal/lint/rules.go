@@ -21,7 +21,7 @@ var mayImport = map[string][]string{
 	"snapshot/include":   {},
 	"snapshot/inspect":   {},
 	"snapshot/rules":     {},
-	"snapshot/published": {"chunkstore", "chunkstore/bucket", "chunkstore/remote", "internal/schema"},
+	"snapshot/published": {"chunkstore", "chunkstore/bucket", "chunkstore/pack", "chunkstore/remote", "internal/schema"},
 	"chunkstore": {"chunkstore/bucket", "chunkstore/codec", "chunkstore/pack", "chunkstore/remote", "internal/check", "internal/journal", "internal/pace",
 		"internal/schema", "internal/state"},
 	"chunkstore/bucket": {"chunkstore/pack", "chunkstore/remote"},
