@@ -168,30 +168,45 @@ func (s *spans) startLocked(sp *span) {
 	})
 }
 
-// take waits for a part. What it gives is there until it is released.
+// take waits for a part. What it gives is there until it is released. If a
+// request for several parts failed, this one is asked for alone: what is wrong may
+// be with another.
 func (s *spans) take(ctx context.Context, l *located) (*span, []byte, error) {
+	for {
+		sp := s.pin(l)
+		var err error
+		select {
+		case <-sp.ready:
+			err = sp.err
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		if err == nil {
+			return sp, sp.payload(l), nil
+		}
+		s.unpin(sp)
+		if len(sp.parts) == 1 || ctx.Err() != nil || s.ctx.Err() != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+// pin gives the span of a part, fetched or not, and keeps it.
+func (s *spans) pin(l *located) *span {
 	s.mu.Lock()
-	sp := s.of[l]
-	if sp == nil {
+	defer s.mu.Unlock()
+	if s.of[l] == nil {
 		s.demandLocked([]*located{l})
-		sp = s.of[l]
 	}
+	sp := s.of[l]
 	sp.pins++
-	s.mu.Unlock()
-	var err error
-	select {
-	case <-sp.ready:
-		err = sp.err
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	if err != nil {
-		s.mu.Lock()
-		sp.pins--
-		s.mu.Unlock()
-		return nil, nil, err
-	}
-	return sp, sp.payload(l), nil
+	return sp
+}
+
+func (s *spans) unpin(sp *span) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sp.pins--
 }
 
 // release gives a part back that was read.

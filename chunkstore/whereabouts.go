@@ -1,11 +1,13 @@
 package chunkstore
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -72,7 +74,7 @@ func locateAll(ctx context.Context, b remote.Bucket, ref *bucket.Ref) (*whereabo
 	}
 	w.packs = ref.Packs
 	slices.SortFunc(w.chunks, func(a, b located) int {
-		return cmp.Or(slices.Compare(a.id[:], b.id[:]), cmp.Compare(a.depth, b.depth), cmp.Compare(a.pack, b.pack))
+		return cmp.Or(bytes.Compare(a.id[:], b.id[:]), cmp.Compare(a.depth, b.depth), cmp.Compare(a.pack, b.pack))
 	})
 	return w, nil
 }
@@ -225,7 +227,7 @@ func (w *whereabouts) key(l *located) string { return w.packs[l.pack].Key() }
 // chain gives the chunk, what it is made from, and so on.
 func (w *whereabouts) chain(id ID) (chain []*located, err error) {
 	for below := pack.MaxDepth + 1; ; {
-		k, ok := slices.BinarySearchFunc(w.chunks, id, func(l located, id ID) int { return slices.Compare(l.id[:], id[:]) })
+		k, ok := sort.Find(len(w.chunks), func(k int) int { return bytes.Compare(id[:], w.chunks[k].id[:]) })
 		if !ok && len(w.lost) > 0 {
 			return nil, fmt.Errorf("chunk %x: %w", id, errors.Join(w.lost[:min(len(w.lost), 3)]...))
 		}
