@@ -111,11 +111,13 @@ func (p *Published) load(ctx context.Context, id ID, rawLen uint32) (*buffer, er
 	if err != nil {
 		return nil, err
 	}
-	for _, l := range chain {
-		if l.raw != rawLen {
-			return nil, fmt.Errorf("%w: chunk %x, in %s, has %d bytes, %d were expected", ErrCorrupt, l.id, p.where.key(l), l.raw, rawLen)
-		}
+	if l := chain[0]; l.raw != rawLen {
+		return nil, fmt.Errorf("%w: chunk %x, in %s, has %d bytes, %d were expected", ErrCorrupt, l.id, p.where.key(l), l.raw, rawLen)
 	}
+	return p.loadChain(ctx, chain)
+}
+
+func (p *Published) loadChain(ctx context.Context, chain []*located) (*buffer, error) {
 	p.spans.demand(chain)
 	select {
 	case p.loads <- struct{}{}:

@@ -224,24 +224,38 @@ func kindOf(err error) error {
 // key is the object in which a chunk lies.
 func (w *whereabouts) key(l *located) string { return w.packs[l.pack].Key() }
 
-// chain gives the chunk, what it is made from, and so on.
-func (w *whereabouts) chain(id ID) (chain []*located, err error) {
-	for below := pack.MaxDepth + 1; ; {
-		k, ok := sort.Find(len(w.chunks), func(k int) int { return bytes.Compare(id[:], w.chunks[k].id[:]) })
-		if !ok && len(w.lost) > 0 {
-			return nil, fmt.Errorf("chunk %x: %w", id, errors.Join(w.lost[:min(len(w.lost), 3)]...))
-		}
-		if !ok {
-			return nil, fmt.Errorf("%w: chunk %x is in no pack of the ref", ErrMissing, id)
-		}
-		l := &w.chunks[k]
-		if int(l.depth) >= below {
-			return nil, fmt.Errorf("%w: chunk %x is made from one that is %d deep, at a depth of %d", ErrCorrupt, id, l.depth, below)
-		}
-		chain = append(chain, l)
-		if l.base < 0 {
-			return chain, nil
-		}
-		below, id = int(l.depth), w.bases[l.base]
+// find gives the place of a chunk that is the least deep.
+func (w *whereabouts) find(id ID) (*located, error) {
+	k, ok := sort.Find(len(w.chunks), func(k int) int { return bytes.Compare(id[:], w.chunks[k].id[:]) })
+	switch {
+	case ok:
+		return &w.chunks[k], nil
+	case len(w.lost) > 0:
+		return nil, fmt.Errorf("chunk %x: %w", id, errors.Join(w.lost[:min(len(w.lost), 3)]...))
 	}
+	return nil, fmt.Errorf("%w: chunk %x is in no pack of the ref", ErrMissing, id)
+}
+
+// chain gives the chunk, what it is made from, and so on.
+func (w *whereabouts) chain(id ID) ([]*located, error) {
+	l, err := w.find(id)
+	if err != nil {
+		return nil, err
+	}
+	return w.chainOf(l)
+}
+
+func (w *whereabouts) chainOf(l *located) ([]*located, error) {
+	chain := []*located{l}
+	for l.base >= 0 {
+		base, err := w.find(w.bases[l.base])
+		if err == nil && (base.depth >= l.depth || base.raw != l.raw) {
+			err = fmt.Errorf("%w: its base %x is %d deep and has %d bytes, it is %d deep and has %d", ErrCorrupt, base.id, base.depth, base.raw, l.depth, l.raw)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("chunk %x, in %s, needs its base: %w", l.id, w.key(l), err)
+		}
+		chain, l = append(chain, base), base
+	}
+	return chain, nil
 }
