@@ -1,11 +1,15 @@
 package published
 
 import (
+	"bytes"
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
 
+	"stepfs/chunkstore/bucket"
 	"stepfs/internal/schema"
 )
 
@@ -53,7 +57,7 @@ func (l *Listing) Find(q Query) (Step, error) {
 		return Step{}, notFound(q, elsewhere)
 	}
 	if q.Name == "latest" {
-		return slices.MaxFunc(found, byLatest), nil
+		return latest(found), nil
 	}
 	return newest(q, found)
 }
@@ -63,31 +67,26 @@ func rankOf(s Step) int {
 	return schema.NameRank(f)
 }
 
-// byLatest orders by the claim to be the latest. Numbers of different writers say
-// nothing of each other, so among writers it is the time that counts.
-func byLatest(a, b Step) int {
-	if d := rankOf(a) - rankOf(b); d != 0 {
-		return d
+// latest gives the latest step: of each writer by number, which its clock does
+// not change; among writers, whose numbers say nothing of each other, by time.
+func latest(found []Step) Step {
+	of := map[bucket.Writer]Step{}
+	for _, s := range found {
+		if last, ok := of[s.Writer]; !ok || cmp.Or(rankOf(s)-rankOf(last), cmp.Compare(sealed(s), sealed(last))) > 0 {
+			of[s.Writer] = s
+		}
 	}
-	if a.Writer == b.Writer {
-		return compare(max(a.Sequence, a.Record.Again), max(b.Sequence, b.Record.Again))
-	}
-	return compare(a.Record.Time, b.Record.Time)
+	return slices.MaxFunc(slices.Collect(maps.Values(of)), func(a, b Step) int {
+		return cmp.Or(rankOf(a)-rankOf(b), cmp.Compare(a.Record.Time, b.Record.Time), bytes.Compare(a.Writer[:], b.Writer[:]))
+	})
 }
 
-func compare[T int64 | uint64](a, b T) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
-}
+// sealed is the cut at which a step was sealed for the last time.
+func sealed(s Step) uint64 { return max(s.Sequence, s.Record.Again) }
 
 // newest gives the newest revision, if all are of one writer.
 func newest(q Query, found []Step) (Step, error) {
-	last := slices.MaxFunc(found, func(a, b Step) int { return compare(a.Sequence, b.Sequence) })
+	last := slices.MaxFunc(found, func(a, b Step) int { return cmp.Compare(a.Sequence, b.Sequence) })
 	var choice []string
 	for _, s := range found {
 		if s.Writer != last.Writer {
