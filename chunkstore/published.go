@@ -29,7 +29,7 @@ type Published struct {
 // PublishedOptions bound what a Published keeps. Zero means the default.
 type PublishedOptions struct {
 	AheadBytes int64 // encoded, fetched or being fetched: 128 MiB
-	CacheBytes int64 // decoded: 32 MiB
+	CacheBytes int64 // decoded: 64 MiB
 }
 
 func (o PublishedOptions) withDefaults() PublishedOptions {
@@ -37,7 +37,7 @@ func (o PublishedOptions) withDefaults() PublishedOptions {
 		o.AheadBytes = 128 << 20
 	}
 	if o.CacheBytes <= 0 {
-		o.CacheBytes = 32 << 20
+		o.CacheBytes = 64 << 20
 	}
 	return o
 }

@@ -9,10 +9,11 @@ import (
 )
 
 const (
-	spanSize  = 4 << 20 // what is merged into one request, unless one payload is larger
-	spanWaste = 8 << 20 // what may have been fetched in vain, beside a sixteenth
-	spanGap   = 1 << 10 // bytes between payloads that are fetched with them: so many,
-	gapShare  = 16      // and this part of what was wanted before them
+	spanSize   = 4 << 20 // what is merged into one request, unless one payload is larger
+	spanWaste  = 8 << 20 // what may have been fetched in vain, beside a sixteenth
+	spanGap    = 1 << 10 // bytes between payloads that are fetched with them: so many,
+	staleAfter = 4       // times what may be kept, read by others: nobody comes for it any more
+	gapShare   = 16      // and this part of what was wanted before them
 )
 
 // span is a range of a pack, fetched by one request.
@@ -36,9 +37,10 @@ type span struct {
 func (s *span) payload(l *located) []byte { return s.buf.bytes[l.off-s.off:][:l.stored] }
 
 // spans keeps the payloads that were fetched and not needed yet, and some that
-// were. What is fetched ahead of readers makes room only for itself: it pushes out
-// what has been read, or what nobody came for while as much again was read. What
-// a reader waits for pushes out all that is not in use.
+// were. What comes pushes out what has been read, or what nobody came for while
+// others read much, and never what is still to be read: that would be fetched
+// twice. When there is no room nothing is fetched ahead of readers; what a reader
+// waits for is fetched all the same.
 //
 // Invariants:
 //   - A part is in one span at most.
@@ -80,7 +82,7 @@ func (s *spans) ahead(parts []*located) {
 		return // whoever reads does not read what he says
 	}
 	for _, sp := range merge(s.newLocked(parts, true)) {
-		if !s.makeRoomLocked(int64(sp.size), false) {
+		if !s.makeRoomLocked(int64(sp.size)) {
 			return
 		}
 		s.startLocked(sp)
@@ -96,7 +98,7 @@ func (s *spans) demand(parts []*located) {
 
 func (s *spans) demandLocked(parts []*located) {
 	for _, sp := range merge(s.newLocked(parts, false)) {
-		s.makeRoomLocked(int64(sp.size), true)
+		s.makeRoomLocked(int64(sp.size)) // and if there is none: somebody waits
 		s.startLocked(sp)
 	}
 }
@@ -108,7 +110,7 @@ func (s *spans) newLocked(parts []*located, ahead bool) []*located {
 	var missing []*located
 	seen := make(map[*located]bool, len(parts))
 	for _, l := range parts {
-		if s.of[l] != nil || seen[l] || ahead && l.taken > 0 && s.read-l.taken < s.max {
+		if s.of[l] != nil || seen[l] || ahead && l.taken > 0 && s.read-l.taken < staleAfter*s.max {
 			continue
 		}
 		seen[l] = true
@@ -221,19 +223,14 @@ func (s *spans) release(sp *span, l *located) {
 	l.taken = s.read
 }
 
-// makeRoomLocked says whether n bytes more are within the limit, once what may go
-// is gone: what was read, or is stale, and for a reader who waits everything.
-func (s *spans) makeRoomLocked(n int64, waiting bool) bool {
-	for _, any := range []bool{false, true} {
-		if any && !waiting {
-			break
-		}
-		for el := s.order.Front(); el != nil && s.bytes+n > s.max; {
-			sp := el.Value.(*span)
-			el = el.Next()
-			if sp.pins == 0 && (any || sp.left == 0 || s.read-sp.born > s.max) {
-				s.dropLocked(sp)
-			}
+// makeRoomLocked says whether n bytes more are within the limit, once what was
+// read or is stale is gone, as far as it must.
+func (s *spans) makeRoomLocked(n int64) bool {
+	for el := s.order.Front(); el != nil && s.bytes+n > s.max; {
+		sp := el.Value.(*span)
+		el = el.Next()
+		if sp.pins == 0 && (sp.left == 0 || s.read-sp.born > staleAfter*s.max) {
+			s.dropLocked(sp)
 		}
 	}
 	return s.bytes+n <= s.max

@@ -10,8 +10,9 @@ import (
 )
 
 const (
-	aheadBytes  = 64 << 20 // what is fetched ahead of a reader, in plain bytes,
+	aheadBytes  = 32 << 20 // what is fetched ahead of a reader, in plain bytes,
 	aheadChunks = 512      // and in chunks
+	rangeBytes  = 8 << 20  // see Data
 )
 
 // File reads a regular file of a snapshot. It may be used by several at a time.
@@ -43,14 +44,16 @@ func (f *File) from(off int64) int {
 
 func end(e schema.ChunkExtent) int64 { return e.Off + int64(e.Len) }
 
-// Data gives the next range of data at or after off; io.EOF if there is none.
+// Data gives the next range of data at or after off, or as much of it as is read at
+// a time; io.EOF if there is none. Ranges end where chunks do, and are short: who copies several
+// at a time does not have two at work on one chunk.
 func (f *File) Data(off int64) (start, to int64, err error) {
 	k := f.from(off)
 	if k == len(f.extents) {
 		return 0, 0, io.EOF
 	}
 	start, to = max(off, f.extents[k].Off), end(f.extents[k])
-	for k++; k < len(f.extents) && f.extents[k].Off == to; k++ {
+	for k++; k < len(f.extents) && f.extents[k].Off == to && to-start < rangeBytes; k++ {
 		to = end(f.extents[k])
 	}
 	return start, to, nil
