@@ -28,13 +28,13 @@ type Published struct {
 
 // PublishedOptions bound what a Published keeps. Zero means the default.
 type PublishedOptions struct {
-	AheadBytes int64 // encoded, fetched or being fetched: 128 MiB
+	AheadBytes int64 // encoded, fetched or being fetched: 64 MiB
 	CacheBytes int64 // decoded: 64 MiB
 }
 
 func (o PublishedOptions) withDefaults() PublishedOptions {
 	if o.AheadBytes <= 0 {
-		o.AheadBytes = 128 << 20
+		o.AheadBytes = 64 << 20
 	}
 	if o.CacheBytes <= 0 {
 		o.CacheBytes = 64 << 20
