@@ -1,44 +1,9 @@
 package chunkstore
 
 import (
-	"fmt"
-
 	"stepfs/chunkstore/codec"
 	"stepfs/chunkstore/pack"
 )
-
-// coders are those that are not in use: each holds a few MiB of scratch.
-type coders chan *codec.Coder
-
-func newCoders() coders { return make(coders, 4) }
-
-func (p coders) get() *codec.Coder {
-	select {
-	case c := <-p:
-		return c
-	default:
-		return codec.NewCoder()
-	}
-}
-
-func (p coders) put(c *codec.Coder) {
-	select {
-	case p <- c:
-	default:
-		c.Close()
-	}
-}
-
-func (p coders) close() {
-	for {
-		select {
-		case c := <-p:
-			c.Close()
-		default:
-			return
-		}
-	}
-}
 
 // Hurry has what is stored from now on left as it is, since somebody waits for
 // the room that staged bytes take: a backlog must not fill the disk while it is
@@ -89,24 +54,4 @@ func (s *Store) encode(c *codec.Coder, part []byte, offset int64, base *base) en
 	}
 	s.buffers.put(scratch)
 	return raw
-}
-
-// decode gives the plain bytes of a payload in dst, whose length says how many
-// there must be. It does not check their name. base is that of a delta.
-func (s *Store) decode(enc pack.Encoding, payload, dst, base []byte) error {
-	c := s.coders.get()
-	defer s.coders.put(c)
-	return decodeWith(c, enc, payload, dst, base)
-}
-
-func decodeWith(c *codec.Coder, enc pack.Encoding, payload, dst, base []byte) error {
-	switch enc {
-	case pack.EncZstd:
-		return c.DecodeZstd(dst, payload)
-	case pack.EncPlanes:
-		return c.Decode(dst, payload, nil)
-	case pack.EncDelta:
-		return c.Decode(dst, payload, base)
-	}
-	return fmt.Errorf("unknown encoding %d", enc)
 }

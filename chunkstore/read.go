@@ -7,7 +7,6 @@ import (
 	"io"
 
 	"github.com/cockroachdb/errors/oserror"
-	"github.com/zeebo/blake3"
 
 	"stepfs/chunkstore/pack"
 	"stepfs/internal/schema"
@@ -266,11 +265,4 @@ func (s *Store) report(err error) error {
 		s.cfg.Events.Damage(err)
 	}
 	return err
-}
-
-// name gives the chunk name of b.
-func (s *Store) name(b []byte) ID {
-	h := s.hashers.Get().(*blake3.Hasher)
-	defer s.hashers.Put(h)
-	return nameWith(h, b)
 }

@@ -1,6 +1,7 @@
 // Package bucket is the format of what stores keep in an object store: the keys
-// of the objects, and their bytes. It does no I/O but for Join, and knows nothing
-// of who uploads what and when. docs/FORMAT.md has the tables.
+// of the objects, and their bytes. Of I/O it has what all need: Join, Read,
+// ReadRef, ReadIndex, ReadFooter. It knows nothing of who uploads what and when.
+// docs/FORMAT.md has the tables.
 //
 //	config                            what names chunks here; written once
 //	writers/<writer>                  a store that uploads here, and whose it is
