@@ -169,15 +169,15 @@ func (u *Uploads) rejoin(ctx context.Context, at *schema.Attachment) error {
 	return fits(cfg, u.own(bucket.Writer{}))
 }
 
-// introduce says in the bucket who this is.
+// introduce says in the bucket who this is, if that does not lie there already.
 func (u *Uploads) introduce(ctx context.Context, w bucket.Writer) error {
-	host, _ := os.Hostname() // for people
-	i := &bucket.WriterInfo{Domain: u.s.cfg.Domain, Writer: w, Store: u.storeID, Host: host, Created: time.Now().UTC().Truncate(time.Second)}
-	_, err := u.b.PutIfAbsent(ctx, bucket.WriterKey(w), remote.Bytes(i.Encode()))
-	if !errors.Is(err, remote.ErrExists) {
+	b, _, err := remote.ReadAll(ctx, u.b, bucket.WriterKey(w), bucket.MaxWriter)
+	if errors.Is(err, remote.ErrNotExist) {
+		host, _ := os.Hostname() // for people
+		i := &bucket.WriterInfo{Domain: u.s.cfg.Domain, Writer: w, Store: u.storeID, Host: host, Created: time.Now().UTC().Truncate(time.Second)}
+		_, err := u.b.PutIfAbsent(ctx, bucket.WriterKey(w), remote.Bytes(i.Encode()))
 		return err
 	}
-	b, _, err := remote.ReadAll(ctx, u.b, bucket.WriterKey(w), bucket.MaxWriter)
 	if err != nil {
 		return err
 	}
