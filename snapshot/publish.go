@@ -126,9 +126,22 @@ func (p *publisher) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-p.nudge:
-		case <-time.After(idleTick):
+		case <-time.After(p.idle()):
 		}
 	}
+}
+
+// idle is how long there is nothing to be tried again.
+func (p *publisher) idle() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d := idleTick
+	for _, s := range p.queue {
+		if s.err != nil {
+			d = min(d, max(0, time.Until(s.next)))
+		}
+	}
+	return d
 }
 
 // lasting says whether an error stays until somebody does something.
@@ -143,6 +156,17 @@ func (p *publisher) failed(err error, wait time.Duration) {
 	p.err, p.errAt, p.next = err, p.m.cfg.Now(), p.m.cfg.Now().Add(wait)
 	p.mu.Unlock()
 	if first && lasting(err) {
+		p.m.fault("publish", err)
+	}
+}
+
+// failedAlone notes why one step does not.
+func (p *publisher) failedAlone(s *issue, err error) {
+	p.mu.Lock()
+	first := s.err == nil || s.err.Error() != err.Error()
+	s.failed(err)
+	p.mu.Unlock()
+	if first {
 		p.m.fault("publish", err)
 	}
 }
@@ -170,10 +194,7 @@ func (p *publisher) pass(ctx context.Context) (more bool, err error) {
 	case chunkstore.Remotely(err) || errors.Is(err, chunkstore.ErrTaken) || errors.Is(err, chunkstore.ErrOtherBucket):
 		return false, err
 	default:
-		p.mu.Lock()
-		s.failed(err)
-		p.mu.Unlock()
-		p.failed(err, s.wait)
+		p.failedAlone(s, err)
 	}
 	return true, nil
 }
@@ -285,6 +306,10 @@ func (m *Manager) PublishReport() (r PublishReport, err error) {
 	for _, s := range p.queue {
 		if s.done {
 			continue
+		}
+		if s.err != nil && r.Err == nil {
+			r.Err, r.Next = s.err, s.next
+			r.ErrAt = s.next.Add(-s.wait)
 		}
 		i, err := m.Get(s.seq)
 		if errors.Is(err, ErrNotExist) || err == nil && i.Forgotten != nil {

@@ -95,6 +95,33 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// An index is read back however small it is.
+func TestSmallIndex(t *testing.T) {
+	for n := range 10 {
+		x := &Index{Writer: testWriter, Seq: 1, Packs: []Indexed{{1, 100, footer(n)}}}
+		if got, err := DecodeIndex(x.Encode(), x.Writer, x.Seq); err != nil || !reflect.DeepEqual(got, x) {
+			t.Errorf("of a pack of %d chunks: %+v %v", n, got, err)
+		}
+	}
+	none := &Index{Writer: testWriter, Seq: 1}
+	if got, err := DecodeIndex(none.Encode(), none.Writer, none.Seq); err != nil || len(got.Packs) != 0 {
+		t.Error(got, err)
+	}
+}
+
+func TestWriterInfo(t *testing.T) {
+	i := &WriterInfo{Domain: 3, Writer: testWriter, Store: strings.Repeat("0b", 16), Host: "node1", Created: time.Unix(1e9, 0).UTC()}
+	if got, err := DecodeWriter(i.Encode(), i.Writer); err != nil || !reflect.DeepEqual(got, i) {
+		t.Errorf("%+v %v", got, err)
+	}
+	if _, err := DecodeWriter(i.Encode(), otherOne); !errors.Is(err, ErrFormat) {
+		t.Error(err)
+	}
+	if _, err := DecodeWriter(Seal(Head{Kind: KindWriter, Writer: testWriter}, []byte("{")), testWriter); !errors.Is(err, ErrFormat) {
+		t.Error(err)
+	}
+}
+
 // TestEveryBit flips each bit of each kind of object: none is believed.
 func TestEveryBit(t *testing.T) {
 	f, x := testRef(), testIndex()
@@ -213,6 +240,7 @@ func FuzzObjects(f *testing.F) {
 				_, _ = p.Entries()
 			}
 		}
+		_, _ = DecodeWriter(b, x.Writer)
 		_, _ = DecodeConfig(b)
 		_, _ = ParsePackKey(string(b))
 	})

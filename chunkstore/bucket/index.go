@@ -48,7 +48,8 @@ func (x *Index) Encode() []byte {
 		b = binary.AppendUvarint(b, uint64(p.Size))
 		b = appendString(b, p.Footer)
 	}
-	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
+	// A single segment: others have no size if they are small.
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true))
 	if err != nil {
 		panic(err) // the options are constants
 	}
