@@ -19,7 +19,7 @@ func remoteCommand(g *global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "remote",
 		Short: "Look at an object store",
-		Long: `Look at an object store. Nothing of a store goes there yet. URL is one of
+		Long: `Look at an object store, to which stepfs mount --remote uploads. URL is one of
 
   s3://BUCKET/PREFIX?NAME=VALUE&…   any S3-compatible server
   dir:/PATH                         a directory, on Lustre, GPFS, NFS or a disk
