@@ -63,12 +63,19 @@ func (n *Needs) Add(ctx context.Context, id ID) error {
 }
 
 // pinned pins the pack in which a chunk lies. One that is being collected is
-// waited for: its chunks are elsewhere in a moment.
+// waited for: its chunks are elsewhere in a moment. One that is not there twice
+// in a row is lost.
 func (n *Needs) pinned(ctx context.Context, id ID) (schema.ChunkLoc, error) {
-	for {
-		loc, ok, err := n.pin(id)
-		if ok || err != nil {
+	for lost := uint64(0); ; {
+		loc, at, err := n.pin(id)
+		switch {
+		case err != nil || at == pinned:
 			return loc, err
+		case at == gone && loc.Pack == lost:
+			return loc, fmt.Errorf("%w: pack %d, with chunk %x in it", ErrMissing, loc.Pack, id)
+		case at == gone:
+			lost = loc.Pack
+			continue
 		}
 		select {
 		case <-time.After(movePoll):
@@ -80,7 +87,16 @@ func (n *Needs) pinned(ctx context.Context, id ID) (schema.ChunkLoc, error) {
 	}
 }
 
-func (n *Needs) pin(id ID) (loc schema.ChunkLoc, ok bool, err error) {
+// pinning is what came of an attempt to pin.
+type pinning int
+
+const (
+	pinned pinning = iota
+	retiring
+	gone
+)
+
+func (n *Needs) pin(id ID) (loc schema.ChunkLoc, at pinning, err error) {
 	s := n.u.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -88,19 +104,22 @@ func (n *Needs) pin(id ID) (loc schema.ChunkLoc, ok bool, err error) {
 		if errors.Is(err, state.ErrNotFound) {
 			err = fmt.Errorf("%w: chunk %x is not in the index", ErrMissing, id)
 		}
-		return loc, false, err
+		return loc, gone, err
 	}
 	if _, known := n.known[loc.Pack]; known {
-		return loc, true, nil
+		return loc, pinned, nil
 	}
 	info := s.mu.table[loc.Pack]
-	if info == nil || info.retiring {
-		return loc, false, nil
+	switch {
+	case info == nil:
+		return loc, gone, nil
+	case info.retiring:
+		return loc, retiring, nil
 	}
 	info.pins++
 	n.known[loc.Pack] = struct{}{}
 	n.packs = append(n.packs, &neededPack{info: info, name: info.rec.Name, rec: schema.PackUpload{Size: info.rec.Size}})
-	return loc, true, nil
+	return loc, pinned, nil
 }
 
 // Release lets the packs go. It may be called more than once.

@@ -90,7 +90,7 @@ func startDaemon(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, sto
 	if d.store, err = openParts(d.dir, o, d.hook); err != nil {
 		return nil, err
 	}
-	if err := d.keepRemote(); err != nil {
+	if err := d.keepRemote(flags); err != nil {
 		return nil, err
 	}
 	d.store.describe, d.store.readOnly = d.describe, o.liveReadOnly()

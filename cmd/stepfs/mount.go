@@ -160,7 +160,7 @@ under the condition that its command is; --include "" takes them back.`,
 	f.Var(&o.exclude, "exclude", "keep what matches out of every snapshot: a name, or with a slash a path from the root on, with *, ** and ? as in gitignore; for caches and temporaries (can be given several times)")
 	f.Var(&o.include, includeFlag, "take a file, directory or quoted pattern from outside the mount into .stepfs/included of each step (repeatable; see above)")
 	f.StringVar(&o.remote, remoteFlag, "", "upload sealed steps to this object store (see stepfs remote); a store keeps to the one that it was first given, and its later mounts need no flag; \"\" uploads nothing while this mount lasts")
-	f.Var(&o.publish, "publish", "which sealed steps are uploaded: all, complete (not those that are partial), or a number, for one of so many")
+	f.Var(&o.publish, publishName, "which sealed steps are uploaded: all, complete (not those that are partial), or a number, for one of so many; kept as --remote is")
 	f.Var(&o.uploadRate, "upload-rate", "upload no more than this a second, like 50M (default as fast as it goes)")
 	f.StringVar(&o.logFile, "log-file", "", "where a mount in the background logs (default STORE/stepfs.log)")
 	f.BoolVar(&o.save, "save-settings", false, "keep the flags given here as the store's defaults")

@@ -9,6 +9,8 @@ import (
 	"maps"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"stepfs/chunkstore"
 	"stepfs/chunkstore/bucket"
 	"stepfs/chunkstore/remote"
@@ -20,8 +22,10 @@ import (
 )
 
 const (
-	// remoteFlag names the bucket that a store uploads to.
-	remoteFlag = "remote"
+	// remoteFlag names the bucket that a store uploads to, publishName says which
+	// steps.
+	remoteFlag  = "remote"
+	publishName = "publish"
 
 	// A mount waits so long for the bucket: the first time, when it can't do
 	// without, and later.
@@ -113,15 +117,26 @@ func isMisplaced(err error) bool {
 	return false
 }
 
-// keepRemote has the next mount upload to the same bucket.
-func (d *daemon) keepRemote() error {
-	saved := d.dir.Config().Settings
-	if d.opts.remote == "" || saved[remoteFlag] == d.opts.remote {
+// keepRemote has the next mount upload the same to the same bucket, once that was
+// reached.
+func (d *daemon) keepRemote(flags *pflag.FlagSet) error {
+	up := d.store.parts.uploads
+	if up == nil {
 		return nil
 	}
-	all := map[string]string{remoteFlag: d.opts.remote}
+	if _, reached := up.Writer(); !reached {
+		return nil
+	}
+	saved := d.dir.Config().Settings
+	all := map[string]string{}
 	maps.Copy(all, saved)
 	all[remoteFlag] = d.opts.remote
+	if flags.Changed(publishName) {
+		all[publishName] = d.opts.publish.String()
+	}
+	if maps.Equal(all, saved) {
+		return nil
+	}
 	return d.dir.SaveSettings(all)
 }
 

@@ -29,6 +29,7 @@ import (
 type parts struct {
 	engine  *state.Engine
 	chunks  *chunkstore.Store
+	uploads *chunkstore.Uploads // nil: there is no bucket
 	tree    *stage.Tree
 	manager *snapshot.Manager // and registry
 	use     *diskUse
@@ -103,15 +104,14 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 	if !o.mount {
 		scrub = -1 // no command is held up by it, nor long enough there
 	}
-	uploads, err := openUploads(p.chunks, cfg.ID, o)
-	if err != nil {
+	if p.uploads, err = openUploads(p.chunks, cfg.ID, o); err != nil {
 		return nil, err
 	}
 	p.manager, err = snapshot.Open(snapshot.Config{
 		DB: p.engine, Tree: livetree.New(p.tree), Chunks: p.chunks,
 		Rules: own, SealQuiet: o.sealQuiet, SealGrace: o.sealGrace, NoSeal: o.noSeal, VerifyOnSeal: o.verifyOnSeal, ScrubRate: int64(scrub), Include: o.included,
 		Workers: o.ingestWorkers(), HotLimit: int64(o.hotLimit), ReadOnly: o.passive,
-		Uploads: uploads, Publish: o.publish.Publish,
+		Uploads: p.uploads, Publish: o.publish.Publish,
 		Policy: &policy, KeepSteps: o.onFull == "stop", Collector: livetree.Collector(p.chunks, collectRate),
 		Events: snapshot.Events{Fault: l.faults.add, Sealed: func(i snapshot.Info) {
 			h.sealed(i)

@@ -227,7 +227,11 @@ func TestAttach(t *testing.T) {
 	// One that was attached can do without it for a while.
 	first.Args = nil
 	must(t, os.Rename(p.url[4:], p.url[4:]+"-away"))
+	first.Args = []string{"--remote", p.url + "-mistyped"}
 	must(t, first.Start())
+	must(t, first.Stop())
+	first.Args = nil
+	must(t, first.Start()) // to where it was attached
 	save(t, first, "b", 1000)
 	wait(t, "it says why nothing is uploaded", func() bool {
 		u := uploadsOf(t, first)
