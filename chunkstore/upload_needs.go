@@ -191,7 +191,7 @@ func (u *Uploads) reserve(packs []*neededPack) error {
 func (u *Uploads) put(ctx context.Context, packs []*neededPack) error {
 	var g errgroup.Group
 	g.SetLimit(uploadWorkers)
-	ctx, cancel := context.WithCancel(ctx)
+	some, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var mu sync.Mutex
 	var first error
@@ -200,10 +200,10 @@ func (u *Uploads) put(ctx context.Context, packs []*neededPack) error {
 			continue
 		}
 		g.Go(func() error {
-			if ctx.Err() != nil {
+			if some.Err() != nil {
 				return nil
 			}
-			err := u.putPack(ctx, p)
+			err := u.putPack(some, p)
 			if err == nil {
 				return nil
 			}
@@ -219,7 +219,10 @@ func (u *Uploads) put(ctx context.Context, packs []*neededPack) error {
 		})
 	}
 	_ = g.Wait() // first has it
-	return errors.Join(first, ctx.Err())
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return first
 }
 
 // Remotely says whether an error is the bucket's, or its connection's, and not of
