@@ -293,6 +293,9 @@ func (l *local) Status(ctx context.Context) (Status, error) {
 	if err := l.describeSnapshots(ctx, &s); err != nil {
 		return Status{}, err
 	}
+	if err := l.describeRemote(&s); err != nil {
+		return Status{}, err
+	}
 	if l.describe != nil {
 		l.describe(&s)
 	}
@@ -341,7 +344,11 @@ func (l *local) snapshotInfo(ctx context.Context, i snapshot.Info, age time.Dura
 	if s.New, err = l.parts.manager.Freeable(ctx, i.Seq, age); err != nil {
 		return s, fmt.Errorf("counting what %s alone needs: %w", i.Path(), err)
 	}
-	return s, nil
+	at, ok, err := l.parts.manager.Published(i.Seq)
+	if ok {
+		s.Published = new(at.UTC())
+	}
+	return s, err
 }
 
 // acted describes a snapshot to which something is, or was, done: that a number

@@ -16,8 +16,9 @@ func remoteCommand(g *global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "remote",
 		Short: "Look at an object store, and at what is published in it",
-		Long: `Look at an object store, and at the snapshots that are published in it: the bucket
-alone is enough for that, and for stepfs restore URL STEP TARGET. URL is one of
+		Long: `Look at an object store, and at the snapshots that stepfs mount --remote publishes
+in it: the bucket alone is enough for that, and for stepfs restore URL STEP TARGET.
+URL is one of
 
   s3://BUCKET/PREFIX?NAME=VALUE&…   any S3-compatible server
   dir:/PATH                         a directory, on Lustre, GPFS, NFS or a disk

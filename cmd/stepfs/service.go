@@ -68,6 +68,7 @@ type SnapshotInfo struct {
 	Holds     []HoldInfo     `json:"holds,omitempty"`
 	Forgotten *ForgottenInfo `json:"forgotten,omitempty"` // nil: it is not
 	Verified  *VerifiedInfo  `json:"verified,omitempty"`  // nil: nobody has read it back yet
+	Published *time.Time     `json:"published,omitempty"` // when it was; nil: it is not
 }
 
 // HoldInfo says who keeps a snapshot from being removed.
@@ -304,6 +305,7 @@ type Status struct {
 	Pins        []PinInfo     `json:"pins"`                    // what needs the most space of its own and can't go
 	Prune       PruneInfo     `json:"prune"`
 	Scrub       ScrubInfo     `json:"scrub"`
+	Remote      *RemoteInfo   `json:"remote,omitempty"` // nil: it belongs to no bucket
 	RecentFault []string      `json:"recent_faults,omitempty"`
 }
 

@@ -17,7 +17,7 @@ var mayImport = map[string][]string{
 		"internal/check", "internal/journal", "internal/livetree", "internal/schema", "internal/state", "internal/storedir"},
 	"fs":                 {"fs/stage", "snapshot"},
 	"fs/stage":           {"internal/check", "internal/journal", "internal/pace", "internal/schema", "internal/state"},
-	"snapshot":           {"snapshot/include", "snapshot/inspect", "snapshot/rules", "chunkstore", "internal/check", "internal/journal", "internal/pace", "internal/schema", "internal/state"},
+	"snapshot":           {"snapshot/include", "snapshot/inspect", "snapshot/rules", "chunkstore", "chunkstore/bucket", "chunkstore/remote", "internal/check", "internal/journal", "internal/pace", "internal/schema", "internal/state"},
 	"snapshot/include":   {},
 	"snapshot/inspect":   {},
 	"snapshot/rules":     {},
