@@ -95,6 +95,16 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// TestSmallIndex: what a writer makes of few and small packs is read again.
+func TestSmallIndex(t *testing.T) {
+	for _, packs := range [][]Indexed{nil, {{1, 1, footer(0)}}, {{1, 1, footer(1)}}, {{1, 1, footer(1)}, {2, 1, footer(2)}}} {
+		x := &Index{Writer: testWriter, Seq: 1, Packs: packs}
+		if got, err := DecodeIndex(x.Encode(), x.Writer, x.Seq); err != nil || len(got.Packs) != len(packs) {
+			t.Errorf("%d packs: %v", len(packs), err)
+		}
+	}
+}
+
 // TestEveryBit flips each bit of each kind of object: none is believed.
 func TestEveryBit(t *testing.T) {
 	f, x := testRef(), testIndex()

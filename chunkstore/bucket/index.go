@@ -48,7 +48,8 @@ func (x *Index) Encode() []byte {
 		b = binary.AppendUvarint(b, uint64(p.Size))
 		b = appendString(b, p.Footer)
 	}
-	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
+	// A single segment, or the encoder leaves the size of less than 256 bytes out.
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true))
 	if err != nil {
 		panic(err) // the options are constants
 	}
