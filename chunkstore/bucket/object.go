@@ -18,6 +18,7 @@ const (
 	KindRef     Kind = 'R'
 	KindLease   Kind = 'L' // of prune
 	KindRetired Kind = 'T' // of prune
+	KindGone    Kind = 'G' // a tombstone
 )
 
 const (
