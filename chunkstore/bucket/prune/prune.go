@@ -29,6 +29,7 @@ type Report struct {
 	Forgotten int    // tombstones
 	Packs     int    // that are there and stay
 	Condemned Amount // that are deleted by a run after Due, if no ref names them by then
+	Kept      Amount // of them those that no ref names, and that a writer says it will
 	Deleted   Amount // packs
 	Indexes   int    // index objects deleted
 	Spared    int    // packs whose condemnation ended, since a ref has come to name them
@@ -144,7 +145,8 @@ func listPacks(ctx context.Context, b remote.Bucket) (all []object, err error) {
 
 // advance makes the next list, if its time has come.
 func (p *pruner) advance(ctx context.Context) error {
-	if !p.list.Condemned.Empty() {
+	behind := slices.ContainsFunc(p.leases, func(l slotted) bool { return l.behind(p.list.Epoch) })
+	if behind || !p.list.Condemned.Empty() {
 		p.report.Due = p.list.made.Add(p.opt.Grace)
 		if p.opt.Now().Before(p.report.Due) {
 			p.wait()
@@ -210,7 +212,9 @@ func (p *pruner) next(n *needs) *bucket.Retired {
 			if p.list.Condemned.Has(o.ID()) {
 				p.report.Spared++
 			}
-		case o.made.After(young), open && o.Seq >= from:
+		case o.made.After(young):
+		case open && o.Seq >= from:
+			p.report.Kept.add(o.Size)
 		default:
 			condemned = append(condemned, o.ID())
 		}
@@ -219,10 +223,11 @@ func (p *pruner) next(n *needs) *bucket.Retired {
 	return next
 }
 
-// putNext puts the next list, if it says anything new. If another was faster,
-// his list is the next.
+// putNext puts the next list, if it says anything new, or if packs are kept for a
+// writer: whether it is still alive is seen by its keeping to the new list. If
+// another was faster, his list is the next.
 func (p *pruner) putNext(ctx context.Context, next *bucket.Retired) error {
-	if p.list.Condemned.Empty() && next.Condemned.Empty() {
+	if p.list.Condemned.Empty() && next.Condemned.Empty() && p.report.Kept.Packs == 0 {
 		return nil
 	}
 	body := next.Encode()

@@ -45,19 +45,19 @@ var errWire = remote.Fail("request", "", remote.ErrRetryable, errors.New("inject
 
 // world is what the explorer moves.
 type world struct {
-	t    *testing.T
-	rnd  *rand.Rand
-	mem  *mem.Bucket
-	step int
-	seen counts
+	t       *testing.T
+	rnd     *rand.Rand
+	mem     *mem.Bucket
+	step    int
+	litters uint64
+	seen    counts
 
-	mu       sync.Mutex
-	waiting  []*request // whose callers wait
-	late     []*request // whom nobody waits for
-	lists    [][]remote.Object
-	cameLate map[string]bool        // keys of late requests that were made
-	wrong    error                  // the invariant was broken
-	refs     map[string]*bucket.Ref // that are there
+	mu      sync.Mutex
+	waiting []*request // whose callers wait
+	late    []*request // whom nobody waits for
+	lists   [][]remote.Object
+	wrong   error                  // the invariant was broken
+	refs    map[string]*bucket.Ref // that are there
 }
 
 // counts are what a run has explored.
@@ -220,7 +220,6 @@ func (w *world) deliver(r *request) error {
 // deliverLate makes a request that nobody waits for.
 func (w *world) deliverLate(r *request) {
 	w.seen.late++
-	w.cameLate[r.key] = true
 	_ = w.deliver(r)
 }
 
