@@ -35,7 +35,7 @@ const chunks = 5
 //
 // STEPFS_PRUNE_SEEDS is how many runs there are, STEPFS_PRUNE_SEED the first.
 func TestMachine(t *testing.T) {
-	runs, first := number(t, "STEPFS_PRUNE_SEEDS", 10), number(t, "STEPFS_PRUNE_SEED", 1)
+	runs, first := number(t, "STEPFS_PRUNE_SEEDS", 8), number(t, "STEPFS_PRUNE_SEED", 1)
 	var sum counts
 	for seed := first; seed < first+runs && !t.Failed(); seed++ {
 		synctest.Test(t, func(t *testing.T) { sum.add(explore(t, uint64(seed))) })
@@ -44,7 +44,7 @@ func TestMachine(t *testing.T) {
 	for what, n := range map[string]int{"requests were lost": sum.lost, "requests came late": sum.late, "processes crashed": sum.crashes, "lists were old": sum.oldLists,
 		"refs were published": sum.published, "packs were reused": sum.hits, "refs were refused": sum.refused, "refs were forgotten": sum.forgotten,
 		"writers were fenced": sum.fenced, "packs were spared": sum.spared, "packs were deleted": sum.deleted, "refs were stopped on their way": sum.blocked} {
-		if n == 0 && runs >= 10 {
+		if n == 0 && runs >= 8 {
 			t.Errorf("no %s: nothing is proved", what)
 		}
 	}

@@ -145,8 +145,8 @@ func listPacks(ctx context.Context, b remote.Bucket) (all []object, err error) {
 
 // advance makes the next list, if its time has come.
 func (p *pruner) advance(ctx context.Context) error {
-	behind := slices.ContainsFunc(p.leases, func(l slotted) bool { return l.behind(p.list.Epoch) })
-	if behind || !p.list.Condemned.Empty() {
+	keeps := slices.ContainsFunc(p.leases, func(l slotted) bool { return l.behind(p.list.Epoch) && l.Keep != bucket.KeepNone })
+	if keeps || !p.list.Condemned.Empty() {
 		p.report.Due = p.list.made.Add(p.opt.Grace)
 		if p.opt.Now().Before(p.report.Due) {
 			p.wait()
