@@ -28,8 +28,8 @@ const grace = 10 * time.Minute
 // chunks is how many different ones there are: few, so that all reuse the same.
 const chunks = 5
 
-// TestMachine explores the protocol: three writers that publish, reuse what
-// others have put and forget, and three that prune, of whom two have clocks that
+// TestMachine explores the protocol: three stores that publish, reuse what
+// others have put, forget, and at times come back as another writer, and three that prune, of whom two have clocks that
 // are off by a day. After each change in the bucket every ref names only packs
 // that are there; in the end nothing is there that no ref needs.
 //
@@ -65,7 +65,7 @@ func number(t *testing.T, env string, standard int) int {
 
 // explore is one run.
 func explore(t *testing.T, seed uint64) counts {
-	w := &world{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), mem: mem.New(), refs: map[string]*bucket.Ref{}}
+	w := &world{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), mem: mem.New(), refs: map[string]*bucket.Ref{}, writers: map[bucket.Writer]bool{}}
 	config := &bucket.Config{ID: strings.Repeat("0a", 16), Polynomial: chunker.Pol(0x3DA3358B4DC173)}
 	if err := w.mem.Put(t.Context(), bucket.ConfigKey, remote.Bytes(config.Encode())); err != nil {
 		t.Fatal(err)
@@ -214,9 +214,9 @@ func (w *world) clean(seed uint64) {
 // litter puts a pack of each writer that nobody needs: an index object that came
 // after its packs were deleted goes with the next pack of its writer.
 func (w *world) litter() {
-	for k := range 3 {
+	for id := range w.writers {
 		w.litters++
-		p := bucket.Pack{Writer: bucket.Writer{byte(k + 1)}, Seq: 1<<20 + w.litters}
+		p := bucket.Pack{Writer: id, Seq: 1<<20 + w.litters}
 		if err := w.mem.Put(context.Background(), p.Key(), remote.Bytes(nil)); err != nil {
 			w.t.Fatal(err)
 		}
@@ -256,6 +256,11 @@ type uploader struct {
 func (u *uploader) run(ctx context.Context, b remote.Bucket) {
 	var err error
 	u.ctx, u.b = ctx, b
+	if u.rnd.IntN(3) == 0 { // its store is attached anew
+		u.attached++
+		u.id[1] = u.attached
+	}
+	u.world.count(func(*counts) { u.world.writers[u.id] = true })
 	if u.lease, err = Take(ctx, b, u.id); err != nil {
 		time.Sleep(time.Second)
 		return

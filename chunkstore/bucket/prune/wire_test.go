@@ -57,6 +57,7 @@ type world struct {
 	late    []*request // whom nobody waits for
 	lists   [][]remote.Object
 	wrong   error                  // the invariant was broken
+	writers map[bucket.Writer]bool // that there ever were
 	refs    map[string]*bucket.Ref // that are there
 }
 
