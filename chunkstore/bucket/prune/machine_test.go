@@ -241,6 +241,7 @@ func (w *world) packOf(key string) string {
 type uploader struct {
 	world       *world
 	id          bucket.Writer
+	attached    byte // how often
 	rnd         *rand.Rand
 	pack, index uint64 // numbers given out
 	snapshot    uint64
