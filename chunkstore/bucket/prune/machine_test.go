@@ -275,8 +275,11 @@ func (u *uploader) run(ctx context.Context, b remote.Bucket) {
 		case 2, 3, 4:
 			u.forget()
 		case 5:
-			if u.rnd.IntN(4) == 0 {
+			switch u.rnd.IntN(8) {
+			case 0, 1:
 				err = u.lease.Release(ctx)
+			case 2, 3: // it ends without a word
+				return
 			}
 		case 6:
 			long := []time.Duration{time.Minute, time.Hour, 7 * 24 * time.Hour}
