@@ -198,14 +198,12 @@ func (p *pruner) next(n *needs) *bucket.Retired {
 	next := &bucket.Retired{Epoch: p.list.Epoch + 1, Dead: p.list.Dead.Union(p.list.Condemned.Minus(needed))}
 	keep := map[bucket.Writer]uint64{}
 	for _, l := range p.leases {
-		if !l.Closed() {
-			keep[l.Writer] = l.Keep
-		}
+		keep[l.Writer] = l.Keep
 	}
 	young := p.opt.Now().Add(-p.opt.Grace)
 	var condemned []bucket.PackID
 	for _, o := range p.packs {
-		from, open := keep[o.Writer]
+		from, leased := keep[o.Writer]
 		switch {
 		case next.Dead.Has(o.ID()):
 		case needed.Has(o.ID()):
@@ -213,7 +211,7 @@ func (p *pruner) next(n *needs) *bucket.Retired {
 				p.report.Spared++
 			}
 		case o.made.After(young):
-		case open && o.Seq >= from:
+		case leased && o.Seq >= from:
 			p.report.Kept.add(o.Size)
 		default:
 			condemned = append(condemned, o.ID())
