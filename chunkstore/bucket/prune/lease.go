@@ -87,8 +87,9 @@ func (l *Lease) take(ctx context.Context, w bucket.Writer) error {
 		return err
 	}
 	l.mu.known = true
-	if !l.mu.Closed() {
-		l.mu.issued = l.mu.Next // by whoever held it, perhaps
+	l.mu.issued = l.mu.Next // by whoever held it, perhaps
+	if l.mu.Closed() {
+		l.mu.issued-- // he may not know what became of his last one
 	}
 	return l.ready(ctx)
 }

@@ -53,6 +53,18 @@ func (l *Lease) Publish(ctx context.Context, f *bucket.Ref) error {
 	return errBusy
 }
 
+// Last gives the writer's last ref if it has turned out to be there though nobody
+// was told so: to him who put it, and has ended, or whose request failed. nil:
+// there is none.
+func (l *Lease) Last(ctx context.Context) (*bucket.Ref, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.ready(ctx); err != nil {
+		return nil, err
+	}
+	return l.mu.last, nil
+}
+
 // forbidden gives those of the packs that the list forbids which the lease shows.
 func (l *Lease) forbidden(packs []bucket.Pack) (bad []bucket.Pack) {
 	for _, p := range packs {
