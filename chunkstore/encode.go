@@ -1,44 +1,9 @@
 package chunkstore
 
 import (
-	"fmt"
-
 	"stepfs/chunkstore/codec"
 	"stepfs/chunkstore/pack"
 )
-
-// coders are those that are not in use: each holds a few MiB of scratch.
-type coders chan *codec.Coder
-
-func newCoders() coders { return make(coders, maxLoads()) }
-
-func (p coders) get() *codec.Coder {
-	select {
-	case c := <-p:
-		return c
-	default:
-		return codec.NewCoder()
-	}
-}
-
-func (p coders) put(c *codec.Coder) {
-	select {
-	case p <- c:
-	default:
-		c.Close()
-	}
-}
-
-func (p coders) close() {
-	for {
-		select {
-		case c := <-p:
-			c.Close()
-		default:
-			return
-		}
-	}
-}
 
 // Haste says how little time there is to store content.
 type Haste int32
@@ -106,24 +71,4 @@ func (s *Store) encodePlan(c *codec.Coder, part []byte, base *base, plan codec.P
 	}
 	s.buffers.put(scratch)
 	return raw
-}
-
-// decode gives the plain bytes of a payload in dst, whose length says how many
-// there must be. It does not check their name. base is the window of a delta.
-func (s *Store) decode(enc pack.Encoding, payload, dst, base []byte) error {
-	c := s.coders.get()
-	defer s.coders.put(c)
-	return decodeWith(c, enc, payload, dst, base)
-}
-
-func decodeWith(c *codec.Coder, enc pack.Encoding, payload, dst, base []byte) error {
-	switch enc {
-	case pack.EncZstd:
-		return c.DecodeZstd(dst, payload)
-	case pack.EncPlanes:
-		return c.Decode(dst, payload, nil)
-	case pack.EncDelta:
-		return c.Decode(dst, payload, base)
-	}
-	return fmt.Errorf("unknown encoding %d", enc)
 }

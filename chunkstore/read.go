@@ -7,7 +7,6 @@ import (
 	"io"
 
 	"github.com/cockroachdb/errors/oserror"
-	"github.com/zeebo/blake3"
 
 	"stepfs/chunkstore/pack"
 	"stepfs/internal/schema"
@@ -125,17 +124,6 @@ func (s *Store) baseBytes(id ID, link pack.Base, rawLen uint32, sure bool) (b *b
 		return nil, &baseError{id, err}
 	}
 	return s.window(link, b, rawLen), nil
-}
-
-// window gives what a delta of rawLen bytes is from, of its base, which it takes.
-func (s *Store) window(link pack.Base, whole *buffer, rawLen uint32) *buffer {
-	if link.Window == (pack.Window{}) {
-		return whole
-	}
-	defer s.buffers.put(whole)
-	b := s.buffers.get(link.Size(rawLen))
-	link.Take(b.bytes, whole.bytes)
-	return b
 }
 
 // baseError says that a chunk can't be decoded because of its base, which is no
@@ -282,11 +270,4 @@ func (s *Store) report(err error) error {
 		s.cfg.Events.Damage(err)
 	}
 	return err
-}
-
-// name gives the chunk name of b.
-func (s *Store) name(b []byte) ID {
-	h := s.hashers.Get().(*blake3.Hasher)
-	defer s.hashers.Put(h)
-	return nameWith(h, b)
 }

@@ -11,7 +11,6 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/zeebo/blake3"
 
 	"stepfs/chunkstore/pack"
 	"stepfs/internal/journal"
@@ -31,11 +30,11 @@ type DB interface {
 
 // Store is an open chunk store. Its methods are safe for concurrent use.
 type Store struct {
-	cfg    Config
-	db     DB
-	fs     vfs.FS
-	dir    string
-	coders coders
+	decoder
+	cfg Config
+	db  DB
+	fs  vfs.FS
+	dir string
 
 	dirMu   sync.Mutex // vfs.File.Sync may not run twice at a time
 	dirFile vfs.File   // of dir, for syncing
@@ -43,8 +42,6 @@ type Store struct {
 	workers chan *worker  // free ingest workers; nil ones are not built yet
 	slots   chan struct{} // held by each pack that has a file and is not finished
 	closing chan struct{} // closed by Close
-	hashers sync.Pool     // *blake3.Hasher
-	buffers *bufferPool
 
 	files *fileCache
 	cache *chunkCache
@@ -106,15 +103,14 @@ func newStore(db DB, fs vfs.FS, dir string, cfg Config) (*Store, error) {
 	}
 	cfg = cfg.withDefaults()
 	s := &Store{
+		decoder: newDecoder(cfg.Key, 32<<20),
 		cfg:     cfg,
 		db:      db,
 		fs:      fs,
 		dir:     dir,
-		coders:  newCoders(),
 		workers: make(chan *worker, cfg.Workers),
 		slots:   make(chan struct{}, cfg.Sealing+1),
 		closing: make(chan struct{}),
-		buffers: newBufferPool(32 << 20),
 		loads:   make(chan struct{}, maxLoads()),
 
 		prefetches: make(chan struct{}, min(runtime.GOMAXPROCS(0), maxLoads()-1)),
@@ -125,7 +121,6 @@ func newStore(db DB, fs vfs.FS, dir string, cfg Config) (*Store, error) {
 	for range cfg.Workers {
 		s.workers <- nil
 	}
-	s.hashers.New = func() any { return newHasher(cfg.Key) }
 	s.files = newFileCache(fs, cfg.OpenFiles)
 	s.cache = newChunkCache(cfg.CacheBytes, s.buffers)
 	s.mu.inflight = make(map[ID]*packWriter)
@@ -199,20 +194,4 @@ func (s *Store) Close() error {
 	s.files.drop()
 	s.coders.close()
 	return s.dirFile.Close()
-}
-
-func newHasher(key [32]byte) *blake3.Hasher {
-	h, err := blake3.NewKeyed(key[:])
-	if err != nil {
-		panic(err) // only for a key that is not 32 bytes
-	}
-	return h
-}
-
-// nameWith gives the chunk name of b.
-func nameWith(h *blake3.Hasher, b []byte) (id ID) {
-	h.Reset()
-	_, _ = h.Write(b) // never fails
-	h.Sum(id[:0])
-	return id
 }

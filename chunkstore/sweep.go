@@ -156,6 +156,7 @@ func (c *collector) removeRecord(p *oldPack) (journal.Pos, error) {
 		}
 		if gone = p.listed || rec != nil && rec.DeadChunks == rec.Chunks; gone {
 			tx.Delete(schema.PackKey(p.number))
+			tx.Delete(schema.PackUploadKey(p.name)) // what lies in a bucket stays there
 			l.packs[p.number] = nil
 		}
 		return nil

@@ -14,6 +14,11 @@ var (
 	MaskNumbers = maskNumbers
 )
 
+// Wants is what the policy says of a step.
+func (p Publish) Wants(i Info, done bool, since map[string]int) (wanted, known bool) {
+	return p.wants(i, done, since)
+}
+
 // Hurry has what failed tried again at once.
 func (m *Manager) Hurry() {
 	m.store.retryAll()

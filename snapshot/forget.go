@@ -243,6 +243,7 @@ func (m *Manager) Unforget(scope string, names []string) ([]Info, error) {
 		if i.State != StateStored {
 			m.store.sealed(i.Seq) // nobody stores what is forgotten
 		}
+		m.publisher.sealed(i.Seq)
 	}
 	return back, errors.Join(m.renamedAll(back), m.db.Sync(pos))
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"stepfs/chunkstore"
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
 	"stepfs/snapshot/include"
@@ -35,7 +36,9 @@ type Events struct {
 	RolledBack func(dir uint64, names []string)
 	// Verified: a snapshot was read back; its Verified field says how it went.
 	Verified func(Info)
-	Fault    func(what string, err error)
+	// Published: whoever has the bucket has the step.
+	Published func(Info)
+	Fault     func(what string, err error)
 }
 
 // Config opens a manager. DB, Tree and Chunks are required.
@@ -77,6 +80,10 @@ type Config struct {
 	Collector Collector
 	// KeepSteps: no step is given up to make room (--on-full=stop).
 	KeepSteps bool
+
+	// Uploads are to the bucket in which steps are published; nil: they are not.
+	Uploads *chunkstore.Uploads
+	Publish Publish // which of them
 
 	inspect inspector // how the files of a step are checked; default inspectStep
 
@@ -148,8 +155,11 @@ type Manager struct {
 	store    *storer
 	evict    *evictor
 	scrub    *scrubber
-	cancel   context.CancelFunc
-	wg       sync.WaitGroup // background work, and barriers that nobody may wait for any more
+
+	publisher *publisher
+
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // background work, and barriers that nobody may wait for any more
 }
 
 // Open opens the registry and starts sealing and ingest.
@@ -172,6 +182,7 @@ func Open(cfg Config) (*Manager, error) {
 	m.store = newStorer(m)
 	m.evict = newEvictor(m)
 	m.scrub = newScrubber(m)
+	m.publisher = newPublisher(m)
 	if cfg.ReadOnly {
 		m.cancel = func() {}
 		return m, nil
@@ -195,6 +206,12 @@ func Open(cfg Config) (*Manager, error) {
 	}
 	if cfg.Include != nil {
 		work = append(work, m.included.begin)
+	}
+	if cfg.Uploads != nil {
+		if err := m.publisher.load(); err != nil {
+			return nil, fmt.Errorf("load steps to be published: %w", err)
+		}
+		work = append(work, m.publisher.run)
 	}
 	if cfg.VerifyOnSeal {
 		work = append(work, m.verifySealed)

@@ -126,7 +126,7 @@ func (m *Manager) oldestStep(all []Info) (seqs []uint64, soon bool, err error) {
 	spare, old := m.newestSteps(all)
 	var busy []uint64
 	for _, i := range all {
-		if i.Name == "" || i.Explicit || len(i.Holds) > 0 || spare[i.Seq] {
+		if i.Name == "" || i.Explicit || len(i.Holds) > 0 || spare[i.Seq] || m.publisher.waits(i.Seq) {
 			continue
 		}
 		live, err := m.stepIsLive(i)

@@ -26,27 +26,20 @@ type Registry struct {
 	pending []uint64 // steps that were sealed before their check had ended, as of load
 }
 
-// standing is a snapshot's claim to be the latest of its scope: a complete
-// step goes before one that is not verified, and that before every name that a
-// person gave; among equals the one that was sealed last.
+// standing is a snapshot's claim to be the latest of its scope: by rank, and
+// among equals the one that was sealed last.
 type standing struct {
-	rank int // 0: none
+	rank int // see schema.NameRank; 0: none
 	seq  uint64
 	at   uint64 // cut at which it was sealed, for the last time
 }
 
 func standingOf(flags []byte, seq uint64) standing {
 	f, again := schema.ParseNameFlags(flags)
-	at := max(seq, again)
-	switch {
-	case f&(schema.NameForgotten|schema.NamePartial) != 0:
-		return standing{}
-	case f&schema.NameExplicit != 0:
-		return standing{1, seq, at}
-	case f&schema.NameUnverified != 0:
-		return standing{2, seq, at}
+	if rank := schema.NameRank(f); rank > 0 {
+		return standing{rank, seq, max(seq, again)}
 	}
-	return standing{3, seq, at}
+	return standing{}
 }
 
 func (s standing) over(t standing) bool {

@@ -50,6 +50,7 @@ func (m *Manager) seal(ctx context.Context, s sealing) (Info, error) {
 	}
 	i := infoOf(taken.cut.Seq(), &taken.Snapshot)
 	m.store.sealed(i.Seq)
+	m.publisher.sealed(i.Seq)
 	if i.Pending {
 		m.later(i.Seq)
 	}

@@ -404,6 +404,7 @@ func (s *storer) finish(ctx context.Context, st *step) error {
 	if err == nil {
 		s.remove(st)
 		s.m.verifySoon(info)
+		s.m.publisher.wake()
 		return nil
 	}
 	if ctx.Err() != nil {

@@ -106,6 +106,19 @@ func TestSmallIndex(t *testing.T) {
 	}
 }
 
+func TestWriterInfo(t *testing.T) {
+	i := &WriterInfo{Domain: 3, Writer: testWriter, Store: strings.Repeat("0b", 16), Host: "node1", Created: time.Unix(1e9, 0).UTC()}
+	if got, err := DecodeWriter(i.Encode(), i.Writer); err != nil || !reflect.DeepEqual(got, i) {
+		t.Errorf("%+v %v", got, err)
+	}
+	if _, err := DecodeWriter(i.Encode(), otherOne); !errors.Is(err, ErrFormat) {
+		t.Error(err)
+	}
+	if _, err := DecodeWriter(Seal(Head{Kind: KindWriter, Writer: testWriter}, []byte("{")), testWriter); !errors.Is(err, ErrFormat) {
+		t.Error(err)
+	}
+}
+
 // TestEveryBit flips each bit of each kind of object: none is believed.
 func TestEveryBit(t *testing.T) {
 	f, x := testRef(), testIndex()
@@ -247,6 +260,7 @@ func FuzzObjects(f *testing.F) {
 				_, _ = p.Entries()
 			}
 		}
+		_, _ = DecodeWriter(b, x.Writer)
 		_, _ = DecodeConfig(b)
 		_, _ = ParsePackKey(string(b))
 	})

@@ -86,8 +86,11 @@ func startDaemon(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, sto
 	}
 	d.remarks()
 	d.hook = newHook(o.onEvent, d.dir.Path(), d.point)
-	o.mount = true
+	o.mount, o.upload = true, true
 	if d.store, err = openParts(d.dir, o, d.hook); err != nil {
+		return nil, err
+	}
+	if err := d.keepRemote(flags); err != nil {
 		return nil, err
 	}
 	d.store.describe, d.store.readOnly = d.describe, o.liveReadOnly()
@@ -127,8 +130,12 @@ func (d *daemon) listenToSignals() {
 // for the daemon, it may still be closing the store: it is waited for. A daemon
 // that answers is not leaving.
 func (d *daemon) openStore(ctx context.Context, path string) (err error) {
+	how := storedir.Options{Create: d.opts.create, Command: mountVerb, Mountpoint: d.point}
+	if d.opts.remote != "" {
+		how.Draw = func(c *storedir.Config) error { return d.opts.takeOver(ctx, c) }
+	}
 	for end := time.Now().Add(startPatience); ; {
-		d.dir, err = storedir.Open(path, storedir.Options{Create: d.opts.create, Command: mountVerb, Mountpoint: d.point})
+		d.dir, err = storedir.Open(path, how)
 		if errors.Is(err, storedir.ErrNoStore) && !d.opts.create {
 			return fmt.Errorf("%w; if its disk is mounted, make it with -o create", err)
 		}
@@ -201,12 +208,13 @@ func (d *daemon) settings(flags *pflag.FlagSet) error {
 	return d.dir.SaveSettings(changedSettings(flags, d.dir.Config().Settings))
 }
 
-// distrust does not run a command, nor read files, that somebody else has put
-// into the store's config: whoever mounts a store would.
+// distrust does not run a command, nor read files, nor upload to a place, that
+// somebody else has put into the store's config: whoever mounts a store would.
 func (d *daemon) distrust(flags *pflag.FlagSet) {
 	runs := d.opts.onEvent != "" && !flags.Changed(onEventFlag)
 	reads := len(d.opts.include) > 0 && !flags.Changed(includeFlag)
-	if !runs && !reads {
+	sends := d.opts.remote != "" && !flags.Changed(remoteFlag)
+	if !runs && !reads && !sends {
 		return
 	}
 	err := checkConfigOwner(d.dir.Join(storedir.ConfigName))
@@ -217,6 +225,10 @@ func (d *daemon) distrust(flags *pflag.FlagSet) {
 	if err != nil && reads {
 		slog.Warn("the store's --include is not followed", "error", err)
 		d.opts.include = nil
+	}
+	if err != nil && sends {
+		slog.Warn("nothing is uploaded to the store's --remote", "error", err)
+		d.opts.remote = ""
 	}
 }
 

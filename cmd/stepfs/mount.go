@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"stepfs/chunkstore/remote/location"
 	stepfsfs "stepfs/fs"
 	"stepfs/snapshot/include"
 )
@@ -45,11 +46,15 @@ type mountOptions struct {
 	exclude       excludes
 	include       pathList
 	included      *include.Set // made of it
+	remote        string       // URL of a bucket; "": nothing is uploaded
+	publish       publishFlag
+	uploadRate    byteSize // a second
 	logFile       string
 	save          bool
 	kernel        stepfsfs.MountFlags // of -o
 	json          bool                // of global
 	mount         bool                // it is a mount that opens the store
+	upload        bool                // steps are published in the bucket
 	passive       bool                // nothing is sealed or ingested; for commands without a mount
 }
 
@@ -155,6 +160,9 @@ under the condition that its command is; --include "" takes them back.`,
 	f.Var(&o.scrub, scrubFlag, "how much a second to read of what is stored, in the background, to find damage and heal it where there is another copy, like 20M, or off (default as much as reads the store in 30 days, 1M at least)")
 	f.Var(&o.exclude, "exclude", "keep what matches out of every snapshot: a name, or with a slash a path from the root on, with *, ** and ? as in gitignore; for caches and temporaries (can be given several times)")
 	f.Var(&o.include, includeFlag, "take a file, directory or quoted pattern from outside the mount into .stepfs/included of each step (repeatable; see above)")
+	f.StringVar(&o.remote, remoteFlag, "", "upload sealed steps to this object store (see stepfs remote); a store keeps to the one that it was first given, and its later mounts need no flag; \"\" uploads nothing while this mount lasts")
+	f.Var(&o.publish, publishName, "which sealed steps are uploaded: all, complete (not those that are partial), or a number, for one of so many; kept as --remote is")
+	f.Var(&o.uploadRate, "upload-rate", "upload no more than this a second, like 50M (default as fast as it goes)")
 	f.StringVar(&o.logFile, "log-file", "", "where a mount in the background logs (default STORE/stepfs.log)")
 	f.BoolVar(&o.save, "save-settings", false, "keep the flags given here as the store's defaults")
 	return c
@@ -171,6 +179,11 @@ func mountError(err error) error {
 
 // validate refuses what no store can make sense of, before anything is touched.
 func (o *mountOptions) validate() error {
+	if o.remote != "" {
+		if _, err := location.Parse(o.remote); err != nil {
+			return fmt.Errorf("--remote: %w", err)
+		}
+	}
 	switch {
 	case o.snapDir != "hidden" && o.snapDir != "visible":
 		return fmt.Errorf("--snapdir is hidden or visible, not %q", o.snapDir)

@@ -25,15 +25,15 @@ func TestRemoteDirectory(t *testing.T) {
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &sum); err != nil || !sum.Usable || sum.Address != "dir:"+root || len(lines) < 5 {
 		t.Errorf("%+v, %v of %s", sum, err, got.stdout)
 	}
-	got = stepfs(t, "remote", "ls", "--json", "dir:"+root)
+	got = stepfs(t, "remote", "ls", "--objects", "--json", "dir:"+root)
 	var o RemoteObject
 	if err := json.Unmarshal([]byte(got.stdout), &o); err != nil || o.Key != "packs/0123.pack" || o.Size != 5 || o.Modified.IsZero() {
 		t.Errorf("%+v, %v of %s", o, err, got.stdout)
 	}
-	if got = stepfs(t, "remote", "ls", "dir:"+root, "packs/"); got.code != 0 || !strings.Contains(got.stdout, "packs/0123.pack") {
+	if got = stepfs(t, "remote", "ls", "--objects", "dir:"+root, "packs/"); got.code != 0 || !strings.Contains(got.stdout, "packs/0123.pack") {
 		t.Errorf("%+v", got)
 	}
-	if got = stepfs(t, "remote", "ls", "dir:"+root, "refs/"); got.code != 0 || got.stdout != "" {
+	if got = stepfs(t, "remote", "ls", "--objects", "dir:"+root, "refs/"); got.code != 0 || got.stdout != "" {
 		t.Errorf("%+v", got)
 	}
 }

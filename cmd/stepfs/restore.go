@@ -18,6 +18,7 @@ import (
 // restoreOptions are the flags of restore.
 type restoreOptions struct {
 	scope   string
+	writer  string // of a bucket
 	workers int
 	json    bool
 	out     io.Writer
@@ -26,15 +27,16 @@ type restoreOptions struct {
 
 func restoreCommand(g *global) *cobra.Command {
 	var o restoreOptions
-	const usage = "restore [flags] STORE STEP[:PATH] TARGET"
+	const usage = "restore [flags] STORE|URL STEP[:PATH] TARGET"
 	c := &cobra.Command{
 		Use:   usage,
 		Short: "Write a snapshot, or a part of it, to a directory",
 		Long: `Write the snapshot STEP to the directory TARGET, or only PATH of it: a directory's
 content goes into TARGET, a file becomes TARGET.
 
-STEP is a step (its newest revision), a revision like 12000@77, or the name of a
-snapshot. Every byte is checked against its hash while it is read. Files that
+STEP is a step (its newest revision), a revision like 12000@77, the name of a
+snapshot, or latest. With a URL (see stepfs remote --help) it is read out of the
+bucket alone: no store and no mount are needed. Every byte is checked against its hash while it is read. Files that
 are complete in TARGET already are skipped, so that an interrupted restore goes
 on where it was; other files in TARGET are left alone.`,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -50,37 +52,25 @@ on where it was; other files in TARGET are left alone.`,
 		},
 	}
 	c.Flags().StringVar(&o.scope, "scope", "", "the directory of the mount that STEP is of")
+	c.Flags().StringVar(&o.writer, "writer", "", "the writer whose snapshot it is, by the first digits of its name, where a bucket has several (see remote ls)")
 	c.Flags().IntVar(&o.workers, "workers", 0, "how many files are written at the same time (default the cores, 8 at most)")
 	return c
 }
 
 func runRestore(ctx context.Context, store, what, to string, o restoreOptions) error {
-	s, err := openService(ctx, store, "restore")
+	from, err := openRestore(ctx, store, what, &o)
 	if err != nil {
 		return err
 	}
-	defer s.Close()
-	info, path, err := findPart(ctx, s, o.scope, what)
-	if err != nil {
-		return err
-	}
-	src, err := s.Source(ctx, info)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	top, err := src.Stat(path)
+	defer from.close()
+	top, err := from.src.Stat(from.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("there is no %s in %s", path, info.ID)
+		return fmt.Errorf("there is no %s in %s", from.path, from.info.ID)
 	}
 	if err != nil {
-		return fmt.Errorf("reading %s: %w", info.ID, err)
+		return fmt.Errorf("reading %s: %w", from.info.ID, err)
 	}
-	st, err := s.Status(ctx)
-	if err != nil {
-		return err
-	}
-	dir, name, err := prepareTarget(top, to, st.Store)
+	dir, name, err := prepareTarget(top, to, from.store)
 	if err != nil {
 		return err
 	}
@@ -88,15 +78,56 @@ func runRestore(ctx context.Context, store, what, to string, o restoreOptions) e
 	if o.workers == 0 {
 		o.workers = min(8, runtime.GOMAXPROCS(0))
 	}
-	r := newRestorer(src, dirSink{dir}, o)
+	r := newRestorer(from.src, dirSink{dir}, o)
 	err = r.run(ctx, top, name)
-	return r.finish(info, to, err)
+	return r.finish(from.info, to, err)
+}
+
+// restorable is what a restore reads.
+type restorable struct {
+	src   source
+	info  SnapshotInfo
+	path  string // in the snapshot
+	store string // the directory in which all of it lies; "": none
+	close func()
+}
+
+func openRestore(ctx context.Context, store, what string, o *restoreOptions) (restorable, error) {
+	if isURL(store) {
+		return restoreFromBucket(ctx, store, what, o)
+	}
+	return restoreFromStore(ctx, store, what, o)
+}
+
+func restoreFromStore(ctx context.Context, store, what string, o *restoreOptions) (f restorable, err error) {
+	if o.writer != "" {
+		return f, errors.New("--writer is for buckets")
+	}
+	s, err := openService(ctx, store, "restore")
+	if err != nil {
+		return f, err
+	}
+	f.close = func() { _ = s.Close() } // nothing was changed
+	f.info, f.path, err = findPart(o.scope, what, func(scope, step string) (SnapshotInfo, error) { return s.Find(ctx, scope, step) })
+	if err == nil {
+		f.src, err = s.Source(ctx, f.info)
+	}
+	if err == nil {
+		f.close = func() { _, _ = f.src.Close(), s.Close() }
+		var st Status
+		st, err = s.Status(ctx)
+		f.store = st.Store
+	}
+	if err != nil {
+		f.close()
+	}
+	return f, err
 }
 
 // findPart takes "STEP:PATH" apart. A name may hold a colon itself, so the
 // whole is tried as a name first.
-func findPart(ctx context.Context, s service, scope, what string) (SnapshotInfo, string, error) {
-	info, err := findStep(ctx, s, scope, what)
+func findPart(scope, what string, find func(scope, step string) (SnapshotInfo, error)) (SnapshotInfo, string, error) {
+	info, err := find(splitStep(scope, what))
 	step, path, split := strings.Cut(what, ":")
 	if err == nil || !split {
 		return info, ".", err
@@ -105,7 +136,7 @@ func findPart(ctx context.Context, s service, scope, what string) (SnapshotInfo,
 	if !filepath.IsLocal(path) {
 		return SnapshotInfo{}, "", fmt.Errorf("%q is not a path inside a snapshot", path)
 	}
-	info, err = findStep(ctx, s, scope, step)
+	info, err = find(splitStep(scope, step))
 	return info, path, err
 }
 
@@ -144,7 +175,7 @@ func prepareTarget(top node, to, store string) (dir *os.Root, name string, err e
 	if err == nil {
 		abs = resolved
 	}
-	if isWithin(abs, store) {
+	if store != "" && isWithin(abs, store) {
 		return nil, "", fmt.Errorf("the target %s is inside the store", abs)
 	}
 	if err := os.MkdirAll(abs, 0o755); err != nil {

@@ -6,8 +6,9 @@ import (
 )
 
 // source is the tree of one snapshot, for restore: through the mount of a
-// running daemon (dirSource) or out of the store (viewSource). Both check every
-// chunk against its hash on the way; damage is an error of ReadAt.
+// running daemon (dirSource), out of the store (viewSource) or out of a bucket
+// (bucketSource). All check every chunk against its hash on the way; damage is an
+// error of ReadAt.
 type source interface {
 	// Stat finds a path below the snapshot's directory; "." is that itself.
 	// Missing paths are fs.ErrNotExist.
@@ -30,6 +31,7 @@ type node struct {
 	size           int64
 	atime, mtime   int64 // ns
 	ino            uint64
+	of             any // the source's own
 }
 
 // content is an open file of a source. It may be read from several goroutines.

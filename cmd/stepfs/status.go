@@ -69,6 +69,9 @@ func (s *Status) print(w io.Writer) error {
 	}
 	row("space goes to", "packs %s, staged and not stored %s, hot copies %s (they go when room is needed)",
 		humanBytes(s.PackBytes), humanBytes(s.Unstored), humanBytes(s.Hot))
+	if s.Remote != nil {
+		s.Remote.print(t)
+	}
 	s.printOutlook(row)
 	row("disk", "%s free of %s (%s)", humanBytes(s.SpaceFree), humanBytes(s.SpaceTotal), s.Filesystem)
 	if s.Advice != "" {

@@ -29,6 +29,7 @@ import (
 type parts struct {
 	engine  *state.Engine
 	chunks  *chunkstore.Store
+	uploads *chunkstore.Uploads // nil: there is no bucket
 	tree    *stage.Tree
 	manager *snapshot.Manager // and registry
 	use     *diskUse
@@ -108,10 +109,14 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 	if !o.mount {
 		scrub = -1 // no command is held up by it, nor long enough there
 	}
+	if p.uploads, err = openUploads(p.chunks, cfg.ID, o); err != nil {
+		return nil, err
+	}
 	p.manager, err = snapshot.Open(snapshot.Config{
 		DB: p.engine, Tree: livetree.New(p.tree), Chunks: p.chunks,
 		Rules: own, SealQuiet: o.sealQuiet, SealGrace: o.sealGrace, NoSeal: o.noSeal, VerifyOnSeal: o.verifyOnSeal, ScrubRate: int64(scrub), Include: o.included,
 		Workers: o.ingestWorkers(), HotLimit: int64(o.hotLimit), ReadOnly: o.passive,
+		Uploads: p.uploads, Publish: o.publish.Publish,
 		Policy: &policy, KeepSteps: o.onFull == "stop", Collector: livetree.Collector(p.chunks, collectRate),
 		Events: snapshot.Events{Fault: l.faults.add, Sealed: func(i snapshot.Info) {
 			h.sealed(i)
@@ -132,6 +137,8 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 		}, Verified: func(i snapshot.Info) {
 			h.verified(i)
 			logVerified(i)
+		}, Published: func(i snapshot.Info) {
+			slog.Info("published", "snapshot", i.ID(), "scope", i.Scope)
 		}, RolledBack: func(dir uint64, names []string) {
 			if l.changed != nil {
 				l.changed(dir, names)

@@ -49,8 +49,12 @@ func TestCommand(t *testing.T) {
 	}{
 		{srv, secretKey, "remote check s3://BUCKET/run", 0, []string{"put if absent  ", "CRC-32C: yes"}},
 		{srv, secretKey, "remote check --json s3://BUCKET/run", 0, []string{`"usable":true`, `{"name":"put if absent","verdict":"yes","needed":true`}},
-		{srv, secretKey, "remote ls s3://BUCKET/run packs/", 0, []string{"packs/00"}},
+		{srv, secretKey, "remote ls --objects s3://BUCKET/run packs/", 0, []string{"packs/00"}},
 		{srv, "wrong-secret", "remote ls s3://BUCKET/run", 1, []string{"the secret key is wrong"}},
+		{srv, secretKey, "remote ls s3://BUCKET/empty", 10, []string{"nothing is published", "it is empty"}},
+		{srv, secretKey, "restore s3://BUCKET/run 7 /nonexistent", 10, []string{"in use by something that is not stepfs", "packs/00"}},
+		{srv, "wrong-secret", "restore s3://BUCKET/run 7 /nonexistent", 1, []string{"the secret key is wrong"}},
+		{srv, secretKey, "restore s3://no-such-bucket 7 /nonexistent", 1, []string{"there is no such bucket"}},
 		{srv, secretKey, "remote check s3://no-such-bucket", 1, []string{"s3://no-such-bucket", "there is no such bucket"}},
 		{srv, secretKey, "remote check s3://BUCKET?region=eu-north-7", 1, []string{"the region is wrong"}},
 		{srv, secretKey, "remote ls s3://BUCKET?region=eu-north-7", 1, []string{"the region is wrong"}},

@@ -147,6 +147,22 @@ func FuzzScrub(f *testing.F) {
 		Scrub{Copies: true, Pos: 7, End: 1 << 40, Now: ScrubPass{Began: -1, Took: 5, Bytes: 9}, Last: ScrubPass{Began: 1 << 60, Findings: 3, Healed: 2}})
 }
 
+func FuzzAttachment(f *testing.F) {
+	fuzzValue(f, DecodeAttachment, Attachment.Encode, Attachment{}, Attachment{Bucket: [16]byte{1}, Writer: [8]byte{2}, NextPack: 3, NextIndex: 1 << 40})
+}
+
+func FuzzPackUpload(f *testing.F) {
+	fuzzValue(f, DecodePackUpload, PackUpload.Encode, PackUpload{State: UploadReserved}, PackUpload{State: UploadIndexed, Writer: [8]byte{2}, Seq: 1 << 50, Size: 1 << 26})
+}
+
+func FuzzIndexUpload(f *testing.F) {
+	fuzzValue(f, DecodeIndexUpload, IndexUpload.Encode, IndexUpload{}, IndexUpload{Packs: [][32]byte{someID, {1}}})
+}
+
+func FuzzRefUpload(f *testing.F) {
+	fuzzValue(f, DecodeRefUpload, RefUpload.Encode, RefUpload{Seq: 1, Time: -5}, RefUpload{Writer: [8]byte{2}, Seq: 9, Time: 1 << 60})
+}
+
 // FuzzObjects: of directory objects only the readers are here (snapshot/merkle.go
 // writes them, and its tests read what it wrote).
 func FuzzObjects(f *testing.F) {

@@ -54,6 +54,10 @@ const (
 	PrefixExpired   = 'E' // E seq                        -> empty; a snapshot that is gone, what it alone saw is not
 	PrefixClock     = 'k' // k store time                 -> newest snapshot's number at that time
 	PrefixPosition  = 'J' // J                            -> journal position applied
+
+	PrefixPackUpload  = 'u' // u pack name         -> see upload.go
+	PrefixIndexUpload = 'i' // i number of index   -> see upload.go
+	PrefixRefUpload   = 'r' // r snapshot          -> see upload.go
 )
 
 // Kind is the first byte of a journal record: which operation made it. Replay
@@ -88,6 +92,7 @@ const (
 	KindReserve
 	KindExpire
 	KindPrune
+	KindUpload
 )
 
 var kindNames = map[Kind]string{
@@ -97,7 +102,7 @@ var kindNames = map[Kind]string{
 	KindEvict: "evict", KindReap: "reap", KindSeal: "seal", KindRegistry: "registry",
 	KindCandidate: "candidate", KindChunkIndex: "chunk-index", KindPackState: "pack-state",
 	KindRollback: "rollback", KindSweep: "sweep", KindUnlink: "unlink", KindReserve: "reserve",
-	KindExpire: "expire", KindPrune: "prune",
+	KindExpire: "expire", KindPrune: "prune", KindUpload: "upload",
 }
 
 // String gives the kind's name, or its number when unknown.

@@ -97,6 +97,21 @@ func ParseNameFlags(v []byte) (flags byte, again uint64) {
 	return v[0], again
 }
 
+// NameRank orders claims to be the latest of a scope: a complete step goes before
+// one that is not verified, and that before every name that a person gave. What
+// is partial or forgotten has none: 0.
+func NameRank(flags byte) int {
+	switch {
+	case flags&(NameForgotten|NamePartial) != 0:
+		return 0
+	case flags&NameExplicit != 0:
+		return 1
+	case flags&NameUnverified != 0:
+		return 2
+	}
+	return 3
+}
+
 // NameFlags gives the value of the snapshot's name key.
 func (s *Snapshot) NameFlags() []byte {
 	var b byte

@@ -42,6 +42,8 @@ type Options struct {
 	Create     bool   // make the store when the path is missing or an empty directory
 	Command    string // what holds the store, for whoever finds it in use ("mount", "restore", …)
 	Mountpoint string // where it will be mounted, likewise; "" when it will not be
+	// Draw changes what is drawn for a store that is made; nil: nothing.
+	Draw func(c *Config) error
 
 	// Repair takes a config that is missing or damaged from its second copy, which
 	// is refused else. Look goes without putting it back, and changes nothing but
@@ -129,7 +131,7 @@ func Open(path string, o Options) (*Dir, error) {
 func (d *Dir) load(o Options) error {
 	cfg, err := readConfig(d.path)
 	if errors.Is(err, fs.ErrNotExist) && o.Create {
-		if cfg, err = create(d.path); err == nil {
+		if cfg, err = create(d.path, o.Draw); err == nil {
 			d.fresh = true
 		}
 	}
@@ -169,13 +171,16 @@ func (d *Dir) load(o Options) error {
 
 // create writes the config last: a directory without one is not a store yet,
 // so that a crash at any point leaves something that the next Open completes.
-func create(path string) (Config, error) {
+func create(path string, draw func(*Config) error) (Config, error) {
 	for _, name := range layout {
 		if err := os.Mkdir(filepath.Join(path, name), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return Config{}, fmt.Errorf("making the store's %s directory: %w", name, err)
 		}
 	}
 	cfg, err := newConfig()
+	if err == nil && draw != nil {
+		err = draw(&cfg)
+	}
 	if err != nil {
 		return Config{}, err
 	}

@@ -1,0 +1,196 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"stepfs/chunkstore/bucket"
+	"stepfs/chunkstore/pack"
+	"stepfs/chunkstore/remote"
+)
+
+// Published reads the chunks of one published snapshot out of a bucket: those in
+// the packs that its ref names. It needs no store. Its methods are safe for
+// concurrent use.
+//
+// Where chunks lie is read once, when it is opened (whereabouts.go). Payloads
+// come in ranges, ahead of who reads (span.go), and stay encoded until a chunk is
+// asked for; decoded chunks are cached as those of a Store.
+type Published struct {
+	decoder
+	bucket remote.Bucket
+	where  *whereabouts
+	spans  *spans
+	cache  *chunkCache
+	loads  chan struct{} // chunks being decoded at a time, or waited for
+}
+
+// PublishedOptions bound what a Published keeps. Zero means the default.
+type PublishedOptions struct {
+	AheadBytes int64 // encoded, fetched or being fetched: 64 MiB
+	CacheBytes int64 // decoded: 64 MiB
+}
+
+func (o PublishedOptions) withDefaults() PublishedOptions {
+	if o.AheadBytes <= 0 {
+		o.AheadBytes = 64 << 20
+	}
+	if o.CacheBytes <= 0 {
+		o.CacheBytes = 64 << 20
+	}
+	return o
+}
+
+// OpenPublished finds out where the chunks of a snapshot lie. key is that of the
+// bucket's config. Close gives its memory back and ends what it still fetches.
+func OpenPublished(ctx context.Context, b remote.Bucket, key [32]byte, ref *bucket.Ref, o PublishedOptions) (*Published, error) {
+	where, err := locateAll(ctx, b, ref)
+	if err != nil {
+		return nil, err
+	}
+	o = o.withDefaults()
+	p := &Published{decoder: newDecoder(key, 32<<20), bucket: b, where: where, loads: make(chan struct{}, 8)}
+	p.cache = newChunkCache(o.CacheBytes, p.buffers)
+	p.spans = newSpans(o.AheadBytes, p.fetch, p.buffers.put)
+	return p, nil
+}
+
+// Close ends it. Nothing of it may be in use any more.
+func (p *Published) Close() {
+	p.spans.close()
+	p.cache.drop()
+	p.coders.close()
+}
+
+// Ahead says which chunks will be read soon, in that order. They are fetched in
+// the background, as far as there is room; it does not wait.
+func (p *Published) Ahead(ids []ID) {
+	var parts []*located
+	for _, id := range ids {
+		if e := p.cache.peek(id); e != nil {
+			p.cache.release(e)
+			continue
+		}
+		chain, err := p.where.chain(id)
+		if err != nil {
+			continue // whoever reads it is told
+		}
+		parts = append(parts, chain...)
+	}
+	p.spans.ahead(parts)
+}
+
+// ReadAt is as that of a Store: every byte comes from a chunk whose name was
+// checked after decoding. Wrong bytes are fetched once more before they are
+// ErrCorrupt; the error names chunk, pack and object.
+func (p *Published) ReadAt(ctx context.Context, id ID, rawLen uint32, dst []byte, off int) error {
+	if off < 0 || off > int(rawLen) || len(dst) > int(rawLen)-off {
+		return fmt.Errorf("%w: %d bytes at %d of %d", ErrRange, len(dst), off, rawLen)
+	}
+	for {
+		mine := false
+		e, err := p.cache.acquire(ctx, id, func() (*buffer, error) {
+			mine = true
+			return p.load(ctx, id, rawLen)
+		})
+		if err == nil {
+			defer p.cache.release(e)
+			return copyOut(id, dst, e.buf.bytes, off, rawLen)
+		}
+		if mine || ctx.Err() != nil || !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		// It was loaded for somebody else, who has gone away.
+	}
+}
+
+// load fetches what a chunk is made of, decodes and verifies it.
+func (p *Published) load(ctx context.Context, id ID, rawLen uint32) (*buffer, error) {
+	chain, err := p.where.chain(id)
+	if err != nil {
+		return nil, err
+	}
+	if l := chain[0]; l.raw != rawLen {
+		return nil, fmt.Errorf("%w: chunk %x, in %s, has %d bytes, %d were expected", ErrCorrupt, l.id, p.where.key(l), l.raw, rawLen)
+	}
+	return p.loadChain(ctx, chain)
+}
+
+func (p *Published) loadChain(ctx context.Context, chain []*located) (*buffer, error) {
+	p.spans.demand(chain)
+	select {
+	case p.loads <- struct{}{}:
+		defer func() { <-p.loads }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	b, err := p.decodeChain(ctx, chain, false)
+	if errors.Is(err, errWrongName) {
+		b, err = p.decodeChain(ctx, chain, true) // to say whose fault it is
+	}
+	return b, err
+}
+
+// decodeChain decodes a chunk: what it is made from first. One payload and two
+// chunks are in memory at a time. Unless sure, only the last name is checked.
+func (p *Published) decodeChain(ctx context.Context, chain []*located, sure bool) (b *buffer, err error) {
+	for k := len(chain) - 1; k >= 0 && err == nil; k-- {
+		under := b
+		if l := chain[k]; l.base >= 0 {
+			under = p.window(p.where.bases[l.base], under, l.raw)
+		}
+		b, err = p.decodeOne(ctx, chain[k], under.content(), sure || k == 0)
+		p.buffers.put(under)
+	}
+	return b, err
+}
+
+func (p *Published) decodeOne(ctx context.Context, l *located, base []byte, sure bool) (*buffer, error) {
+	sp, payload, err := p.spans.take(ctx, l)
+	if err != nil {
+		return nil, p.blame(l, err)
+	}
+	defer p.spans.release(sp, l)
+	b := p.buffers.get(int(l.raw))
+	if l.enc == pack.EncRaw {
+		copy(b.bytes, payload) // as long: the footer was held against that
+	} else if err = p.decode(l.enc, payload, b.bytes, base); err != nil {
+		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	if err == nil && sure && p.name(b.bytes) != l.id {
+		err = fmt.Errorf("%w: %w", ErrCorrupt, errWrongName)
+	}
+	if err != nil {
+		p.buffers.put(b)
+		return nil, p.blame(l, err)
+	}
+	return b, nil
+}
+
+// blame names chunk and object in an error, and its kind.
+func (p *Published) blame(l *located, err error) error {
+	if kind := kindOf(err); kind != nil {
+		err = fmt.Errorf("%w: %w", kind, err)
+	}
+	return fmt.Errorf("chunk %x, in %s at %d: %w", l.id, p.where.key(l), l.off, err)
+}
+
+// fetch gets a range of a pack. The checksums of the payloads in it are those of
+// the footer, whose name is known to be right.
+func (p *Published) fetch(ctx context.Context, s *span) error {
+	s.buf = p.buffers.get(s.size)
+	_, err := remote.GetVerified(ctx, p.bucket, p.where.packs[s.pack].Key(), s.buf.bytes, s.off, func(b []byte) error {
+		for _, l := range s.parts {
+			if pack.Checksum(s.payload(l)) != l.crc {
+				return fmt.Errorf("the checksum of chunk %x at %d", l.id, l.off)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		p.buffers.put(s.buf)
+		s.buf = nil
+	}
+	return err
+}

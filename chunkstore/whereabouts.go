@@ -1,0 +1,262 @@
+package chunkstore
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"stepfs/chunkstore/bucket"
+	"stepfs/chunkstore/pack"
+	"stepfs/chunkstore/remote"
+)
+
+const (
+	ownFooters = 32 // so many packs are asked for their footers, and no index
+	askAtOnce  = 16 // requests for footers and index objects at a time
+)
+
+// located says where a chunk lies in the packs of a ref. There is one for each
+// chunk, so it is small.
+type located struct {
+	id    ID
+	off   int64  // of the payload, in the pack
+	crc   uint32 // of the payload
+	pack  uint32 // place in whereabouts.packs
+	base  int32  // place in whereabouts.bases; -1: none
+	depth uint8
+	enc   pack.Encoding
+
+	stored, raw uint32 // lengths
+	taken       int64  // under spans.mu: how much had been read once it was
+}
+
+// whereabouts is where the chunks of a ref lie. It does not change.
+type whereabouts struct {
+	packs  []bucket.Pack
+	chunks []located // by ID; of one ID the least deep first
+	bases  []pack.Base
+	lost   []error // of packs of which nothing is known
+}
+
+// locateAll reads the footers of a ref's packs: out of index objects, the newest
+// first, where there are many, and from the packs' ends what is not found there.
+// That a pack is there is only known when something is read from it. One that is
+// not there, or damaged, keeps nobody from reading the others.
+func locateAll(ctx context.Context, b remote.Bucket, ref *bucket.Ref) (*whereabouts, error) {
+	f := &finder{bucket: b, ref: ref, missing: make(map[string]int, len(ref.Packs)), why: map[int]error{}}
+	for k, p := range ref.Packs {
+		f.missing[p.Key()] = k
+	}
+	many := len(ref.Packs) > ownFooters
+	if many {
+		if err := f.askIndex(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := f.askPacks(ctx); err != nil {
+		return nil, err
+	}
+	if !many && !f.done() {
+		if err := f.askIndex(ctx); err != nil { // it may know what the pack's end does not tell any more
+			return nil, err
+		}
+	}
+	w := &f.found
+	for _, k := range f.missing {
+		w.lost = append(w.lost, f.why[k])
+	}
+	w.packs = ref.Packs
+	slices.SortFunc(w.chunks, func(a, b located) int {
+		return cmp.Or(bytes.Compare(a.id[:], b.id[:]), cmp.Compare(a.depth, b.depth), cmp.Compare(a.pack, b.pack))
+	})
+	return w, nil
+}
+
+// finder is what locateAll knows so far.
+type finder struct {
+	bucket remote.Bucket
+	ref    *bucket.Ref
+
+	mu      sync.Mutex
+	missing map[string]int // key of a pack whose footer is not known: its place
+	why     map[int]error  // place of a pack: what was wrong with it
+	found   whereabouts
+}
+
+// add takes the footer of a pack, unless it is known.
+func (f *finder) add(p bucket.Pack, entries []pack.Entry) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	k, ok := f.missing[p.Key()]
+	if !ok || f.ref.Packs[k].Size != p.Size {
+		return
+	}
+	delete(f.missing, p.Key())
+	for _, e := range entries {
+		l := located{id: e.ID, off: e.PayloadOffset(), crc: e.CRC, pack: uint32(k), base: -1, enc: e.Enc, stored: e.Stored, raw: e.Raw}
+		if e.Enc == pack.EncDelta {
+			link, err := pack.ParseBase(e.Ext)
+			if err != nil {
+				continue // no footer that was parsed has such a one
+			}
+			l.base, l.depth = int32(len(f.found.bases)), link.Depth
+			f.found.bases = append(f.found.bases, link)
+		}
+		f.found.chunks = append(f.found.chunks, l)
+	}
+}
+
+func (f *finder) done() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.missing) == 0
+}
+
+// askIndex looks for footers in the index objects of the writers of the packs.
+// They are no more than a cache: one that is damaged, or has gone, is passed over.
+func (f *finder) askIndex(ctx context.Context) error {
+	var writers []bucket.Writer
+	for _, p := range f.ref.Packs {
+		if !slices.Contains(writers, p.Writer) {
+			writers = append(writers, p.Writer)
+		}
+	}
+	for _, w := range writers {
+		seqs, err := listNumbered(ctx, f.bucket, bucket.IndexPrefix, w)
+		if err != nil {
+			return err
+		}
+		slices.Reverse(seqs)
+		for batch := range slices.Chunk(seqs, askAtOnce/2) {
+			if f.done() {
+				return nil
+			}
+			g, ctx := errgroup.WithContext(ctx)
+			for _, seq := range batch {
+				g.Go(func() error { return f.askOne(ctx, w, seq) })
+			}
+			if err := g.Wait(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (f *finder) askOne(ctx context.Context, w bucket.Writer, seq uint64) error {
+	x, err := bucket.ReadIndex(ctx, f.bucket, w, seq)
+	if errors.Is(err, bucket.ErrFormat) || errors.Is(err, remote.ErrNotExist) || errors.Is(err, remote.ErrDamaged) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, p := range x.Packs {
+		if entries, err := p.Entries(); err == nil {
+			f.add(x.Pack(p), entries)
+		}
+	}
+	return nil
+}
+
+// listNumbered gives the numbers of a writer's objects, in ascending order.
+func listNumbered(ctx context.Context, b remote.Bucket, prefix string, w bucket.Writer) (seqs []uint64, err error) {
+	for o, err := range b.List(ctx, prefix+w.String()+"/", "") {
+		if err != nil {
+			return nil, err
+		}
+		if _, seq, ok := bucket.ParseNumbered(prefix, o.Key); ok {
+			seqs = append(seqs, seq)
+		}
+	}
+	return seqs, nil
+}
+
+// askPacks reads the footers that are not known yet from the packs.
+func (f *finder) askPacks(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(askAtOnce)
+	for k, p := range f.ref.Packs {
+		f.mu.Lock()
+		at, missing := f.missing[p.Key()]
+		f.mu.Unlock()
+		if !missing || at != k {
+			continue
+		}
+		g.Go(func() error {
+			footer, err := bucket.ReadFooter(ctx, f.bucket, p)
+			kind := kindOf(err)
+			switch {
+			case kind != nil:
+				f.mu.Lock()
+				f.why[k] = fmt.Errorf("%w: a pack of ref %s: %w", kind, f.ref.Key(), err)
+				f.mu.Unlock()
+			case err != nil:
+				return err
+			default:
+				f.add(p, footer.Entries)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// kindOf says whether an error of a request means that stored bytes are missing
+// or damaged, and not merely that they could not be had now.
+func kindOf(err error) error {
+	switch {
+	case errors.Is(err, remote.ErrNotExist):
+		return ErrMissing
+	case errors.Is(err, remote.ErrDamaged), errors.Is(err, bucket.ErrFormat), errors.Is(err, pack.ErrFormat):
+		return ErrCorrupt
+	}
+	return nil
+}
+
+// key is the object in which a chunk lies.
+func (w *whereabouts) key(l *located) string { return w.packs[l.pack].Key() }
+
+// find gives the place of a chunk that is the least deep.
+func (w *whereabouts) find(id ID) (*located, error) {
+	k, ok := sort.Find(len(w.chunks), func(k int) int { return bytes.Compare(id[:], w.chunks[k].id[:]) })
+	switch {
+	case ok:
+		return &w.chunks[k], nil
+	case len(w.lost) > 0:
+		return nil, fmt.Errorf("chunk %x: %w", id, errors.Join(w.lost[:min(len(w.lost), 3)]...))
+	}
+	return nil, fmt.Errorf("%w: chunk %x is in no pack of the ref", ErrMissing, id)
+}
+
+// chain gives the chunk, what it is made from, and so on.
+func (w *whereabouts) chain(id ID) ([]*located, error) {
+	l, err := w.find(id)
+	if err != nil {
+		return nil, err
+	}
+	return w.chainOf(l)
+}
+
+func (w *whereabouts) chainOf(l *located) ([]*located, error) {
+	chain := []*located{l}
+	for l.base >= 0 {
+		link := w.bases[l.base]
+		base, err := w.find(link.ID)
+		if err == nil && (base.depth >= l.depth || base.raw != link.BaseRaw(l.raw) || link.Size(l.raw) > pack.MaxRaw) {
+			err = fmt.Errorf("%w: its base %x is %d deep and has %d bytes, it is %d deep, has %d, and takes it for %d", ErrCorrupt, base.id, base.depth, base.raw, l.depth, l.raw, link.BaseRaw(l.raw))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("chunk %x, in %s, needs its base: %w", l.id, w.key(l), err)
+		}
+		chain, l = append(chain, base), base
+	}
+	return chain, nil
+}

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"stepfs/chunkstore"
+	"stepfs/chunkstore/bucket"
+	"stepfs/chunkstore/remote"
+	"stepfs/chunkstore/remote/limit"
+	"stepfs/chunkstore/remote/location"
+	"stepfs/chunkstore/remote/retry"
+	"stepfs/internal/storedir"
+	"stepfs/snapshot"
+)
+
+const (
+	// remoteFlag names the bucket that a store uploads to, publishName says which
+	// steps.
+	remoteFlag  = "remote"
+	publishName = "publish"
+
+	// A mount waits so long for the bucket: the first time, when it can't do
+	// without, and later.
+	attachPatience  = 30 * time.Second
+	attachPatience2 = 5 * time.Second
+
+	uploadRequests = 8 // at a time
+)
+
+// publishFlag is snapshot.Publish as a flag.
+type publishFlag struct{ snapshot.Publish }
+
+// Type names the flag's value in help texts.
+func (p *publishFlag) Type() string { return "which" }
+
+// Set reads all, complete or a number.
+func (p *publishFlag) Set(s string) (err error) {
+	p.Publish, err = snapshot.ParsePublish(s)
+	return err
+}
+
+// openBucket opens the bucket of a mount: requests are made again for as long as
+// retry.Options say, and after that by the publisher.
+func (o *mountOptions) openBucket(ctx context.Context) (remote.Bucket, error) {
+	l, err := location.Parse(o.remote)
+	if err != nil {
+		return nil, err
+	}
+	b, err := l.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b, _, err = location.Wrap(b, retry.Options{}, limit.Options{Requests: uploadRequests, Up: int64(o.uploadRate)})
+	return b, err
+}
+
+// takeOver has a store that is made cut and name chunks as those of the bucket
+// that it will upload to, if there is one already.
+func (o *mountOptions) takeOver(ctx context.Context, c *storedir.Config) error {
+	ctx, cancel := context.WithTimeout(ctx, attachPatience)
+	defer cancel()
+	b, err := o.openBucket(ctx)
+	if err != nil {
+		return err
+	}
+	cfg, err := bucket.Read(ctx, b)
+	if errors.Is(err, remote.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read the config of the bucket: %w", err)
+	}
+	c.Polynomial, c.Key, c.Domain = cfg.Polynomial, cfg.Key, cfg.Domain
+	return nil
+}
+
+// openUploads attaches the store to its bucket. One that was attached before can
+// do without it for now: what can't be reached is tried again in the background.
+func openUploads(chunks *chunkstore.Store, storeID string, o *mountOptions) (*chunkstore.Uploads, error) {
+	if !o.upload || o.remote == "" {
+		return nil, nil
+	}
+	at, err := chunks.Attachment()
+	if err != nil {
+		return nil, err
+	}
+	patience := attachPatience
+	if at != nil {
+		patience = attachPatience2
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	up := chunks.Uploads(o.openBucket, storeID)
+	err = up.Attach(ctx)
+	if err == nil || at == nil || isMisplaced(err) {
+		return up, err
+	}
+	slog.Warn("the bucket can't be reached; nothing is uploaded until it can", "error", err)
+	return up, nil
+}
+
+// isMisplaced says whether the store has nothing to do with the bucket.
+func isMisplaced(err error) bool {
+	for _, kind := range []error{bucket.ErrOther, bucket.ErrForeign, bucket.ErrVersion, chunkstore.ErrOtherBucket} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	return false
+}
+
+// keepRemote has the next mount upload the same to the same bucket, once that was
+// reached.
+func (d *daemon) keepRemote(flags *pflag.FlagSet) error {
+	up := d.store.parts.uploads
+	if up == nil {
+		return nil
+	}
+	if _, reached := up.Writer(); !reached {
+		return nil
+	}
+	saved := d.dir.Config().Settings
+	all := map[string]string{}
+	maps.Copy(all, saved)
+	all[remoteFlag] = d.opts.remote
+	if flags.Changed(publishName) {
+		all[publishName] = d.opts.publish.String()
+	}
+	if maps.Equal(all, saved) {
+		return nil
+	}
+	return d.dir.SaveSettings(all)
+}
+
+// RemoteInfo says how far publishing is.
+type RemoteInfo struct {
+	URL       string    `json:"url"`
+	Bucket    string    `json:"bucket,omitempty"` // its ID; empty: the store was never attached
+	Writer    string    `json:"writer,omitempty"` // this store's name there
+	Running   bool      `json:"running"`          // a daemon uploads
+	Reached   bool      `json:"reached"`          // since it was started
+	Publish   string    `json:"publish"`
+	Published int       `json:"published"` // steps, of those that are kept
+	Queue     int       `json:"queue"`     // steps that have yet to be
+	Oldest    time.Time `json:"oldest,omitzero"`
+	Age       int64     `json:"oldest_seconds,omitempty"`
+	AtRisk    int64     `json:"at_risk_bytes"` // of steps that are not published, and what is not stored
+	Packs     int64     `json:"uploaded_packs"`
+	Bytes     int64     `json:"uploaded_bytes"` // since the start
+	Last      time.Time `json:"last,omitzero"`  // when a step was published, since the start
+	Error     string    `json:"error,omitempty"`
+	ErrorAt   time.Time `json:"error_at,omitzero"`
+	Next      time.Time `json:"next_attempt,omitzero"`
+}
+
+// describeRemote says how far publishing is; nothing of a store without a bucket.
+func (l *local) describeRemote(s *Status) error {
+	at, err := l.parts.chunks.Attachment()
+	if err != nil {
+		return err
+	}
+	r, err := l.parts.manager.PublishReport()
+	if err != nil || at == nil && !r.On {
+		return err
+	}
+	i := &RemoteInfo{URL: l.dir.Config().Settings[remoteFlag], Running: r.On, Reached: r.Attached, Publish: r.Publish.String(),
+		Published: r.Published, Queue: r.Queue, Oldest: r.Oldest.UTC(), AtRisk: r.AtRisk + s.Unstored,
+		Packs: r.Packs, Bytes: r.Bytes, Last: r.Last.UTC()}
+	if at != nil {
+		i.Bucket, i.Writer = fmt.Sprintf("%x", at.Bucket), bucket.Writer(at.Writer).String()
+	}
+	if r.Queue > 0 {
+		i.Age = int64(time.Since(r.Oldest).Seconds())
+	}
+	if r.Err != nil {
+		i.Error, i.ErrorAt, i.Next = r.Err.Error(), r.ErrAt.UTC(), r.Next.UTC()
+	}
+	s.Remote = i
+	return nil
+}
+
+func (i *RemoteInfo) print(w io.Writer) {
+	row := func(name, format string, args ...any) { fmt.Fprintf(w, name+"\t"+format+"\n", args...) }
+	if !i.Running {
+		row("uploads", "no; it belongs to bucket %s as %s", i.Bucket, i.Writer)
+		return
+	}
+	row("uploads", "to %s, %d steps are published (%s)", i.URL, i.Published, i.Publish)
+	if i.Queue > 0 {
+		row("to be published", "%d steps, the oldest sealed %s ago", i.Queue, humanAge(time.Duration(i.Age)*time.Second))
+	}
+	row("at risk", "%s are not in the bucket", humanBytes(i.AtRisk))
+	if i.Error != "" {
+		row("UPLOAD FAILS", "%s (%s, again %s)", i.Error, humanTime(i.ErrorAt), humanTime(i.Next))
+	}
+}

@@ -1,0 +1,186 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"stepfs/chunkstore"
+	"stepfs/chunkstore/bucket"
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
+)
+
+// publish has a stored step published. fresh: it was not before.
+func (p *publisher) publish(ctx context.Context, i Info) (fresh bool, err error) {
+	if u, err := p.m.refUpload(p.m.db, i.Seq); err != nil || u != nil {
+		return false, err
+	}
+	f, err := p.putRef(ctx, i)
+	if err != nil {
+		return false, err
+	}
+	return p.record(f)
+}
+
+// record notes that a snapshot has its ref. It is durable before there is another
+// ref: of the last alone the lease says later that it has arrived.
+func (p *publisher) record(f *bucket.Ref) (fresh bool, err error) {
+	key := schema.Numbered(schema.PrefixRefUpload, f.Snapshot)
+	pos, err := p.m.db.Update(schema.KindUpload, func(tx *state.Tx) error {
+		u, err := p.m.refUpload(tx, f.Snapshot)
+		if fresh = u == nil; err == nil && fresh {
+			tx.Put(key, schema.RefUpload{Writer: f.Writer, Seq: f.Seq, Time: p.m.cfg.Now().UnixNano()}.Encode())
+		}
+		return err
+	})
+	if err == nil {
+		err = p.m.db.Sync(pos)
+	}
+	if err != nil {
+		return false, fmt.Errorf("record the ref of snapshot %d: %w", f.Snapshot, err)
+	}
+	return fresh, nil
+}
+
+// catchUp finds out what came of a ref that was put last, by this daemon or the
+// one before it, without an answer.
+func (p *publisher) catchUp(ctx context.Context) error {
+	f, err := p.up.Last(ctx)
+	if f == nil || err != nil {
+		return err
+	}
+	i, err := p.m.Get(f.Snapshot)
+	if errors.Is(err, ErrNotExist) || err == nil && i.Tree != f.Root {
+		return nil // it is gone here, or of a store that was put back from a backup
+	}
+	if err != nil {
+		return err
+	}
+	fresh, err := p.record(f)
+	if fresh {
+		p.did(f.Snapshot, true)
+	}
+	return err
+}
+
+// putRef uploads all that a step needs, and puts its ref.
+func (p *publisher) putRef(ctx context.Context, i Info) (*bucket.Ref, error) {
+	needs := p.up.Needs()
+	defer needs.Release()
+	w := treeWalk{ctx: ctx, chunks: p.m.cfg.Chunks, needs: needs}
+	rootLen, err := w.root(i)
+	if err != nil {
+		return nil, fmt.Errorf("find what it needs: %w", err)
+	}
+	rec, err := p.m.db.Get(schema.Numbered(schema.PrefixSnapshot, i.Seq))
+	if err != nil {
+		return nil, err
+	}
+	f := &bucket.Ref{Domain: p.up.Domain(), Snapshot: i.Seq, Record: rec, Root: i.Tree, RootLen: rootLen}
+	return f, needs.Publish(ctx, f)
+}
+
+// treeWalk finds the packs that a step needs, in the order in which a restore
+// meets them: those of its tree's objects and of its files' chunks.
+type treeWalk struct {
+	ctx    context.Context
+	chunks Chunks
+	needs  *chunkstore.Needs
+}
+
+// object reads an object of the tree.
+func (w *treeWalk) object(id [32]byte) ([]byte, error) {
+	if err := w.needs.Add(w.ctx, id); err != nil {
+		return nil, err
+	}
+	return w.chunks.ReadBack(w.ctx, id, nil)
+}
+
+func (w *treeWalk) root(i Info) (length uint32, err error) {
+	if i.Tree == [32]byte{} {
+		return 0, errStaged
+	}
+	b, err := w.object(i.Tree)
+	if err != nil {
+		return 0, err
+	}
+	seq, _, dir, err := schema.DecodeRoot(b)
+	if err == nil && seq != i.Seq {
+		err = fmt.Errorf("%w: its root is that of snapshot %d", chunkstore.ErrCorrupt, seq)
+	}
+	if err == nil {
+		err = w.dir(dir.Dir, 0)
+	}
+	return uint32(len(b)), err
+}
+
+// dir goes through a directory, which is one page or an index of pages.
+func (w *treeWalk) dir(ref schema.ObjectRef, depth int) error {
+	if depth > maxDepth {
+		return errors.New("directories below each other without end")
+	}
+	b, err := w.object(ref.ID)
+	if err != nil {
+		return err
+	}
+	if len(b) == 0 || b[0] != schema.ObjectIndex {
+		return w.page(b, depth)
+	}
+	pages, err := schema.DecodePages(b)
+	for _, p := range pages {
+		if b, err = w.object(p.ID); err == nil {
+			err = w.page(b, depth)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+func (w *treeWalk) page(b []byte, depth int) error {
+	entries, err := schema.DecodePage(b)
+	for k := range entries {
+		e := &entries[k]
+		switch {
+		case e.IsDir():
+			err = w.dir(e.Dir, depth+1)
+		case e.IsReg():
+			err = w.file(e)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", e.Name, err)
+		}
+	}
+	return err
+}
+
+func (w *treeWalk) file(e *schema.TreeEntry) error {
+	if err := w.extents(e.Chunks); err != nil {
+		return err
+	}
+	for _, p := range e.Pages {
+		b, err := w.object(p.ID)
+		if err != nil {
+			return err
+		}
+		es, err := schema.DecodeExtents(b)
+		if err == nil {
+			err = w.extents(es)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *treeWalk) extents(es []schema.ChunkExtent) error {
+	for _, e := range es {
+		if err := w.needs.Add(w.ctx, e.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
