@@ -70,6 +70,17 @@ func List(ctx context.Context, b remote.Bucket) (*Listing, error) {
 // EachRef calls fn for each ref, several at a time and in no order; or with what
 // is wrong with one that is there.
 func EachRef(ctx context.Context, b remote.Bucket, fn func(*bucket.Ref, error)) error {
+	return eachRef(ctx, b, func(refKey) bool { return true }, fn)
+}
+
+// refKey names a ref.
+type refKey struct {
+	writer bucket.Writer
+	seq    uint64
+}
+
+// eachRef is EachRef of those that are wanted.
+func eachRef(ctx context.Context, b remote.Bucket, wanted func(refKey) bool, fn func(*bucket.Ref, error)) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(refsAtOnce)
 	for o, err := range b.List(gctx, bucket.RefsPrefix, "") {
@@ -78,8 +89,8 @@ func EachRef(ctx context.Context, b remote.Bucket, fn func(*bucket.Ref, error)) 
 			break
 		}
 		w, seq, ok := bucket.ParseNumbered(bucket.RefsPrefix, o.Key)
-		if !ok {
-			continue // not ours
+		if !ok || !wanted(refKey{w, seq}) {
+			continue // not ours, or known
 		}
 		g.Go(func() error {
 			f, err := bucket.ReadRef(gctx, b, w, seq)
