@@ -28,9 +28,13 @@ import (
 	"stepfs/internal/schema"
 )
 
-// publishedTree makes a store with a step "one" and publishes it into a directory
-// as writer 1. It says what the step has to look like.
-func publishedTree(t *testing.T) (at, want, store string, refs []*bucket.Ref) {
+// publishedStep is a store with a step "one", published in a directory as writer 1.
+type publishedStep struct {
+	store, at, want string // want is what the step has to look like
+	refs            []*bucket.Ref
+}
+
+func publishStep(t *testing.T) *publishedStep {
 	t.Helper()
 	store, point, _ := mountInBackground(t)
 	fill(t, point)
@@ -38,14 +42,14 @@ func publishedTree(t *testing.T) (at, want, store string, refs []*bucket.Ref) {
 	for k := range 1300 { // some pages
 		must(t, os.WriteFile(fmt.Sprintf("%s/many/file-%04d", point, k), fmt.Appendf(nil, "%d", k), 0o644))
 	}
-	want = describe(t, point)
+	want := describe(t, point)
 	for _, args := range [][]string{{"snapshot", point, "one"}, {"drain", point}, {"umount", point}} {
 		if got := stepfs(t, args...); got.code != 0 {
 			t.Fatalf("%v: %+v", args, got)
 		}
 	}
-	at = t.TempDir()
-	return at, want, store, publish(t, store, at, bucket.Writer{1})
+	at := t.TempDir()
+	return &publishedStep{store, at, want, publish(t, store, at, bucket.Writer{1})}
 }
 
 // names lists a directory.
@@ -70,9 +74,18 @@ func copied(t *testing.T, from string) string {
 	return to
 }
 
-// The bucket is enough: cp -a gives back what was there.
 func TestAttach(t *testing.T) {
-	at, want, store, refs := publishedTree(t)
+	p := publishStep(t)
+	t.Run("copied", p.copied)
+	t.Run("killed", p.killed)
+	t.Run("faults", p.faults)
+	t.Run("lies", p.lies)
+	t.Run("strange names", p.strangeNames)
+}
+
+// The bucket is enough: cp -a gives back what was there.
+func (p *publishedStep) copied(t *testing.T) {
+	at, want, refs := p.at, p.want, p.refs
 	point, err := filepath.EvalSymlinks(t.TempDir())
 	must(t, err)
 	log := filepath.Join(t.TempDir(), "log")
@@ -100,7 +113,7 @@ func TestAttach(t *testing.T) {
 	}
 	attachedReadOnly(t, one)
 	attachedLookups(t, point)
-	attachedChanges(t, at, store, point)
+	p.changes(t, point)
 
 	lost := filepath.Join(at, refs[0].Packs[0].Key())
 	must(t, os.Rename(lost, lost+".away"))
@@ -167,14 +180,14 @@ func attachedLookups(t *testing.T, point string) {
 	}
 }
 
-// attachedChanges: what is published appears, what is forgotten goes.
-func attachedChanges(t *testing.T, at, store, point string) {
+// changes: what is published appears, what is forgotten goes.
+func (p *publishedStep) changes(t *testing.T, point string) {
 	t.Helper()
 	snapshots := point + "/snapshots"
 	inside, err := os.Open(snapshots + "/one/checkpoint-7")
 	must(t, err)
 	defer inside.Close()
-	refs := publish(t, store, at, bucket.Writer{2})
+	publish(t, p.store, p.at, bucket.Writer{2})
 	soon(t, "another writer", func() bool {
 		return names(t, snapshots) == "0100000000000000 0200000000000000 latest"
 	})
@@ -196,7 +209,9 @@ func attachedChanges(t *testing.T, at, store, point string) {
 	must(t, err)
 	defer gone.Close()
 
-	must(t, os.Remove(filepath.Join(at, refs[0].Key())))
+	if got := stepfs(t, "remote", "forget", "--writer=0200000000000000", "dir:"+p.at, "one"); got.code != 0 {
+		t.Fatalf("%+v", got)
+	}
 	soon(t, "that it is gone", func() bool { return names(t, snapshots) == "latest one" })
 	if _, err := os.Lstat(two + "/many"); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("in what is gone: %v", err)
@@ -215,19 +230,18 @@ func attachedChanges(t *testing.T, at, store, point string) {
 
 // A daemon that is killed leaves a mount that stepfs umount takes away, and that
 // the next mount replaces.
-func TestAttachKilled(t *testing.T) {
-	at, _, _, _ := publishedTree(t)
+func (p *publishedStep) killed(t *testing.T) {
 	point, err := filepath.EvalSymlinks(t.TempDir())
 	must(t, err)
 	log := "--log-file=" + filepath.Join(t.TempDir(), "log")
 	for _, again := range []bool{true, false} {
-		r := mountAgain(t, "dir:"+at, point, log)
+		r := mountAgain(t, "dir:"+p.at, point, log)
 		must(t, unix.Kill(r.PID, unix.SIGKILL))
 		soon(t, "its death", func() bool { return isDead(point) })
 		if !again {
 			break
 		}
-		r = mountAgain(t, "dir:"+at, point, log)
+		r = mountAgain(t, "dir:"+p.at, point, log)
 		if got := names(t, point+"/snapshots"); got != "latest one" {
 			t.Error(got)
 		}
@@ -289,25 +303,22 @@ func attachWith(t *testing.T, at string, rule fault.Rule, o mountOptions) (*atta
 }
 
 // A server that loses requests and answers: what is read is right all the same.
-func TestAttachFaults(t *testing.T) {
-	at, want, _, _ := publishedTree(t)
-	some := fault.Sometimes(0.1, 7)
-	_, point := attachWith(t, at, some, mountOptions{})
-	if got := describe(t, copied(t, point+"/snapshots/one")); got != want {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
+func (p *publishedStep) faults(t *testing.T) {
+	_, point := attachWith(t, p.at, fault.Sometimes(0.1, 7), mountOptions{})
+	if got := describe(t, copied(t, point+"/snapshots/one")); got != p.want {
+		t.Errorf("got\n%s\nwant\n%s", got, p.want)
 	}
 }
 
 // A server that lies is found out: EIO, and the log says what; once it speaks the
 // truth, so does the mount. One that hangs holds up nobody who is killed.
-func TestAttachLies(t *testing.T) {
-	at, want, _, _ := publishedTree(t)
+func (p *publishedStep) lies(t *testing.T) {
 	var lies, hangs atomic.Bool
-	a, point := attachWith(t, at, func(verb, key string) fault.Fault {
+	a, point := attachWith(t, p.at, func(verb, key string) fault.Fault {
 		packs := strings.HasPrefix(key, bucket.PacksPrefix) && verb == "get"
 		switch {
 		case packs && hangs.Load():
-			return fault.Fault{Delay: 3 * time.Second}
+			return fault.Fault{Delay: time.Second}
 		case packs && lies.Load():
 			return fault.Fault{Damage: true}
 		}
@@ -327,26 +338,25 @@ func TestAttachLies(t *testing.T) {
 	}
 	lies.Store(false)
 	hangs.Store(true)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second/4)
 	defer cancel()
 	if err := exec.CommandContext(ctx, "cat", model).Run(); err == nil || ctx.Err() == nil {
 		t.Errorf("it has read what nobody gave: %v", err)
 	}
 	hangs.Store(false)
-	if got := describe(t, point+"/one"); got != want {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
+	if got := describe(t, point+"/one"); got != p.want {
+		t.Errorf("got\n%s\nwant\n%s", got, p.want)
 	}
 }
 
 // What nobody has made is not shown.
-func TestAttachStrangeNames(t *testing.T) {
-	at, _, _, refs := publishedTree(t)
-	b, err := dir.Open(vfs.Default, at)
+func (p *publishedStep) strangeNames(t *testing.T) {
+	b, err := dir.Open(vfs.Default, p.at)
 	must(t, err)
-	rec, err := schema.DecodeSnapshot(refs[0].Record)
+	rec, err := schema.DecodeSnapshot(p.refs[0].Record)
 	must(t, err)
 	for k, name := range []string{"..", "a/b", "", "two\x00", "run/../x", "latest", "fine"} {
-		f := *refs[0]
+		f := *p.refs[0]
 		r := *rec
 		r.Name = name
 		if strings.HasPrefix(name, "run/") {
@@ -355,7 +365,7 @@ func TestAttachStrangeNames(t *testing.T) {
 		f.Seq, f.Record = uint64(100+k), r.Encode()
 		must(t, b.Put(t.Context(), f.Key(), remote.Bytes(f.Encode())))
 	}
-	_, point := attachWith(t, at, func(string, string) fault.Fault { return fault.Fault{} }, mountOptions{})
+	_, point := attachWith(t, p.at, func(string, string) fault.Fault { return fault.Fault{} }, mountOptions{})
 	if got := strings.Fields(names(t, point+"/snapshots")); !slices.Equal(got, []string{"fine", "latest", "one"}) {
 		t.Error(got)
 	}

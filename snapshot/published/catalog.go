@@ -109,13 +109,14 @@ func (c *Catalog) dropGone(ctx context.Context, listed map[refKey]bool) error {
 	return err
 }
 
-// isThere asks for a step's ref.
+// isThere asks for a step's ref, in whose place there is a tombstone once it was
+// forgotten.
 func isThere(ctx context.Context, b remote.Bucket, s *Step) (bool, error) {
-	_, err := b.Stat(ctx, bucket.RefKey(s.Writer, s.Ref))
+	info, err := b.Stat(ctx, bucket.RefKey(s.Writer, s.Ref))
 	if errors.Is(err, remote.ErrNotExist) {
 		return false, nil
 	}
-	return err == nil, err
+	return err == nil && info.Size != bucket.GoneSize, err
 }
 
 // Names is what there is, as a mount shows it.

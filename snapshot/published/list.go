@@ -89,13 +89,13 @@ func eachRef(ctx context.Context, b remote.Bucket, wanted func(refKey) bool, fn 
 			break
 		}
 		w, seq, ok := bucket.ParseNumbered(bucket.RefsPrefix, o.Key)
-		if !ok || !wanted(refKey{w, seq}) {
-			continue // not ours, or known
+		if !ok || o.Size == bucket.GoneSize || !wanted(refKey{w, seq}) {
+			continue // not ours, a tombstone, or known
 		}
 		g.Go(func() error {
 			f, err := bucket.ReadRef(gctx, b, w, seq)
 			switch {
-			case errors.Is(err, remote.ErrNotExist):
+			case errors.Is(err, bucket.ErrGone), errors.Is(err, remote.ErrNotExist):
 				return nil // it was forgotten meanwhile
 			case err == nil, errors.Is(err, bucket.ErrFormat), errors.Is(err, bucket.ErrVersion), errors.Is(err, remote.ErrDamaged):
 				fn(f, err)

@@ -81,7 +81,7 @@ func (s *Snapshots) Open(ctx context.Context, step *Step) (*Opened, error) {
 
 // Explain says of an error in reading a snapshot whether it is ErrGone.
 func (s *Snapshots) Explain(ctx context.Context, step *Step, err error) error {
-	if !errors.Is(err, remote.ErrNotExist) && !errors.Is(err, chunkstore.ErrMissing) {
+	if !errors.Is(err, remote.ErrNotExist) && !errors.Is(err, chunkstore.ErrMissing) && !errors.Is(err, bucket.ErrGone) {
 		return err
 	}
 	if there, e := isThere(ctx, s.bucket, step); e == nil && !there {
