@@ -34,7 +34,7 @@ func (s *Step) ID() string { return fmt.Sprintf("%s@%d", s.Record.Name, s.Sequen
 func (s *Step) Time() time.Time { return time.Unix(0, s.Record.Time) }
 
 // refsAtOnce is how many refs are read at a time.
-const refsAtOnce = 16
+const refsAtOnce = 32
 
 // Listing is all that is published in a bucket.
 type Listing struct {
