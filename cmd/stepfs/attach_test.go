@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -314,8 +315,12 @@ func (p *publishedStep) faults(t *testing.T) {
 // truth, so does the mount. One that hangs holds up nobody who is killed.
 func (p *publishedStep) lies(t *testing.T) {
 	var lies, hangs atomic.Bool
+	var asked sync.Map // packs
 	a, point := attachWith(t, p.at, func(verb, key string) fault.Fault {
 		packs := strings.HasPrefix(key, bucket.PacksPrefix) && verb == "get"
+		if packs {
+			asked.Store(key, true)
+		}
 		switch {
 		case packs && hangs.Load():
 			return fault.Fault{Delay: time.Second}
@@ -324,6 +329,15 @@ func (p *publishedStep) lies(t *testing.T) {
 		}
 		return fault.Fault{}
 	}, mountOptions{snapshotsOnly: true})
+	if _, err := os.Stat(point + "/one"); err != nil {
+		t.Fatal(err)
+	}
+	asked.Range(func(key, _ any) bool {
+		if key != p.refs[0].Packs[0].Key() {
+			t.Errorf("stat of a step asks for %s", key)
+		}
+		return true
+	})
 	if _, err := os.ReadDir(point + "/one/checkpoint-7"); err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -67,6 +68,13 @@ type FileSystem struct {
 	pages objectCache
 	dirs  handles[[]listed]
 	files handles[*openFile]
+
+	ctx   context.Context // of what is read for nobody in particular
+	stop  context.CancelFunc
+	tasks sync.WaitGroup
+
+	glanceMu sync.Mutex
+	glance   glance
 }
 
 var _ fuse.RawFileSystem = (*FileSystem)(nil)
@@ -88,11 +96,18 @@ func New(o Options) (*FileSystem, error) {
 	f.pages.init()
 	f.dirs.init()
 	f.files.init()
+	f.ctx, f.stop = context.WithCancel(context.Background())
 	return f, nil
 }
 
 // String is the file system's name in go-fuse's messages.
 func (f *FileSystem) String() string { return fsName }
+
+// OnUnmount ends what nobody waits for any more.
+func (f *FileSystem) OnUnmount() {
+	f.stop()
+	f.tasks.Wait()
+}
 
 // asking is the context of a request: it ends when the caller is killed.
 func asking(cancel <-chan struct{}) context.Context { return &fuse.Context{Cancel: cancel} }

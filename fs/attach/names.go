@@ -133,6 +133,9 @@ func (f *FileSystem) lookupName(of nameOf, name string) (nodeID, error) {
 	if err != nil {
 		return 0, err
 	}
+	if at, ok := d.Place(name); ok {
+		f.looked(of.path, d, at)
+	}
 	return snapshotNode(s.slot, 0, 0), nil
 }
 

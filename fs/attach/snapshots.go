@@ -17,7 +17,7 @@ type shown struct {
 	step *published.Step
 
 	mu    sync.Mutex
-	root  *schema.TreeEntry    // nil: nobody has looked at it yet
+	root  rootEntry
 	pages []pageOf             // by number; what page 0 has is root
 	dirs  map[nodeID]pageRange // by the directory's node
 }
@@ -96,28 +96,6 @@ func (f *FileSystem) reading(ctx context.Context, s *shown, fn func(*published.T
 		return f.opts.Snapshots.Explain(ctx, s.step, fmt.Errorf("read a directory of %s of %s: %w", s.step.ID(), s.step.Writer, err))
 	}
 	return nil
-}
-
-// rootPage is the page that has a snapshot's own directory.
-func (f *FileSystem) rootPage(ctx context.Context, s *shown) (published.Page, error) {
-	s.mu.Lock()
-	root := s.root
-	s.mu.Unlock()
-	if root != nil {
-		return published.Page{*root}, nil
-	}
-	var page published.Page
-	err := f.reading(ctx, s, func(t *published.Tree) error {
-		page = t.Root()
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.root = &page[0]
-	return page, nil
 }
 
 // entry finds the entry of a node: its page, and its place there.

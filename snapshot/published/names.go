@@ -135,13 +135,14 @@ func (n *Names) fill(path string) {
 
 // enter adds a directory, unless a step of that name is there.
 func (d *NameDir) enter(name string) {
-	at, ok := d.find(name)
+	at, ok := d.Place(name)
 	if !ok && name != latestName {
 		d.Entries = slices.Insert(d.Entries, at, NameEntry{Name: name})
 	}
 }
 
-func (d *NameDir) find(name string) (int, bool) {
+// Place gives the place of a name in Entries, or where it would be.
+func (d *NameDir) Place(name string) (int, bool) {
 	return slices.BinarySearchFunc(d.Entries, name, func(e NameEntry, name string) int { return cmp.Compare(e.Name, name) })
 }
 
@@ -157,7 +158,7 @@ func (n *Names) latest(d *NameDir) string {
 		return ""
 	}
 	last := latest(found)
-	if at, ok := d.find(last.Record.Name); ok && d.Entries[at].Step.Writer == last.Writer && d.Entries[at].Step.Ref == last.Ref {
+	if at, ok := d.Place(last.Record.Name); ok && d.Entries[at].Step.Writer == last.Writer && d.Entries[at].Step.Ref == last.Ref {
 		return last.Record.Name
 	}
 	if d.writer != "" || n.writers == 1 {
@@ -179,7 +180,7 @@ func (n *Names) Lookup(path, name string) (NameEntry, bool) {
 	if d == nil {
 		return NameEntry{}, false
 	}
-	if at, ok := d.find(name); ok {
+	if at, ok := d.Place(name); ok {
 		return d.Entries[at], true
 	}
 	if to := n.dirs[joinName(path, name)]; to != nil && path == "" && to.writer != "" {

@@ -10,6 +10,7 @@ import (
 	"stepfs/chunkstore"
 	"stepfs/chunkstore/bucket"
 	"stepfs/chunkstore/remote"
+	"stepfs/internal/schema"
 )
 
 const (
@@ -88,6 +89,38 @@ func (s *Snapshots) Explain(ctx context.Context, step *Step, err error) error {
 		return fmt.Errorf("%w: %w", ErrGone, err)
 	}
 	return err
+}
+
+// Root gives a snapshot's own directory. Of all packs only the first is looked at,
+// which has the root: who lists many snapshots opens none.
+func (s *Snapshots) Root(ctx context.Context, step *Step) (schema.TreeEntry, error) {
+	if root, err := s.rootAlone(ctx, step); err == nil {
+		return root, nil
+	}
+	o, err := s.Open(ctx, step) // which knows what is wrong, or another way
+	if err != nil {
+		return schema.TreeEntry{}, err
+	}
+	defer o.Release()
+	return o.Tree.root, nil
+}
+
+func (s *Snapshots) rootAlone(ctx context.Context, step *Step) (root schema.TreeEntry, err error) {
+	ref, err := bucket.ReadRef(ctx, s.bucket, step.Writer, step.Ref)
+	if err != nil {
+		return root, err
+	}
+	ref.Packs = ref.Packs[:min(1, len(ref.Packs))]
+	chunks, err := s.downloads.Open(ctx, ref)
+	if err != nil {
+		return root, err
+	}
+	defer chunks.Close()
+	t, err := Open(ctx, chunks, ref)
+	if err != nil {
+		return root, err
+	}
+	return t.root, nil
 }
 
 func (s *Snapshots) take(step *Step) *Opened {
