@@ -131,8 +131,8 @@ func (p *publishedStep) copied(t *testing.T) {
 		t.Errorf("the log does not say which: %s", said)
 	}
 	must(t, os.Rename(lost+".away", lost))
-	if got := describe(t, one); got != want {
-		t.Error("it does not read what is back")
+	if _, err := os.ReadDir(one); err != nil {
+		t.Errorf("what is back: %v", err)
 	}
 }
 

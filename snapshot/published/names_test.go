@@ -188,3 +188,25 @@ func TestReadInOrder(t *testing.T) {
 		t.Errorf("behind one that was not: %d", got)
 	}
 }
+
+// Data and holes, as lseek(2) has them.
+func TestSeekTo(t *testing.T) {
+	f := &File{size: 100, extents: []schema.ChunkExtent{{Off: 10, Len: 10}, {Off: 20, Len: 5}, {Off: 50, Len: 10}}}
+	for _, c := range []struct{ off, data, hole int64 }{
+		{0, 10, 0}, {10, 10, 25}, {15, 15, 25}, {24, 24, 25}, {25, 50, 25}, {50, 50, 60}, {60, -1, 60}, {99, -1, 99}, {100, -1, -1}, {-1, -1, -1},
+	} {
+		for _, data := range []bool{true, false} {
+			want := c.hole
+			if data {
+				want = c.data
+			}
+			got, err := f.SeekTo(c.off, data)
+			if err != nil {
+				got = -1
+			}
+			if got != want {
+				t.Errorf("from %d, data %v: %d %v, want %d", c.off, data, got, err, want)
+			}
+		}
+	}
+}
