@@ -63,12 +63,14 @@ func checkAttachFlags(flags *pflag.FlagSet, o *mountOptions) error {
 // attachment is a mount of a bucket without a store.
 type attachment struct {
 	opts    *mountOptions
-	url     string // without what may be a secret
+	url     string // there is no place for secrets in it
 	point   string
 	catalog *published.Catalog
 	open    *published.Snapshots
 	server  *stepfsfs.Server
 	faults  *faultLog
+
+	unreadable []error // refs, at the last refresh
 
 	sigs   chan os.Signal
 	served chan error
@@ -130,7 +132,7 @@ func startAttach(ctx context.Context, o *mountOptions, b remote.Bucket, cfg *buc
 	if err := checkFuse(o); err != nil {
 		return nil, err
 	}
-	a := &attachment{opts: o, url: b.String(), faults: &faultLog{}, catalog: published.NewCatalog(b),
+	a := &attachment{opts: o, url: url, faults: &faultLog{}, catalog: published.NewCatalog(b),
 		sigs: make(chan os.Signal, 4), served: make(chan error, 1)}
 	if a.point, err = attachPoint(point, url); err != nil {
 		return nil, err
@@ -204,10 +206,17 @@ func (a *attachment) mount() error {
 // refresh looks for what is published now.
 func (a *attachment) refresh(ctx context.Context) error {
 	unreadable, err := a.catalog.Refresh(ctx)
-	for _, err := range unreadable {
-		a.faults.add("a snapshot is not shown", err)
+	if err != nil {
+		return err
 	}
-	return err
+	same := func(a, b error) bool { return a.Error() == b.Error() }
+	if !slices.EqualFunc(unreadable, a.unreadable, same) { // else it was said
+		for _, err := range unreadable {
+			a.faults.add("a snapshot is not shown", err)
+		}
+	}
+	a.unreadable = unreadable
+	return nil
 }
 
 // poll refreshes until ctx ends. That it fails is said once.

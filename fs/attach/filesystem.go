@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
@@ -63,11 +64,14 @@ type FileSystem struct {
 
 	opts  Options
 	begun time.Time
-	names nameTable
-	shown snapshotTable
-	pages objectCache
-	dirs  handles[[]listed]
-	files handles[*openFile]
+	// generation is that of all nodes: their numbers mean something else in the
+	// next mount, so a file handle (name_to_handle_at) of this one is stale there.
+	generation uint64
+	names      nameTable
+	shown      snapshotTable
+	pages      objectCache
+	dirs       handles[[]listed]
+	files      handles[*openFile]
 
 	ctx   context.Context // of what is read for nobody in particular
 	stop  context.CancelFunc
@@ -90,7 +94,7 @@ func New(o Options) (*FileSystem, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
-	f := &FileSystem{RawFileSystem: fuse.NewDefaultRawFileSystem(), opts: o, begun: time.Now()}
+	f := &FileSystem{RawFileSystem: fuse.NewDefaultRawFileSystem(), opts: o, begun: time.Now(), generation: uint64(rand.Uint32())}
 	f.names.init()
 	f.shown.init()
 	f.pages.init()

@@ -56,15 +56,15 @@ func (f *FileSystem) lookupIn(ctx context.Context, parent nodeID, name string, o
 		return err
 	}
 	if at, ok := page.Find(name); ok {
-		fillEntry(out, snapshotNode(s.slot, d.first+k, at), &page[at])
+		f.fillEntry(out, snapshotNode(s.slot, d.first+k, at), &page[at])
 	}
 	return nil
 }
 
-// fillEntry answers with a node of a snapshot. Numbers are never used twice, so
-// there is one generation of each.
-func fillEntry(out *fuse.EntryOut, n nodeID, e *schema.TreeEntry) {
-	out.NodeId, out.Generation = uint64(n), 1
+// fillEntry answers with a node of a snapshot. Numbers are never used twice in a
+// mount.
+func (f *FileSystem) fillEntry(out *fuse.EntryOut, n nodeID, e *schema.TreeEntry) {
+	out.NodeId, out.Generation = uint64(n), f.generation
 	out.SetEntryTimeout(forever)
 	out.SetAttrTimeout(forever)
 	fillAttr(&out.Attr, n, e)
@@ -94,7 +94,7 @@ func (f *FileSystem) lookupNode(ctx context.Context, n nodeID, out *fuse.EntryOu
 	if err != nil {
 		return f.told("look up", err)
 	}
-	out.NodeId, out.Generation = uint64(n), 1
+	out.NodeId, out.Generation = uint64(n), f.generation
 	out.SetEntryTimeout(0)
 	out.SetAttrTimeout(ttl)
 	return fuse.OK

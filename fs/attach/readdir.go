@@ -85,7 +85,7 @@ func (f *FileSystem) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *f
 	return f.told("read a directory", f.readDir(asking(cancel), in, func(d fuse.DirEntry, n nodeID, e *schema.TreeEntry) bool {
 		entry := out.AddDirLookupEntry(d)
 		if entry != nil && e != nil {
-			fillEntry(entry, n, e)
+			f.fillEntry(entry, n, e)
 			out.FixMode(e.Mode)
 		}
 		return entry != nil

@@ -13,6 +13,7 @@ import (
 // found by two names is two. Its number is never used for another.
 type shown struct {
 	slot uint32
+	as   shownAs
 	dir  string // of names, that its name is in
 	step *published.Step
 
@@ -55,7 +56,7 @@ func (t *snapshotTable) enter(dir, name string, step *published.Step) (*shown, e
 	if len(t.slots) > maxSlot {
 		return nil, fmt.Errorf("more than %d snapshots were looked at: mount anew", maxSlot)
 	}
-	s := &shown{slot: uint32(len(t.slots)), dir: dir, step: step, dirs: map[nodeID]pageRange{}}
+	s := &shown{slot: uint32(len(t.slots)), as: key, dir: dir, step: step, dirs: map[nodeID]pageRange{}}
 	s.pages = []pageOf{{}}
 	t.slots, t.of[key] = append(t.slots, s), s
 	return s, nil
@@ -70,6 +71,14 @@ func (t *snapshotTable) get(slot uint32) *shown {
 	return t.slots[slot]
 }
 
+// leave forgets what is gone. Should it come back, its nodes are new ones.
+func (t *snapshotTable) leave(s *shown) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.slots[s.slot] = nil
+	delete(t.of, s.as)
+}
+
 // snapshotOf gives what a node is in, if that is still published.
 func (f *FileSystem) snapshotOf(n nodeID) (*shown, error) {
 	s := f.shown.get(n.slot())
@@ -77,9 +86,7 @@ func (f *FileSystem) snapshotOf(n nodeID) (*shown, error) {
 		return nil, errStale
 	}
 	if !f.opts.Catalog.Has(s.step) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.pages, s.dirs = []pageOf{{}}, map[nodeID]pageRange{} // nobody comes that far again
+		f.shown.leave(s)
 		return nil, fmt.Errorf("%w: %s", published.ErrGone, s.step.ID())
 	}
 	return s, nil
