@@ -82,6 +82,7 @@ func TestAttach(t *testing.T) {
 	t.Run("faults", p.faults)
 	t.Run("lies", p.lies)
 	t.Run("strange names", p.strangeNames)
+	t.Run("adopted", p.adopted)
 }
 
 // The bucket is enough: cp -a gives back what was there.
@@ -382,5 +383,45 @@ func (p *publishedStep) strangeNames(t *testing.T) {
 	_, point := attachWith(t, p.at, func(string, string) fault.Fault { return fault.Fault{} }, mountOptions{})
 	if got := strings.Fields(names(t, point+"/snapshots")); !slices.Equal(got, []string{"fine", "latest", "one"}) {
 		t.Error(got)
+	}
+}
+
+// The live tree of a new store starts as a published step; one that is half of it
+// is finished, and never shown.
+func (p *publishedStep) adopted(t *testing.T) {
+	at, err := filepath.EvalSymlinks(t.TempDir())
+	must(t, err)
+	store, point := at+"/store", at+"/mnt"
+	must(t, os.Mkdir(point, 0o755))
+	refused := func(says string, args ...string) {
+		t.Helper()
+		got := stepfs(t, append(append([]string{"mount", "-d"}, args...), store, point)...)
+		if got.code == 0 || !strings.Contains(got.stderr, says) {
+			t.Errorf("%v: %+v", args, got)
+		}
+	}
+	refused("no snapshot two is published", "--remote=dir:"+p.at, "--adopt=two")
+	packs := p.refs[0].Packs
+	lost := filepath.Join(p.at, packs[len(packs)-1].Key())
+	must(t, os.Rename(lost, lost+".away"))
+	refused("could not be had", "--remote=dir:"+p.at, "--adopt=one")
+	must(t, os.Rename(lost+".away", lost))
+	refused("go on with --adopt one@1", "--remote=dir:"+p.at)
+	refused("go on with --adopt one@1", "--remote=dir:"+p.at, "--adopt=on")
+	end := func() {
+		t.Helper()
+		if got := stepfs(t, "umount", point); got.code != 0 {
+			t.Fatalf("%+v", got)
+		}
+	}
+	mountAgain(t, store, point, "--adopt=latest")
+	if got := describe(t, point); got != p.want {
+		t.Errorf("got\n%s\nwant\n%s", got, p.want)
+	}
+	must(t, os.Remove(point+"/sparse"))
+	end()
+	mountAgain(t, store, point, "--adopt=one") // as a unit does each time
+	if got := describe(t, point); got == p.want {
+		t.Error("it was adopted again")
 	}
 }
