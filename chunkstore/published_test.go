@@ -412,9 +412,9 @@ func TestAheadInVain(t *testing.T) {
 	}
 	read := int64(0)
 	for k := range 400 {
-		s.ahead(ahead[k/2:])
+		s.ahead(nil, ahead[k/2:])
 		l := &located{pack: 2, off: int64(k) << 21, stored: 1 << 20}
-		sp, _, err := s.take(t.Context(), l)
+		sp, _, err := s.take(t.Context(), nil, l)
 		try(t, err)
 		s.release(sp, l)
 		read += 1 << 20

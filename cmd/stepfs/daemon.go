@@ -103,6 +103,9 @@ func startDaemon(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, sto
 	if err := ctx.Err(); err != nil {
 		return nil, err // a signal during a long replay
 	}
+	if err := d.adopt(ctx); err != nil {
+		return nil, err
+	}
 	if d.mount, err = mountParts(d.store, d.point, o); err != nil {
 		return nil, err
 	}
