@@ -80,7 +80,7 @@ lint: ## gofmt, vet, staticcheck, the import arrows, govulncheck
 fmt: ## gofmt everything
 	gofmt -w .
 
-bench: deps build ## the benchmarks: a table, and bench/out/bench.json
+bench: deps servers build ## the benchmarks: a table, and bench/out/bench.json
 	@mkdir -p bench/out
 	$(GO) run ./bench -bin $(BIN) -json bench/out/bench.json $(BENCHFLAGS)
 	@test -n "$(BENCHFLAGS)" || $(MAKE) --no-print-directory series

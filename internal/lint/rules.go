@@ -70,7 +70,7 @@ var bans = []ban{
 	{"log/slog", []string{"cmd"}, "the core reports by errors and events, it does not log"},
 	{"github.com/prometheus/", []string{"cmd"}, "metrics are registered by the command"},
 	{"github.com/hanwen/go-fuse/", []string{"cmd", "fs", "fs/attach", "bench"}, "only fs and fs/attach speak to the kernel; fs/stage and below know nothing of FUSE"},
-	{"github.com/aws/", []string{"chunkstore/remote"}, "the object store is behind one interface"},
+	{"github.com/aws/", []string{"chunkstore/remote", "bench"}, "the object store is behind one interface"},
 	{"testing", []string{"integration/harness", "chunkstore/remote/remotetest"}, "test code belongs in _test.go files, or in what they share"},
 }
 
