@@ -41,8 +41,8 @@ func (w *walk) step(e schema.ChunkExtent) bool {
 	return w.steps >= walkSteps
 }
 
-// readAhead has the chunks behind e decoded, if this is a walk.
-func (gt *genTable) readAhead(g *generation, e schema.ChunkExtent) {
+// readAhead has the chunks behind e decoded, if this is a walk through m.
+func (gt *genTable) readAhead(g *generation, m *mapReader, e schema.ChunkExtent) {
 	if !g.walk.step(e) {
 		return
 	}
@@ -52,7 +52,7 @@ func (gt *genTable) readAhead(g *generation, e schema.ChunkExtent) {
 			return
 		}
 		var err error
-		if e, err = gt.t.chunkAt(g.id, next); err != nil || !gt.t.cfg.Chunks.Prefetch(e.ID, e.Raw) {
+		if e, err = m.at(next); err != nil || !gt.t.cfg.Chunks.Prefetch(e.ID, e.Raw) {
 			return // a hole, or enough is under way; whoever reads there learns of errors
 		}
 	}
