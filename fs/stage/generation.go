@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sort"
 	"io"
 	"io/fs"
+	"sort"
 	"sync"
 	"sync/atomic"
 
