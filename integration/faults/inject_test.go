@@ -185,28 +185,51 @@ func (v *victim) notice(trace string) {
 	b, err := os.ReadFile(trace)
 	must(v.t, err)
 	v.fired = bytes.Count(b, []byte("(INJECTED)"))
-	status, err := root.JSONLines("status", "--json", v.d.Mnt)
-	must(v.t, err)
-	said := v.d.Output()
-	switch {
-	case v.fired == 0 || v.failed > 0:
-	case status[0]["recent_faults"] != nil:
-		v.inStatus++
-	case strings.Contains(said, "level=ERROR"):
-		v.logged++
-	default:
-		v.silent++
-		// Preparing the next segment is tried again, what /proc says of a process
-		// is only asked for, and a chunk whose base can't be read does without:
-		// nobody is owed these.
-		for hit := range strings.Lines(string(b)) {
-			ours := strings.Contains(hit, "/staging/") || strings.Contains(hit, ".pack") || strings.Contains(hit, ".seg>")
-			reads := v.in.call == "pread64" || strings.Contains(hit, "O_RDONLY")
-			if strings.Contains(hit, "(INJECTED)") && ours && !reads {
-				v.t.Errorf("%v: nobody was told of:\n%s", v.in, hit)
+	if v.fired == 0 || v.failed > 0 {
+		return
+	}
+	for patience := 50; ; patience-- { // what fails in the background is told a moment later
+		status, err := root.JSONLines("status", "--json", v.d.Mnt)
+		must(v.t, err)
+		owed := v.owed(string(b))
+		switch {
+		case status[0]["recent_faults"] != nil:
+			v.inStatus++
+			return
+		case strings.Contains(v.d.Output(), "level=ERROR"):
+			v.logged++
+			return
+		case owed == "":
+			v.silent++
+			return
+		case patience == 0:
+			v.t.Errorf("%v: nobody was told of:\n%s", v.in, owed)
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// owed are the calls of which somebody is to be told. Preparing the next segment
+// is tried again, what /proc says of a process is only asked for, a chunk whose
+// base can't be read does without, and what a staging file held that is gone is
+// nobody's data any more.
+func (v *victim) owed(trace string) (calls string) {
+	for hit := range strings.Lines(trace) {
+		ours := strings.Contains(hit, "/staging/") || strings.Contains(hit, ".pack") || strings.Contains(hit, ".seg>")
+		reads := v.in.call == "pread64" || strings.Contains(hit, "O_RDONLY")
+		if !strings.Contains(hit, "(INJECTED)") || !ours || reads {
+			continue
+		}
+		if _, path, ok := strings.Cut(hit, "<"); ok && strings.Contains(hit, "/staging/") {
+			path, _, _ = strings.Cut(path, ">")
+			if _, err := os.Lstat(path); os.IsNotExist(err) {
+				continue
 			}
 		}
+		calls += hit
 	}
+	return calls
 }
 
 // work saves, overwrites, renames, removes, seals, stores and reads.
