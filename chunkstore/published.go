@@ -173,7 +173,7 @@ func (p *Published) readRaw(ctx context.Context, l *located, n int, use func(pla
 	if err != nil {
 		return p.blame(l, err)
 	}
-	defer p.spans.release(sp, l, n)
+	defer p.spans.releasePiece(sp, l, n)
 	return use(payload)
 }
 
@@ -220,7 +220,7 @@ func (p *Published) decodeOne(ctx context.Context, l *located, base []byte, sure
 	if err != nil {
 		return nil, p.blame(l, err)
 	}
-	defer p.spans.release(sp, l, int(l.stored))
+	defer p.spans.release(sp, l)
 	b := p.buffers.get(int(l.raw))
 	if l.enc == pack.EncRaw {
 		copy(b.bytes, payload) // as long: the footer was held against that
@@ -266,7 +266,7 @@ func (d *Downloads) fetch(ctx context.Context, s *span) error {
 // verify holds a payload against the chunk's name if it is the chunk itself. The
 // name of others is known once they are decoded; until then their checksum does,
 // which is that of a footer whose name is known to be right.
-func (d *Downloads) verify(l *located, payload []byte) error {
+func (d *decoder) verify(l *located, payload []byte) error {
 	switch {
 	case l.enc == pack.EncRaw && d.name(payload) != l.id:
 		return errWrongName

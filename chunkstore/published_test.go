@@ -416,7 +416,7 @@ func TestAheadInVain(t *testing.T) {
 		l := &located{pack: 2, off: int64(k) << 21, stored: 1 << 20}
 		sp, _, err := s.take(t.Context(), nil, l)
 		try(t, err)
-		s.release(sp, l, 1<<20)
+		s.release(sp, l)
 		read += 1 << 20
 	}
 	s.close()
@@ -448,7 +448,7 @@ func TestAheadInOrder(t *testing.T) {
 		s.ahead(nil, all[k:min(k+window, chunks)])
 		sp, _, err := s.take(t.Context(), nil, l)
 		try(t, err)
-		s.release(sp, l, chunk)
+		s.release(sp, l)
 	}
 	s.close()
 	if n := requests.Load(); n > chunks*chunk/spanSize+10 || bytes.Load() != chunks*chunk {
@@ -466,7 +466,7 @@ func TestReadLastGoesLast(t *testing.T) {
 	read := func(l *located) *span {
 		sp, _, err := s.take(t.Context(), nil, l)
 		try(t, err)
-		s.release(sp, l, 1000)
+		s.releasePiece(sp, l, 1000)
 		return sp
 	}
 	parts := make([]*located, 4)

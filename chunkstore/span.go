@@ -227,9 +227,12 @@ func (s *spans) unpin(sp *span) {
 	sp.pins--
 }
 
-// release gives a part back of which so many bytes were read. Who reads a piece of
-// it comes back for the next: what was read last goes last.
-func (s *spans) release(sp *span, l *located, read int) {
+// release gives a part back that was read.
+func (s *spans) release(sp *span, l *located) { s.releasePiece(sp, l, int(l.stored)) }
+
+// releasePiece gives a part back of which so many bytes were read. Who has read a
+// piece comes back for the next: what was read last goes last.
+func (s *spans) releasePiece(sp *span, l *located, read int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sp.pins--

@@ -90,14 +90,17 @@ func (f *File) read(ctx context.Context, dst []byte, off, ahead int64) (n int, e
 	}
 	k := f.from(off)
 	f.ahead(k, ahead)
-	clear(dst) // what no extent covers
-	for stop := off + int64(len(dst)); k < len(f.extents) && f.extents[k].Off < stop; k++ {
+	done, stop := off, off+int64(len(dst))
+	for ; k < len(f.extents) && f.extents[k].Off < stop; k++ {
 		e := f.extents[k]
 		at, to := max(e.Off, off), min(end(e), stop)
+		clear(dst[done-off : at-off]) // a hole
+		done = to
 		if err := f.tree.chunks.ReadAt(ctx, e.ID, e.Raw, dst[at-off:to-off], int(e.Skip)+int(at-e.Off)); err != nil {
 			return 0, err
 		}
 	}
+	clear(dst[done-off:])
 	return len(dst), err
 }
 
