@@ -16,7 +16,9 @@ import (
 //
 // Where chunks lie is read once, when it is opened (whereabouts.go). Payloads
 // come in ranges, ahead of who reads (span.go), and stay encoded until a chunk is
-// asked for; decoded chunks are cached as those of a Store.
+// asked for; decoded chunks are cached as those of a Store. One that is stored as
+// it is needs neither: it is held against its name when it comes, and read where
+// it lies.
 type Published struct {
 	*Downloads
 	where *whereabouts
@@ -122,15 +124,41 @@ func (p *Published) ReadAt(ctx context.Context, id ID, rawLen uint32, dst []byte
 	if off < 0 || off > int(rawLen) || len(dst) > int(rawLen)-off {
 		return fmt.Errorf("%w: %d bytes at %d of %d", ErrRange, len(dst), off, rawLen)
 	}
+	return p.read(ctx, id, rawLen, len(dst), func(plain []byte) error {
+		copy(dst, plain[off:])
+		return nil
+	})
+}
+
+// Read is ReadAt without a copy: use is given the whole chunk, to be read until it
+// returns.
+func (p *Published) Read(ctx context.Context, id ID, rawLen uint32, use func(plain []byte) error) error {
+	return p.read(ctx, id, rawLen, int(rawLen), use)
+}
+
+func (p *Published) read(ctx context.Context, id ID, rawLen uint32, n int, use func(plain []byte) error) error {
+	l, err := p.where.find(id)
+	if err != nil {
+		return err
+	}
+	if l.raw != rawLen {
+		return fmt.Errorf("%w: chunk %x, in %s, has %d bytes, %d were expected", ErrCorrupt, l.id, p.where.key(l), l.raw, rawLen)
+	}
+	if l.enc == pack.EncRaw {
+		return p.readRaw(ctx, l, n, use)
+	}
 	for {
 		mine := false
 		e, err := p.cache.acquire(ctx, id, func() (*buffer, error) {
 			mine = true
-			return p.load(ctx, id, rawLen)
+			return p.load(ctx, l)
 		})
 		if err == nil {
 			defer p.cache.release(e)
-			return copyOut(id, dst, e.buf.bytes, off, rawLen)
+			if len(e.buf.bytes) != int(rawLen) { // of another snapshot, whose footers say so
+				return copyOut(id, nil, e.buf.bytes, 0, rawLen)
+			}
+			return use(e.buf.bytes)
 		}
 		if mine || ctx.Err() != nil || !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 			return err
@@ -139,14 +167,21 @@ func (p *Published) ReadAt(ctx context.Context, id ID, rawLen uint32, dst []byte
 	}
 }
 
+// readRaw reads n bytes of a chunk that is stored as it is.
+func (p *Published) readRaw(ctx context.Context, l *located, n int, use func(plain []byte) error) error {
+	sp, payload, err := p.spans.take(ctx, p.where, l)
+	if err != nil {
+		return p.blame(l, err)
+	}
+	defer p.spans.releasePiece(sp, l, n)
+	return use(payload)
+}
+
 // load fetches what a chunk is made of, decodes and verifies it.
-func (p *Published) load(ctx context.Context, id ID, rawLen uint32) (*buffer, error) {
-	chain, err := p.where.chain(id)
+func (p *Published) load(ctx context.Context, l *located) (*buffer, error) {
+	chain, err := p.where.chainOf(l)
 	if err != nil {
 		return nil, err
-	}
-	if l := chain[0]; l.raw != rawLen {
-		return nil, fmt.Errorf("%w: chunk %x, in %s, has %d bytes, %d were expected", ErrCorrupt, l.id, p.where.key(l), l.raw, rawLen)
 	}
 	return p.loadChain(ctx, chain)
 }
@@ -192,7 +227,7 @@ func (p *Published) decodeOne(ctx context.Context, l *located, base []byte, sure
 	} else if err = p.decode(l.enc, payload, b.bytes, base); err != nil {
 		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	if err == nil && sure && p.name(b.bytes) != l.id {
+	if err == nil && sure && l.enc != pack.EncRaw && p.name(b.bytes) != l.id {
 		err = fmt.Errorf("%w: %w", ErrCorrupt, errWrongName)
 	}
 	if err != nil {
@@ -210,14 +245,13 @@ func (p *Published) blame(l *located, err error) error {
 	return fmt.Errorf("chunk %x, in %s at %d: %w", l.id, p.where.key(l), l.off, err)
 }
 
-// fetch gets a range of a pack. The checksums of the payloads in it are those of
-// the footer, whose name is known to be right.
+// fetch gets a range of a pack.
 func (d *Downloads) fetch(ctx context.Context, s *span) error {
 	s.buf = d.buffers.get(s.size)
-	_, err := remote.GetVerified(ctx, d.bucket, s.where.packs[s.pack].Key(), s.buf.bytes, s.off, func(b []byte) error {
+	_, err := remote.GetVerified(ctx, d.bucket, s.where.packs[s.pack].Key(), s.buf.bytes, s.off, func([]byte) error {
 		for _, l := range s.parts {
-			if pack.Checksum(s.payload(l)) != l.crc {
-				return fmt.Errorf("the checksum of chunk %x at %d", l.id, l.off)
+			if err := d.verify(l, s.payload(l)); err != nil {
+				return fmt.Errorf("chunk %x at %d: %w", l.id, l.off, err)
 			}
 		}
 		return nil
@@ -227,4 +261,17 @@ func (d *Downloads) fetch(ctx context.Context, s *span) error {
 		s.buf = nil
 	}
 	return err
+}
+
+// verify holds a payload against the chunk's name if it is the chunk itself. The
+// name of others is known once they are decoded; until then their checksum does,
+// which is that of a footer whose name is known to be right.
+func (d *decoder) verify(l *located, payload []byte) error {
+	switch {
+	case l.enc == pack.EncRaw && d.name(payload) != l.id:
+		return errWrongName
+	case l.enc != pack.EncRaw && pack.Checksum(payload) != l.crc:
+		return errors.New("its checksum is wrong")
+	}
+	return nil
 }

@@ -427,3 +427,58 @@ func TestAheadInVain(t *testing.T) {
 		t.Errorf("%d bytes are kept", s.bytes)
 	}
 }
+
+// Who announces a little more with each read has it fetched by few requests, each
+// byte once, and all of it.
+func TestAheadInOrder(t *testing.T) {
+	requests, bytes := atomic.Int64{}, atomic.Int64{}
+	s := newSpans(64<<20, func(_ context.Context, sp *span) error {
+		requests.Add(1)
+		bytes.Add(int64(sp.size))
+		sp.buf = &buffer{bytes: make([]byte, sp.size)}
+		return nil
+	}, func(*buffer) {})
+	defer s.close()
+	const chunk, window, chunks = 256 << 10, 128, 1000
+	var all []*located
+	for k := range chunks {
+		all = append(all, &located{pack: 1, off: int64(k) * chunk, stored: chunk})
+	}
+	for k, l := range all {
+		s.ahead(nil, all[k:min(k+window, chunks)])
+		sp, _, err := s.take(t.Context(), nil, l)
+		try(t, err)
+		s.release(sp, l)
+	}
+	s.close()
+	if n := requests.Load(); n > chunks*chunk/spanSize+10 || bytes.Load() != chunks*chunk {
+		t.Errorf("%d chunks were fetched by %d requests of %d bytes", chunks, n, bytes.Load())
+	}
+}
+
+// What was read last is kept longest: its reader comes back for the rest.
+func TestReadLastGoesLast(t *testing.T) {
+	s := newSpans(3<<20, func(_ context.Context, sp *span) error {
+		sp.buf = &buffer{bytes: make([]byte, sp.size)}
+		return nil
+	}, func(*buffer) {})
+	defer s.close()
+	read := func(l *located) *span {
+		sp, _, err := s.take(t.Context(), nil, l)
+		try(t, err)
+		s.releasePiece(sp, l, 1000)
+		return sp
+	}
+	parts := make([]*located, 4)
+	for k := range parts {
+		parts[k] = &located{pack: uint32(k), stored: 1 << 20}
+	}
+	first := read(parts[0])
+	read(parts[1])
+	read(parts[2])
+	read(parts[0])
+	read(parts[3]) // there is room for three
+	if read(parts[0]) != first || s.of[parts[1]] != nil {
+		t.Error("what was read last has gone, and what was read first is kept")
+	}
+}

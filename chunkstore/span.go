@@ -14,6 +14,7 @@ const (
 	spanGap    = 1 << 10 // bytes between payloads that are fetched with them: so many,
 	staleAfter = 4       // times what may be kept, read by others: nobody comes for it any more
 	gapShare   = 16      // and this part of what was wanted before them
+	fewShare   = 8       // less than this part of what is announced is not asked for yet
 )
 
 // span is a range of a pack, fetched by one request.
@@ -58,7 +59,7 @@ type spans struct {
 
 	mu     sync.Mutex
 	of     map[*located]*span
-	order  list.List // of *span, the oldest first
+	order  list.List // of *span, the one fetched or read last at the end
 	bytes  int64
 	read   int64 // payload bytes that readers took
 	wasted int64 // payload bytes that went unread
@@ -75,19 +76,33 @@ func (s *spans) close() {
 	s.tasks.Wait()
 }
 
-// ahead begins to fetch parts that will be read soon, as far as there is room.
+// ahead begins to fetch parts that will be read soon, as far as there is room, and
+// once they are enough: who reads in order announces a little more each time, and
+// that makes few requests only together.
 func (s *spans) ahead(where *whereabouts, parts []*located) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.wasted > s.read/16+spanWaste {
 		return // whoever reads does not read what he says
 	}
-	for _, sp := range merge(s.newLocked(parts, true)) {
+	missing := s.newLocked(parts, true)
+	if payloads(missing)*fewShare < payloads(parts) {
+		return
+	}
+	for _, sp := range merge(missing) {
 		if !s.makeRoomLocked(int64(sp.size)) {
 			return
 		}
 		s.startLocked(where, sp)
 	}
+}
+
+// payloads is the bytes of parts.
+func payloads(parts []*located) (n int64) {
+	for _, l := range parts {
+		n += int64(l.stored)
+	}
+	return n
 }
 
 // demand begins to fetch what a reader is about to take.
@@ -213,11 +228,16 @@ func (s *spans) unpin(sp *span) {
 }
 
 // release gives a part back that was read.
-func (s *spans) release(sp *span, l *located) {
+func (s *spans) release(sp *span, l *located) { s.releasePiece(sp, l, int(l.stored)) }
+
+// releasePiece gives a part back of which so many bytes were read. Who has read a
+// piece comes back for the next: what was read last goes last.
+func (s *spans) releasePiece(sp *span, l *located, read int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sp.pins--
-	s.read += int64(l.stored)
+	s.order.MoveToBack(sp.elem)
+	s.read += int64(read)
 	if l.taken <= sp.born {
 		sp.left--
 	}

@@ -235,6 +235,7 @@ func (u *Uploads) putOnce(ctx context.Context, key string, c remote.Content, aga
 				return err
 			}
 		}
+		c.Fresh = true
 		_, err := u.b.PutIfAbsent(ctx, key, c)
 		if again || !errors.Is(err, remote.ErrExists) {
 			return err

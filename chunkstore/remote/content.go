@@ -23,6 +23,9 @@ type Content struct {
 	Body io.ReaderAt
 	Size int64
 	CRC  uint32 // CRC-32C
+	// Fresh says that, as far as the caller knows, nothing was ever put under the
+	// key. Whether something is there is then not asked before the bytes are sent.
+	Fresh bool
 	// Pace, if there is one, is called before each n bytes that leave, and
 	// returns when they may, or with ctx's error. (Bytes may be read more often
 	// than they are sent, so it is not for Body to wait.) Parts of an object may

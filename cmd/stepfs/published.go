@@ -64,7 +64,8 @@ func openPublished(ctx context.Context, b remote.Bucket, c *bucket.Config, step 
 	if err != nil {
 		return nil, err
 	}
-	chunks, err := chunkstore.OpenPublished(ctx, b, c.Key, ref, chunkstore.PublishedOptions{})
+	// Nothing is read twice, but for what is the same in several places.
+	chunks, err := chunkstore.OpenPublished(ctx, b, c.Key, ref, chunkstore.PublishedOptions{CacheBytes: 16 << 20})
 	if err != nil {
 		return nil, fmt.Errorf("finding the chunks of %s: %w", step.ID(), err)
 	}

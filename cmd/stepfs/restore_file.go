@@ -84,6 +84,12 @@ func (r *restorer) fill(ctx context.Context, f sinkFile, n node) (warning, err e
 
 // copy copies the data and leaves the holes.
 func (r *restorer) copy(ctx context.Context, f sinkFile, c content, size int64) error {
+	if _, fetched := c.(copier); fetched && size > copyPiece {
+		// One after the other: what is fetched ahead is of one place, and all of
+		// the connections are for it.
+		r.large.Lock()
+		defer r.large.Unlock()
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(r.opts.workers)
 	var covered int64
@@ -107,6 +113,13 @@ func (r *restorer) copy(ctx context.Context, f sinkFile, c content, size int64) 
 }
 
 func (r *restorer) piece(ctx context.Context, f sinkFile, c content, from, to int64) error {
+	if c, ok := c.(copier); ok {
+		if err := c.CopyTo(ctx, f, from, to); err != nil {
+			return err
+		}
+		r.bar.add(to - from)
+		return nil
+	}
 	b := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(b)
 	for from < to {

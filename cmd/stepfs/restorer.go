@@ -29,6 +29,7 @@ type restorer struct {
 	links []hardLink
 	dirs  []dirMeta // parents before children
 
+	large   sync.Mutex // of the one large file that is fetched
 	printMu sync.Mutex
 }
 

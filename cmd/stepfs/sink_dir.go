@@ -110,6 +110,20 @@ func (s dirSink) Sync() error {
 
 type dirFile struct{ *os.File }
 
+// settleAbove is the size of writes that begin their way to the disk at once.
+const settleAbove = 256 << 10
+
+// WriteAt leaves Sync little to wait for: the disk writes what is large while more
+// is read.
+func (f dirFile) WriteAt(b []byte, off int64) (int, error) {
+	n, err := f.File.WriteAt(b, off)
+	if err == nil && n >= settleAbove {
+		// Where it can't be begun early, Sync does all of it, and says what is wrong.
+		_ = unix.SyncFileRange(int(f.Fd()), off, int64(n), unix.SYNC_FILE_RANGE_WRITE)
+	}
+	return n, err
+}
+
 func (f dirFile) SetAttributes(n node, xattrs map[string][]byte) (warning, err error) {
 	fd := int(f.Fd())
 	if os.Geteuid() == 0 {

@@ -42,5 +42,11 @@ type content interface {
 	io.Closer
 }
 
+// copier is a content that writes its bytes to a file itself, without a copy of
+// them in between: those between two offsets, holes left out.
+type copier interface {
+	CopyTo(ctx context.Context, w io.WriterAt, from, to int64) error
+}
+
 // ownXattr begins the attributes that only describe a file's state in stepfs.
 const ownXattr = "user.stepfs."

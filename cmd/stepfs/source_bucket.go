@@ -81,6 +81,7 @@ func (s *bucketSource) Open(n node) (content, error) {
 	return bucketContent{s.ctx, f}, err
 }
 
+// bucketContent is a copier, too.
 type bucketContent struct {
 	ctx context.Context
 	*published.File

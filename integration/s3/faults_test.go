@@ -140,6 +140,41 @@ func TestEachFault(t *testing.T) {
 	}
 }
 
+// What is fresh is sent without a question, and is nevertheless made once: if
+// something lies there already, or the answer is lost, the next attempt finds it.
+func TestFreshPut(t *testing.T) {
+	for name, run := range honest() {
+		t.Run(name, func(t *testing.T) {
+			srv := run(t)
+			bucket := srv.bucket(t)
+			opt := srv.options(bucket)
+			data := remotetest.Random(1, 8<<20)
+			c := remote.Bytes(data)
+			c.Fresh = true
+			p := newProxy(t, srv, func(*http.Request) fault { return none })
+			opt.Endpoint = p.url
+			_, err := open(t, opt).PutIfAbsent(t.Context(), "a", c)
+			must(t, err)
+			if n := p.made[none].Load(); n != 1 {
+				t.Errorf("%d requests", n)
+			}
+			other := remote.Bytes(remotetest.Random(2, 8<<20))
+			other.Fresh = true
+			_, err = patient(open(t, srv.options(bucket))).PutIfAbsent(t.Context(), "a", other)
+			is(t, err, remote.ErrExists)
+			opt.Endpoint = newProxy(t, srv, once(lost, method("PUT"))).url
+			_, err = patient(open(t, opt)).PutIfAbsent(t.Context(), "b", c)
+			must(t, err)
+			direct := open(t, srv.options(bucket))
+			for _, key := range []string{"a", "b"} {
+				if _, same, err := remote.Same(t.Context(), direct, key, c); !same {
+					t.Errorf("%s is another object (%v)", key, err)
+				}
+			}
+		})
+	}
+}
+
 // The last request of many, whose condition decides: its answer is lost, the
 // object is recognised, and no parts are left.
 func TestLostCompletion(t *testing.T) {

@@ -35,6 +35,8 @@ var (
 // Chunks is where trees and contents come from: *chunkstore.Published.
 type Chunks interface {
 	ReadAt(ctx context.Context, id chunkstore.ID, rawLen uint32, dst []byte, off int) error
+	// Read is ReadAt without a copy: use is given the whole chunk, until it returns.
+	Read(ctx context.Context, id chunkstore.ID, rawLen uint32, use func(plain []byte) error) error
 	// Ahead says what will be read soon.
 	Ahead(ids []chunkstore.ID)
 }

@@ -12,7 +12,7 @@ import (
 const (
 	aheadBytes  = 32 << 20 // what is fetched ahead of a reader, in plain bytes,
 	aheadChunks = 512      // and in chunks
-	rangeBytes  = 8 << 20  // see Data
+	rangeBytes  = 4 << 20  // see Data
 )
 
 // File reads a regular file of a snapshot. It may be used by several at a time.
@@ -90,15 +90,37 @@ func (f *File) read(ctx context.Context, dst []byte, off, ahead int64) (n int, e
 	}
 	k := f.from(off)
 	f.ahead(k, ahead)
-	clear(dst) // what no extent covers
-	for stop := off + int64(len(dst)); k < len(f.extents) && f.extents[k].Off < stop; k++ {
+	done, stop := off, off+int64(len(dst))
+	for ; k < len(f.extents) && f.extents[k].Off < stop; k++ {
 		e := f.extents[k]
 		at, to := max(e.Off, off), min(end(e), stop)
+		clear(dst[done-off : at-off]) // a hole
+		done = to
 		if err := f.tree.chunks.ReadAt(ctx, e.ID, e.Raw, dst[at-off:to-off], int(e.Skip)+int(at-e.Off)); err != nil {
 			return 0, err
 		}
 	}
+	clear(dst[done-off:])
 	return len(dst), err
+}
+
+// CopyTo writes what is between two offsets, but for holes, to a file at the same
+// offsets. It is ReadAt without a copy of the bytes.
+func (f *File) CopyTo(ctx context.Context, w io.WriterAt, off, to int64) error {
+	for k := f.from(off); k < len(f.extents) && f.extents[k].Off < to; k++ {
+		f.ahead(k, aheadBytes)
+		e := f.extents[k]
+		first, last := max(e.Off, off), min(end(e), to)
+		err := f.tree.chunks.Read(ctx, e.ID, e.Raw, func(plain []byte) error {
+			at := int64(e.Skip) + first - e.Off
+			_, err := w.WriteAt(plain[at:at+last-first], first)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ahead has the chunks from extent k on fetched, so many bytes of them.

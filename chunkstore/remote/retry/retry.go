@@ -168,7 +168,11 @@ func (b *Bucket) Put(ctx context.Context, key string, c remote.Content) error {
 
 // PutIfAbsent implements remote.Bucket.
 func (b *Bucket) PutIfAbsent(ctx context.Context, key string, c remote.Content) (string, error) {
-	return b.once(ctx, key, c, remote.ErrExists, func() (string, error) { return b.inner.PutIfAbsent(ctx, key, c) })
+	return b.once(ctx, key, c, remote.ErrExists, func() (string, error) {
+		version, err := b.inner.PutIfAbsent(ctx, key, c)
+		c.Fresh = false // it may be there now
+		return version, err
+	})
 }
 
 // ReplaceIfMatch implements remote.Bucket.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -258,4 +259,30 @@ func TestValidate(t *testing.T) {
 	if err := (retry.Options{}).Validate(); err != nil {
 		t.Error(err)
 	}
+}
+
+// heard notes what is said of contents.
+type heard struct {
+	remote.Bucket
+	fresh []bool
+}
+
+func (b *heard) PutIfAbsent(ctx context.Context, key string, c remote.Content) (string, error) {
+	b.fresh = append(b.fresh, c.Fresh)
+	if len(b.fresh) < 3 {
+		return "", errTrouble
+	}
+	return b.Bucket.PutIfAbsent(ctx, key, c)
+}
+
+// What was tried is not fresh any more: it may be there.
+func TestFreshOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		inner := &heard{Bucket: mem.New()}
+		c := remote.Bytes([]byte("x"))
+		c.Fresh = true
+		if _, err := retry.New(inner, retry.Options{}).PutIfAbsent(t.Context(), "k", c); err != nil || !slices.Equal(inner.fresh, []bool{true, false, false}) {
+			t.Errorf("fresh at each attempt: %v (%v)", inner.fresh, err)
+		}
+	})
 }

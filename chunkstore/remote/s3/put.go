@@ -79,7 +79,8 @@ func (c condition) unmet(err error) error {
 // lookAbove is the size above which is looked first whether an object is there
 // that must not be: it would be a pity to send all of it for nothing, and some
 // servers (versitygw) refuse while it is being sent and cut the connection, so
-// that the sender never hears why.
+// that the sender never hears why. What is fresh is sent at once: if something is
+// there all the same, it is found by the next attempt.
 const lookAbove = 256 << 10
 
 // version is what stands for an ETag.
@@ -97,7 +98,7 @@ func (b *Bucket) put(ctx context.Context, op, key string, c remote.Content, cond
 	if err := remote.Ended(ctx, op, key); err != nil {
 		return "", err
 	}
-	if cond.absent && c.Size > lookAbove {
+	if cond.absent && c.Size > lookAbove && !c.Fresh {
 		if _, err := b.Stat(ctx, key); err == nil {
 			return "", remote.Fail(op, key, remote.ErrExists, nil)
 		} else if !errors.Is(err, remote.ErrNotExist) {
