@@ -53,6 +53,7 @@ var rows = []row{
 	{"read-data", readData},
 	{"upload", uploadPacks},
 	{"cold-restore", restoreCold},
+	{"attach", attachLarge},
 }
 
 func main() {
@@ -91,9 +92,11 @@ func parse() (b *bench, names, jsonPath string) {
 	flag.IntVar(&b.recoverySnapshots, "recovery-snapshots", 2000, "snapshots of the recovery row")
 	flag.Int64Var(&b.checkMiB, "check", 1024, "MiB of each of the two files of the read-data row")
 	flag.Int64Var(&b.uploadMiB, "upload", 1024, "MiB of the step of the upload and cold-restore rows")
+	flag.IntVar(&b.attached, "attached", 10000, "snapshots of the bucket of the attach row")
 	flag.Parse()
 	if *quick {
 		b.chunks, b.recoverySnapshots, b.checkMiB, b.uploadMiB = 20000, 200, 128, 128
+		b.attached = 500
 		b.bigDir, b.overwriteMiB, b.overwriteSeconds = 20000, 64, 10
 		b.rounds, b.fileMiB, b.ingestMiB, b.memoryMiB, b.closedMiB, b.files, b.snapshots, b.steps, b.commits, b.scope = 2, 200, 128, 1024, 400, 1000, 500, 100, 2000, 5000
 	}

@@ -18,6 +18,7 @@ type bench struct {
 	rounds                                   int
 	fileMiB, ingestMiB, memoryMiB, closedMiB int64
 	files, snapshots, steps, commits, scope  int
+	attached                                 int
 	bigDir, overwriteSeconds                 int
 	overwriteMiB, checkMiB, uploadMiB        int64
 	chunks, recoverySnapshots                int

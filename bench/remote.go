@@ -36,6 +36,7 @@ const (
 type objectStore struct {
 	cmd   *exec.Cmd
 	env   []string // of who uses it
+	url   string
 	plain *s3.Client
 }
 
@@ -66,6 +67,7 @@ func (b *bench) serveObjects() (*objectStore, error) {
 		return nil, fmt.Errorf("%w (make servers installs it)", err)
 	}
 	url := "http://" + addr
+	o.url = url
 	o.env = []string{"AWS_ACCESS_KEY_ID=" + remoteKey, "AWS_SECRET_ACCESS_KEY=" + remoteSecret, "AWS_REGION=" + remoteRegion, "AWS_ENDPOINT_URL_S3=" + url}
 	o.plain = s3.New(s3.Options{BaseEndpoint: &url, Region: remoteRegion, UsePathStyle: true,
 		Credentials:                credentials.NewStaticCredentialsProvider(remoteKey, remoteSecret, ""),

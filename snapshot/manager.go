@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"stepfs/chunkstore"
+	"stepfs/chunkstore/bucket"
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
 	"stepfs/snapshot/include"
@@ -87,6 +88,7 @@ type Config struct {
 	// DurableRemote: a barrier, and a snapshot that somebody asks for, are only
 	// acknowledged once they are in the bucket (publish_barrier.go).
 	DurableRemote bool
+	CatalogRefs   int // of how many steps a catalog in the bucket tells; default bucket.CatalogRefs
 
 	inspect inspector // how the files of a step are checked; default inspectStep
 
@@ -104,6 +106,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.UseGrace == 0 {
 		c.UseGrace = time.Minute
+	}
+	if c.CatalogRefs == 0 {
+		c.CatalogRefs = bucket.CatalogRefs
 	}
 	if c.Now == nil {
 		c.Now = time.Now

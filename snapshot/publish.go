@@ -28,6 +28,8 @@ type publisher struct {
 	nudge chan struct{} // there may be work
 	hurry chan struct{} // somebody waits: what failed is tried again at once
 
+	catalogs *cataloguer
+
 	mu        sync.Mutex
 	closed    bool
 	barriers  barriers
@@ -59,8 +61,10 @@ const (
 )
 
 func newPublisher(m *Manager) *publisher {
-	return &publisher{m: m, up: m.cfg.Uploads, nudge: make(chan struct{}, 1), hurry: make(chan struct{}, 1), since: map[string]int{},
+	p := &publisher{m: m, up: m.cfg.Uploads, nudge: make(chan struct{}, 1), hurry: make(chan struct{}, 1), since: map[string]int{},
 		barriers: barriers{changed: make(chan struct{})}}
+	p.catalogs = newCataloguer(p)
+	return p
 }
 
 // load finds what is not published yet.
@@ -119,10 +123,11 @@ func (p *publisher) waits(seq uint64) bool {
 // run publishes what is due until ctx ends.
 func (p *publisher) run(ctx context.Context) {
 	BeNice()
-	var renewing sync.WaitGroup
-	renewing.Go(func() { p.renew(ctx) })
+	var beside sync.WaitGroup
+	beside.Go(func() { p.renew(ctx) })
+	beside.Go(func() { p.catalogs.run(ctx) })
 	defer p.release()
-	defer renewing.Wait()
+	defer beside.Wait()
 	defer p.close()
 	var broken retry
 	for ctx.Err() == nil {
@@ -237,6 +242,7 @@ func (p *publisher) pass(ctx context.Context) (more bool, err error) {
 	if err := p.catchUp(ctx); err != nil {
 		return false, err
 	}
+	p.catalogs.look()
 	s, i, err := p.take()
 	if s == nil || err != nil {
 		return false, err
@@ -275,6 +281,7 @@ func (p *publisher) did(seq uint64, barrier, fresh bool) {
 	if !fresh || barrier {
 		return
 	}
+	p.catalogs.published()
 	if i, err := p.m.Get(seq); err == nil && p.m.cfg.Events.Published != nil {
 		p.m.cfg.Events.Published(i)
 	}

@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"stepfs/chunkstore/bucket"
@@ -183,27 +182,13 @@ func (p *publisher) forget(ctx context.Context, r publishedRef) error {
 }
 
 // loadBarriers finds the barriers whose refs are there.
-func (p *publisher) loadBarriers() (err error) {
-	it, err := p.m.db.NewIter([]byte{schema.PrefixRefUpload}, []byte{schema.PrefixRefUpload + 1})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, it.Error(), it.Close()) }()
-	for ok := it.First(); ok; ok = it.Next() {
-		seq, err := schema.ParseNumbered(it.Key())
-		if err != nil {
-			return err
-		}
-		u, err := schema.DecodeRefUpload(it.Value())
-		if err != nil {
-			return fmt.Errorf("ref of snapshot %d: %w", seq, err)
-		}
+func (p *publisher) loadBarriers() error {
+	return p.m.eachRefUpload(func(seq uint64, u schema.RefUpload) {
 		if u.Barrier {
 			p.barriers.old = append(p.barriers.old, publishedRef{seq, u.Seq, u.Writer})
 			p.barriers.reached = max(p.barriers.reached, seq)
 		}
-	}
-	return nil
+	})
 }
 
 // EndWaits has everybody who waits for the bucket be told that it is not there:

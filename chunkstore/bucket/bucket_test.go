@@ -121,13 +121,14 @@ func TestWriterInfo(t *testing.T) {
 
 // TestEveryBit flips each bit of each kind of object: none is believed.
 func TestEveryBit(t *testing.T) {
-	f, x, l, r := testRef(), testIndex(), testLease(), testRetired()
+	f, x, l, r, a := testRef(), testIndex(), testLease(), testRetired(), testCatalog()
 	for name, o := range map[string]struct {
 		b      []byte
 		decode func(b []byte) error
 	}{
 		"ref":     {f.Encode(), func(b []byte) error { _, err := DecodeRef(b, f.Writer, f.Seq); return err }},
 		"index":   {x.Encode(), func(b []byte) error { _, err := DecodeIndex(b, x.Writer, x.Seq); return err }},
+		"catalog": {a.Encode(), func(b []byte) error { _, err := DecodeCatalog(b, a.Writer, a.First, a.Last); return err }},
 		"config":  {testConfig().Encode(), func(b []byte) error { _, err := DecodeConfig(b); return err }},
 		"lease":   {l.Encode(), func(b []byte) error { _, err := DecodeLease(b, l.Slot); return err }},
 		"retired": {r.Encode(), func(b []byte) error { _, err := DecodeRetired(b, r.Epoch); return err }},
@@ -188,8 +189,9 @@ func TestGolden(t *testing.T) {
 		b   []byte
 		sum string
 	}{
-		"ref":    {testRef().Encode(), "6e253a253567c3ea"},
-		"config": {testConfig().Encode(), "5b94c5987230f2a5"},
+		"ref":     {testRef().Encode(), "6e253a253567c3ea"},
+		"catalog": {testCatalog().Encode(), "9d0af4cc1409d6ee"},
+		"config":  {testConfig().Encode(), "5b94c5987230f2a5"},
 	} {
 		sum := blake3.Sum256(o.b)
 		if got := hex.EncodeToString(sum[:8]); got != o.sum {
@@ -251,6 +253,8 @@ func FuzzObjects(f *testing.F) {
 	f.Add(r.Encode())
 	f.Add(x.Encode())
 	f.Add(c.Encode())
+	a := testCatalog()
+	f.Add(a.Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		// With a right checksum, or nothing behind it is ever reached.
 		if len(b) >= headSize+sumSize {
@@ -268,6 +272,12 @@ func FuzzObjects(f *testing.F) {
 				_, _ = p.Entries()
 			}
 		}
+		if got, err := DecodeCatalog(b, a.Writer, a.First, a.Last); err == nil {
+			if again, err := DecodeCatalog(got.Encode(), a.Writer, a.First, a.Last); err != nil || !reflect.DeepEqual(again, got) {
+				t.Fatal(again, err)
+			}
+		}
+		_, _, _, _ = ParseCatalogKey(string(b))
 		_, _ = DecodeWriter(b, x.Writer)
 		_, _ = DecodeConfig(b)
 		_, _ = ParsePackKey(string(b))

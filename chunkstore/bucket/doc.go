@@ -1,13 +1,14 @@
 // Package bucket is the format of what stores keep in an object store: the keys
 // of the objects, and their bytes. Of I/O it has what all need: Join, Read,
-// ReadRef, ReadIndex, ReadFooter. It knows nothing of who uploads what and when.
-// docs/FORMAT.md has the tables.
+// ReadRef, ReadCatalog, ReadIndex, ReadFooter. It knows nothing of who uploads
+// what and when. docs/FORMAT.md has the tables.
 //
 //	config                            what names chunks here; written once
 //	writers/<writer>                  a store that uploads here, and whose it is
 //	packs/<hh>/<name>.<writer>.<seq>  a pack, byte for byte as in a store
 //	index/<writer>/<seq>              the footers of some packs of a writer
 //	refs/<writer>/<seq>               one published snapshot
+//	catalogs/<writer>/<first>-<last>  what many refs of a writer say
 //	groups/…                          reserved: a step of many writers
 //	leases/<slot>, retired/<epoch>    of prune: see there
 //
@@ -21,7 +22,8 @@
 //     these are made from), and each of them was there, and was not retired,
 //     when the ref was put. So refs alone say which packs are needed.
 //   - An index object says what is in packs that are there; it is a cache of
-//     their footers, and no proof that a pack still is there.
+//     their footers, and no proof that a pack still is there. So is a catalog of
+//     refs.
 //   - The ID of the root object certifies a snapshot: everything below is named
 //     by its hash.
 //

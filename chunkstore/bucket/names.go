@@ -12,14 +12,15 @@ import (
 
 // The first parts of keys.
 const (
-	ConfigKey     = "config"
-	WritersPrefix = "writers/"
-	PacksPrefix   = "packs/"
-	IndexPrefix   = "index/"
-	RefsPrefix    = "refs/"
-	GroupsPrefix  = "groups/" // reserved
-	LeasesPrefix  = "leases/"
-	RetiredPrefix = "retired/"
+	ConfigKey      = "config"
+	WritersPrefix  = "writers/"
+	PacksPrefix    = "packs/"
+	IndexPrefix    = "index/"
+	RefsPrefix     = "refs/"
+	GroupsPrefix   = "groups/" // reserved
+	CatalogsPrefix = "catalogs/"
+	LeasesPrefix   = "leases/"
+	RetiredPrefix  = "retired/"
 )
 
 // Writer names a store that uploads. It is drawn once for each attachment of a

@@ -19,6 +19,7 @@ const (
 	KindLease   Kind = 'L' // of prune
 	KindRetired Kind = 'T' // of prune
 	KindGone    Kind = 'G' // a tombstone
+	KindCatalog Kind = 'C'
 )
 
 const (

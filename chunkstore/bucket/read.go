@@ -19,6 +19,11 @@ func ReadRef(ctx context.Context, b remote.Bucket, w Writer, seq uint64) (*Ref, 
 	return readTwice(ctx, b, RefKey(w, seq), MaxRef, func(p []byte) (*Ref, error) { return DecodeRef(p, w, seq) })
 }
 
+// ReadCatalog gives a catalog. One that is damaged is fetched once more.
+func ReadCatalog(ctx context.Context, b remote.Bucket, w Writer, first, last uint64) (*Catalog, error) {
+	return readTwice(ctx, b, CatalogKey(w, first, last), MaxCatalog, func(p []byte) (*Catalog, error) { return DecodeCatalog(p, w, first, last) })
+}
+
 // ReadIndex gives an index object. One that is damaged is fetched once more.
 func ReadIndex(ctx context.Context, b remote.Bucket, w Writer, seq uint64) (*Index, error) {
 	return readTwice(ctx, b, IndexKey(w, seq), MaxIndex, func(p []byte) (*Index, error) { return DecodeIndex(p, w, seq) })

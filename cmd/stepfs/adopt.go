@@ -82,20 +82,15 @@ func (d *daemon) fetchAdopted(ctx context.Context, want string) error {
 	if err != nil {
 		return err
 	}
-	all, err := published.List(ctx, b)
-	if err != nil {
-		return err
-	}
 	scope, name := splitStep("", want)
-	step, err := findPublished(all, published.Query{Scope: scope, Name: name})
-	if err != nil {
-		return err
-	}
-	s, err := openPublished(ctx, b, cfg, step)
+	s, err := choosePublished(ctx, b, cfg, func(all *published.Listing) (published.Step, error) {
+		return findPublished(all, published.Query{Scope: scope, Name: name})
+	})
 	if err != nil {
 		return err
 	}
 	defer s.chunks.Close()
+	step := s.step
 	if err := d.noteAdopting(filepath.Join(scope, step.ID())); err != nil {
 		return err
 	}

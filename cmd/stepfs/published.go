@@ -49,6 +49,31 @@ func findPublished(l *published.Listing, q published.Query) (published.Step, err
 	return step, err
 }
 
+// choosePublished opens the snapshot that find chooses. If a catalog was wrong
+// about it, or may have hidden it, every ref is read.
+func choosePublished(ctx context.Context, b remote.Bucket, c *bucket.Config, find func(*published.Listing) (published.Step, error)) (*publishedSnapshot, error) {
+	all, err := published.List(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	s, err := chooseFrom(ctx, b, c, all, find)
+	if all.Catalogs == 0 || !errors.Is(err, published.ErrCatalog) && !errors.Is(err, published.ErrNotExist) {
+		return s, err
+	}
+	if all, err = published.ListRefs(ctx, b); err != nil {
+		return nil, err
+	}
+	return chooseFrom(ctx, b, c, all, find)
+}
+
+func chooseFrom(ctx context.Context, b remote.Bucket, c *bucket.Config, all *published.Listing, find func(*published.Listing) (published.Step, error)) (*publishedSnapshot, error) {
+	step, err := find(all)
+	if err != nil {
+		return nil, err
+	}
+	return openPublished(ctx, b, c, step)
+}
+
 // publishedSnapshot is an open snapshot of a bucket.
 type publishedSnapshot struct {
 	step   published.Step
@@ -60,6 +85,9 @@ func openPublished(ctx context.Context, b remote.Bucket, c *bucket.Config, step 
 	ref, err := bucket.ReadRef(ctx, b, step.Writer, step.Ref)
 	if errors.Is(err, bucket.ErrGone) {
 		err = fmt.Errorf("%s was forgotten in the bucket a moment ago: %w", step.ID(), err)
+	}
+	if err == nil {
+		err = step.Is(ref)
 	}
 	if err != nil {
 		return nil, err
@@ -85,23 +113,17 @@ func restoreFromBucket(ctx context.Context, url, what string, o *restoreOptions)
 	if l, err := location.Parse(url); err == nil {
 		f.store = l.Dir
 	}
-	all, err := published.List(ctx, b)
-	if err != nil {
-		return f, err
-	}
-	var step published.Step
-	f.info, f.path, err = findPart(o.scope, what, func(scope, name string) (SnapshotInfo, error) {
-		found, err := findPublished(all, published.Query{Scope: scope, Name: name, Writer: o.writer})
-		if err != nil {
-			return SnapshotInfo{}, err
-		}
-		step = found
-		return describePublished(step), nil
+	s, err := choosePublished(ctx, b, c, func(all *published.Listing) (step published.Step, err error) {
+		f.info, f.path, err = findPart(o.scope, what, func(scope, name string) (SnapshotInfo, error) {
+			found, err := findPublished(all, published.Query{Scope: scope, Name: name, Writer: o.writer})
+			if err != nil {
+				return SnapshotInfo{}, err
+			}
+			step = found
+			return describePublished(step), nil
+		})
+		return step, err
 	})
-	if err != nil {
-		return f, err
-	}
-	s, err := openPublished(ctx, b, c, step)
 	if err != nil {
 		return f, err
 	}

@@ -24,6 +24,7 @@ type RemotePruned struct {
 	Kept           int       `json:"kept"`
 	Spared         int       `json:"spared"`
 	Indexes        int       `json:"indexes"`
+	Catalogs       int       `json:"catalogs"`
 	Due            time.Time `json:"due,omitzero"`
 	Waiting        []string  `json:"waiting,omitempty"`
 	Fenced         []string  `json:"fenced,omitempty"`
@@ -71,7 +72,7 @@ at the same time, and interrupting it is safe.`,
 
 func pruned(r prune.Report, dryRun bool) RemotePruned {
 	return RemotePruned{Epoch: r.Epoch, Refs: r.Refs, Forgotten: r.Forgotten, Packs: r.Packs, Deleted: r.Deleted.Packs, DeletedBytes: r.Deleted.Bytes,
-		Condemned: r.Condemned.Packs, CondemnedBytes: r.Condemned.Bytes, Kept: r.Kept.Packs, Spared: r.Spared, Indexes: r.Indexes,
+		Condemned: r.Condemned.Packs, CondemnedBytes: r.Condemned.Bytes, Kept: r.Kept.Packs, Spared: r.Spared, Indexes: r.Indexes, Catalogs: r.Catalogs,
 		Due: r.Due, Waiting: writerNames(r.Waiting), Fenced: writerNames(r.Fenced), DryRun: dryRun}
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,12 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"stepfs/chunkstore/bucket"
 	"stepfs/chunkstore/remote"
 	"stepfs/integration/harness"
-	"stepfs/internal/schema"
 	"stepfs/snapshot/published/publishtest"
 )
 
@@ -144,45 +142,67 @@ func TestMountURLMissing(t *testing.T) {
 	}
 }
 
-// TestMountURLMany prints how long it takes to attach to a bucket of many snapshots
-// (STEPFS_REFS, 300), until its list is shown and until the first byte of a file
-// is.
+// TestMountURLMany attaches to a bucket of many snapshots (STEPFS_REFS, 300): they
+// are told by catalogs, and one that lies makes no step another. It prints how long
+// it takes until the list is shown and until the first byte of a file is.
 func TestMountURLMany(t *testing.T) {
 	count := number(t, "STEPFS_REFS", 300)
 	srv := versitygw(t)
 	name, _, refs := publishedRun(t, srv, func(dir string) {
 		must(t, os.WriteFile(filepath.Join(dir, "model.bin"), make([]byte, 1<<20), 0o640))
 	})
-	b := open(t, srv.options(name))
-	g, ctx := errgroup.WithContext(t.Context())
-	g.SetLimit(32)
-	for k := range count - 1 {
-		f := *refs[0]
-		f.Seq += uint64(k) + 1
-		rec, err := schema.DecodeSnapshot(f.Record)
-		must(t, err)
-		rec.Name = fmt.Sprintf("step-%d", k)
-		f.Record = rec.Encode()
-		g.Go(func() error { return b.Put(ctx, f.Key(), remote.Bytes(f.Encode())) })
-	}
-	must(t, g.Wait())
+	b, url := open(t, srv.options(name)), "s3://"+name
+	many, err := publishtest.Many{Snapshots: count, PerCatalog: 50}.Make(t.Context(), b, refs[0])
+	must(t, err)
+	must(t, b.Delete(t.Context(), bucket.CatalogKey(many[0].Writer, many[0].Seq, many[49].Seq)))
+	lies := [2]bucket.Ref{*many[0], *many[1]}
+	lies[0].Record, lies[1].Record = many[1].Record, many[0].Record
+	must(t, publishtest.PutCatalog(t.Context(), b, append([]*bucket.Ref{&lies[0], &lies[1]}, many[2:50]...)))
+
+	var asked atomic.Int64
+	p := newProxy(t, srv, func(r *http.Request) fault {
+		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/"+bucket.RefsPrefix) {
+			asked.Add(1)
+		}
+		return none
+	})
+	behind := *srv
+	behind.url = p.url
 	begun := time.Now()
-	d := mountURL(t, srv, "s3://"+name)
+	d := mountURL(t, &behind, url, "--refresh=1s")
 	all, err := os.ReadDir(d.Mnt + "/snapshots")
 	must(t, err)
 	listed := time.Since(begun)
-	if len(all) != count+1 { // and latest
-		t.Errorf("%d snapshots are shown of %d", len(all)-1, count)
+	// The mount asks for those that are left of fifties, and for the first.
+	if want := int64(count%50 + 1); asked.Load() != want || len(all) != count+2 { // and latest
+		t.Errorf("%d names for %d snapshots; %d refs were asked for, want %d", len(all), count+1, asked.Load(), want)
 	}
-	f, err := os.Open(d.Mnt + "/snapshots/seven/model.bin")
+	first := d.Mnt + "/snapshots/many-00007/model.bin"
+	f, err := os.Open(first)
 	must(t, err)
 	defer f.Close()
 	if n, err := f.Read(make([]byte, 1)); n != 1 {
 		t.Error(err)
 	}
-	first := time.Since(begun)
-	begun = time.Now()
-	_, err = os.ReadDir(d.Mnt + "/snapshots")
-	must(t, err)
-	t.Logf("%d snapshots: ls after %v, again %v; the first byte after %v", count, listed, time.Since(begun), first)
+	t.Logf("%d snapshots: ls after %v; the first byte after %v", count, listed, time.Since(begun))
+
+	if _, err := os.ReadFile(d.Mnt + "/snapshots/many-00000/model.bin"); !errors.Is(err, syscall.EIO) {
+		t.Errorf("a step that is not what a catalog says: %v", err)
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if _, err = os.ReadFile(d.Mnt + "/snapshots/many-00001/model.bin"); err == nil || time.Now().After(end) {
+			break
+		}
+	}
+	if _, again := os.ReadFile(d.Mnt + "/snapshots/many-00000/model.bin"); err != nil || again != nil {
+		t.Error("the mount goes on believing it: ", err, again)
+	}
+	for _, step := range []string{"many-00000", "many-00001"} {
+		if said, code := stepfs(t, srv, secretKey, "restore", url, step+":model.bin", t.TempDir()+"/got"); code != 0 {
+			t.Errorf("restore %s: %s", step, said)
+		}
+	}
+	if said, code := stepfs(t, srv, secretKey, "remote", "check", "--probe=false", url); code != 1 || !strings.Contains(said, "(catalog)") {
+		t.Error(code, said)
+	}
 }

@@ -17,12 +17,13 @@ import (
 )
 
 // Catalog is what is published in a bucket, as of its last Refresh. A ref never
-// changes, so each is read once.
+// changes, so each is read once, or told by a catalog of the bucket (refs.go).
 type Catalog struct {
 	bucket remote.Bucket
 
 	refresh sync.Mutex // one Refresh at a time
 	known   map[refKey]*Step
+	wrong   map[string]bool // keys of catalogs that are not believed
 	now     atomic.Pointer[catalogue]
 }
 
@@ -34,7 +35,7 @@ type catalogue struct {
 
 // NewCatalog makes one that is empty until it is refreshed.
 func NewCatalog(b remote.Bucket) *Catalog {
-	c := &Catalog{bucket: b, known: map[refKey]*Step{}}
+	c := &Catalog{bucket: b, known: map[refKey]*Step{}, wrong: map[string]bool{}}
 	c.now.Store(&catalogue{names: newNames(nil)})
 	return c
 }
@@ -48,25 +49,23 @@ func NewCatalog(b remote.Bucket) *Catalog {
 func (c *Catalog) Refresh(ctx context.Context) (unreadable []error, err error) {
 	c.refresh.Lock()
 	defer c.refresh.Unlock()
-	var mu sync.Mutex // guards known against the calls of eachRef, and unreadable
+	c.dropWrong()
+	var mu sync.Mutex // guards known against the calls of steps, and unreadable
 	listed := map[refKey]bool{}
-	err = eachRef(ctx, c.bucket, func(k refKey) bool {
+	r := &refReader{bucket: c.bucket, wrong: c.wrong, wanted: func(k refKey) bool {
 		mu.Lock()
 		defer mu.Unlock()
 		listed[k] = true
 		return c.known[k] == nil
-	}, func(f *bucket.Ref, err error) {
-		var s Step
-		if err == nil {
-			s, err = stepOf(f)
-		}
+	}}
+	err = r.steps(ctx, func(s *Step, err error) {
 		mu.Lock()
 		defer mu.Unlock()
 		if err != nil {
 			unreadable = append(unreadable, err)
 			return
 		}
-		c.known[refKey{s.Writer, s.Ref}] = &s
+		c.known[refKey{s.Writer, s.Ref}] = s
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list what is published: %w", err)
@@ -80,6 +79,17 @@ func (c *Catalog) Refresh(ctx context.Context) (unreadable []error, err error) {
 		c.now.Store(&catalogue{steps, newNames(slices.Collect(maps.Values(steps)))})
 	}
 	return unreadable, nil
+}
+
+// dropWrong forgets what catalogs said that were found to be wrong: their refs are
+// read.
+func (c *Catalog) dropWrong() {
+	for k, s := range c.known {
+		if s.from != nil && s.from.wrong.Load() {
+			c.wrong[s.from.key] = true
+			delete(c.known, k)
+		}
+	}
 }
 
 // dropGone forgets the refs that are not there.
@@ -122,5 +132,5 @@ func isThere(ctx context.Context, b remote.Bucket, s *Step) (bool, error) {
 // Names is what there is, as a mount shows it.
 func (c *Catalog) Names() *Names { return c.now.Load().names }
 
-// Has says whether a step is published.
-func (c *Catalog) Has(s *Step) bool { return c.now.Load().steps[refKey{s.Writer, s.Ref}] != nil }
+// Has says whether a step is published, and is what it was known as.
+func (c *Catalog) Has(s *Step) bool { return c.now.Load().steps[refKey{s.Writer, s.Ref}] == s }

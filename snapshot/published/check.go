@@ -54,8 +54,8 @@ const (
 
 // Check holds every ref of a bucket against the packs that it names.
 func Check(ctx context.Context, b remote.Bucket, cfg *bucket.Config, o CheckOptions, report func(Finding)) (CheckSummary, error) {
-	c := &checker{bucket: b, cfg: cfg, opts: o, tell: report, needed: map[string]*neededPack{}}
-	for _, part := range []func(context.Context) error{c.refs, c.packs, c.footers, c.data, c.trees} {
+	c := &checker{bucket: b, cfg: cfg, opts: o, tell: report, needed: map[string]*neededPack{}, sizes: map[refKey]int64{}}
+	for _, part := range []func(context.Context) error{c.refs, c.catalogs, c.packs, c.footers, c.data, c.trees} {
 		if err := part(ctx); err != nil {
 			return c.sum, err
 		}
@@ -72,6 +72,7 @@ type checker struct {
 	mu     sync.Mutex
 	sum    CheckSummary
 	steps  []Step
+	sizes  map[refKey]int64       // of refs
 	needed map[string]*neededPack // by key
 }
 
@@ -113,6 +114,7 @@ func (c *checker) refs(ctx context.Context) error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.steps = append(c.steps, s)
+		c.sizes[refKey{s.Writer, s.Ref}] = f.Listed().Size
 		for k, p := range f.Packs {
 			c.needLocked(p, k == 0, s, f.Root)
 		}

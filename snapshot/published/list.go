@@ -3,13 +3,10 @@ package published
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"stepfs/chunkstore/bucket"
 	"stepfs/chunkstore/remote"
@@ -25,6 +22,8 @@ type Step struct {
 
 	Packs     int   // that are needed to read it
 	PackBytes int64 // their size, whoever else needs them
+
+	from *catalogSource // nil: its ref was read
 }
 
 // ID is what the snapshot is called for ever, by its writer.
@@ -33,33 +32,43 @@ func (s *Step) ID() string { return fmt.Sprintf("%s@%d", s.Record.Name, s.Sequen
 // Time is when it was taken.
 func (s *Step) Time() time.Time { return time.Unix(0, s.Record.Time) }
 
-// refsAtOnce is how many refs are read at a time.
-const refsAtOnce = 32
-
 // Listing is all that is published in a bucket.
 type Listing struct {
 	Steps []Step // by writer, and in the order in which each published them
 	// Unreadable are refs that are there, and damaged, or of another version.
 	Unreadable []error
+	// Catalogs is how many have told what is in Steps. Of a step that one told of,
+	// Is has to be asked.
+	Catalogs int
 }
 
-// List reads all refs.
+// List gives what refs say, out of catalogs where there are any.
 func List(ctx context.Context, b remote.Bucket) (*Listing, error) {
+	return newListing(ctx, &refReader{bucket: b})
+}
+
+// ListRefs is List, with every ref read.
+func ListRefs(ctx context.Context, b remote.Bucket) (*Listing, error) {
+	return newListing(ctx, &refReader{bucket: b, plain: true})
+}
+
+func newListing(ctx context.Context, r *refReader) (*Listing, error) {
 	var l Listing
 	var mu sync.Mutex
-	err := EachRef(ctx, b, func(f *bucket.Ref, err error) {
-		s := Step{}
-		if err == nil {
-			s, err = stepOf(f)
-		}
+	from := map[*catalogSource]bool{}
+	err := r.steps(ctx, func(s *Step, err error) {
 		mu.Lock()
 		defer mu.Unlock()
 		if err != nil {
 			l.Unreadable = append(l.Unreadable, err)
 			return
 		}
-		l.Steps = append(l.Steps, s)
+		if s.from != nil {
+			from[s.from] = true
+		}
+		l.Steps = append(l.Steps, *s)
 	})
+	l.Catalogs = len(from)
 	slices.SortFunc(l.Steps, func(a, b Step) int {
 		return cmp.Or(slices.Compare(a.Writer[:], b.Writer[:]), cmp.Compare(a.Ref, b.Ref))
 	})
@@ -67,54 +76,13 @@ func List(ctx context.Context, b remote.Bucket) (*Listing, error) {
 	return &l, err
 }
 
-// EachRef calls fn for each ref, several at a time and in no order; or with what
-// is wrong with one that is there.
-func EachRef(ctx context.Context, b remote.Bucket, fn func(*bucket.Ref, error)) error {
-	return eachRef(ctx, b, func(refKey) bool { return true }, fn)
-}
+func stepOf(f *bucket.Ref) (Step, error) { return stepListed(f.Writer, f.Listed()) }
 
-// refKey names a ref.
-type refKey struct {
-	writer bucket.Writer
-	seq    uint64
-}
-
-// eachRef is EachRef of those that are wanted.
-func eachRef(ctx context.Context, b remote.Bucket, wanted func(refKey) bool, fn func(*bucket.Ref, error)) error {
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(refsAtOnce)
-	for o, err := range b.List(gctx, bucket.RefsPrefix, "") {
-		if err != nil {
-			g.Go(func() error { return err })
-			break
-		}
-		w, seq, ok := bucket.ParseNumbered(bucket.RefsPrefix, o.Key)
-		if !ok || o.Size == bucket.GoneSize || !wanted(refKey{w, seq}) {
-			continue // not ours, a tombstone, or known
-		}
-		g.Go(func() error {
-			f, err := bucket.ReadRef(gctx, b, w, seq)
-			switch {
-			case errors.Is(err, bucket.ErrGone), errors.Is(err, remote.ErrNotExist):
-				return nil // it was forgotten meanwhile
-			case err == nil, errors.Is(err, bucket.ErrFormat), errors.Is(err, bucket.ErrVersion), errors.Is(err, remote.ErrDamaged):
-				fn(f, err)
-				return nil
-			}
-			return err
-		})
-	}
-	return g.Wait()
-}
-
-func stepOf(f *bucket.Ref) (Step, error) {
-	rec, err := schema.DecodeSnapshot(f.Record)
+// stepListed is the step of a ref of which a catalog, or the ref itself, says this.
+func stepListed(w bucket.Writer, l bucket.Listed) (Step, error) {
+	rec, err := schema.DecodeSnapshot(l.Record)
 	if err != nil {
-		return Step{}, fmt.Errorf("%s: %w", f.Key(), err)
+		return Step{}, fmt.Errorf("%s: %w", bucket.RefKey(w, l.Seq), err)
 	}
-	s := Step{Writer: f.Writer, Ref: f.Seq, Sequence: f.Snapshot, Record: rec, Packs: len(f.Packs)}
-	for _, p := range f.Packs {
-		s.PackBytes += p.Size
-	}
-	return s, nil
+	return Step{Writer: w, Ref: l.Seq, Sequence: l.Snapshot, Record: rec, Packs: int(l.Packs), PackBytes: l.PackBytes}, nil
 }

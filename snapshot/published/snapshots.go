@@ -43,6 +43,7 @@ type Opened struct {
 	of     *Snapshots
 	key    refKey
 	chunks *chunkstore.Published
+	is     Step          // by its ref
 	ready  chan struct{} // closed when it is open, or err is set
 	err    error
 	refs   int           // under Snapshots.mu
@@ -72,8 +73,11 @@ func (s *Snapshots) Open(ctx context.Context, step *Step) (*Opened, error) {
 		o.Release()
 		return nil, ctx.Err()
 	}
-	if o.err != nil {
-		err := o.err
+	err := o.err
+	if err == nil {
+		err = step.same(o.is)
+	}
+	if err != nil {
 		o.Release()
 		return nil, s.Explain(ctx, step, err)
 	}
@@ -108,6 +112,9 @@ func (s *Snapshots) Root(ctx context.Context, step *Step) (schema.TreeEntry, err
 func (s *Snapshots) rootAlone(ctx context.Context, step *Step) (root schema.TreeEntry, err error) {
 	ref, err := bucket.ReadRef(ctx, s.bucket, step.Writer, step.Ref)
 	if err != nil {
+		return root, err
+	}
+	if err := step.Is(ref); err != nil {
 		return root, err
 	}
 	ref.Packs = ref.Packs[:min(1, len(ref.Packs))]
@@ -159,6 +166,9 @@ func (s *Snapshots) begin(o *Opened) {
 func (o *Opened) read(ctx context.Context) error {
 	ref, err := bucket.ReadRef(ctx, o.of.bucket, o.key.writer, o.key.seq)
 	if err != nil {
+		return err
+	}
+	if o.is, err = stepOf(ref); err != nil {
 		return err
 	}
 	if o.chunks, err = o.of.downloads.Open(ctx, ref); err != nil {

@@ -32,6 +32,7 @@ type Report struct {
 	Kept      Amount // of them those that no ref names, and that a writer says it will
 	Deleted   Amount // packs
 	Indexes   int    // index objects deleted
+	Catalogs  int    // catalogs deleted
 	Spared    int    // packs whose condemnation ended, since a ref has come to name them
 
 	Due     time.Time       // when the condemned may go

@@ -3,6 +3,7 @@ package prune
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"stepfs/chunkstore/bucket"
 	"stepfs/chunkstore/remote"
@@ -36,7 +37,71 @@ func (p *pruner) sweep(ctx context.Context) error {
 		}
 		p.report.Deleted.add(o.Size)
 	}
+	if err := p.sweepCatalogs(ctx); err != nil {
+		return err
+	}
 	return p.sweepLists(ctx)
+}
+
+// sweepCatalogs deletes the catalogs that are about nothing but refs that were
+// forgotten: those have tombstones, for ever. What a list leaves out is no
+// tombstone. Nobody needs to be waited for: who finds a catalog gone reads refs.
+func (p *pruner) sweepCatalogs(ctx context.Context) error {
+	var all []bucket.Catalog
+	for o, err := range p.b.List(ctx, bucket.CatalogsPrefix, "") {
+		if err != nil {
+			return err
+		}
+		if w, first, last, ok := bucket.ParseCatalogKey(o.Key); ok {
+			all = append(all, bucket.Catalog{Writer: w, First: first, Last: last})
+		}
+	}
+	gone := make([]uint64, len(all))
+	if len(all) > 0 {
+		if err := p.countGone(ctx, all, gone); err != nil {
+			return err
+		}
+	}
+	for k, c := range all {
+		if gone[k] == 0 || gone[k]-1 != c.Last-c.First {
+			continue
+		}
+		if err := p.delete(ctx, c.Key()); err != nil {
+			return err
+		}
+		p.report.Catalogs++
+	}
+	return nil
+}
+
+// countGone counts the tombstones in the range of each catalog. Both lists are in
+// the order of writers and numbers; ranges may overlap.
+func (p *pruner) countGone(ctx context.Context, all []bucket.Catalog, gone []uint64) error {
+	from := 0 // catalogs before it are about smaller numbers
+	for o, err := range p.b.List(ctx, bucket.RefsPrefix, "") {
+		if err != nil {
+			return err
+		}
+		w, seq, ok := bucket.ParseNumbered(bucket.RefsPrefix, o.Key)
+		if !ok || o.Size != bucket.GoneSize {
+			continue
+		}
+		for from < len(all) && before(&all[from], w, seq) {
+			from++
+		}
+		for k := from; k < len(all) && all[k].Writer == w && all[k].First <= seq; k++ {
+			if seq <= all[k].Last {
+				gone[k]++
+			}
+		}
+	}
+	return nil
+}
+
+// before says that a catalog is about nothing from a ref on.
+func before(c *bucket.Catalog, w bucket.Writer, seq uint64) bool {
+	order := slices.Compare(c.Writer[:], w[:])
+	return order < 0 || order == 0 && c.Last < seq
 }
 
 // sweepIndexes deletes the index objects of some writers that list only what is
