@@ -38,13 +38,16 @@ type ChunkRead struct {
 }
 
 // ReadAll reads every chunk in every pack, in the order in which they lie, and
-// holds it against its name. fn hears of each, one call at a time. That one is
-// damaged or missing ends nothing; an error of fn does, or one that says nothing
-// of what is stored.
+// holds it against its name; but for those that are made from what is in none of
+// them, and so are of snapshots that were forgotten. fn hears of each, one call at
+// a time. That one is damaged or missing ends nothing; an error of fn does, or one
+// that says nothing of what is stored.
 func (p *Published) ReadAll(ctx context.Context, fn func(ChunkRead) error) error {
-	order := make([]*located, len(p.where.chunks))
-	for k := range order {
-		order[k] = &p.where.chunks[k]
+	order := make([]*located, 0, len(p.where.chunks))
+	for k := range p.where.chunks {
+		if l := &p.where.chunks[k]; l.depth != notMade {
+			order = append(order, l)
+		}
 	}
 	slices.SortFunc(order, func(a, b *located) int { return cmp.Or(cmp.Compare(a.pack, b.pack), cmp.Compare(a.off, b.off)) })
 	var mu sync.Mutex

@@ -17,7 +17,8 @@ import (
 	"stepfs/internal/state"
 )
 
-// Uploading, of the packs that a snapshot needs (upload_needs.go):
+// Uploading, of the packs that a snapshot needs (upload_needs.go) and that others
+// have not sent (upload_there.go):
 //
 //	reserve  a number for each pack that has none, recorded and synced before
 //	         the first request
@@ -59,8 +60,9 @@ type Uploads struct {
 
 // writing is a store's place in its bucket.
 type writing struct {
-	as    bucket.Writer
-	lease *prune.Lease
+	as     bucket.Writer
+	lease  *prune.Lease
+	others *others
 }
 
 // uploadWorkers is how many packs are put at a time.
@@ -127,7 +129,7 @@ func (u *Uploads) Attach(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("attach the store to %s: %w", u.b, err)
 	}
-	u.attached.Store(&writing{at.Writer, lease})
+	u.attached.Store(&writing{at.Writer, lease, newOthers(u.b, at.Writer, u.s.cfg.Domain)})
 	return nil
 }
 

@@ -17,13 +17,15 @@ import (
 	"stepfs/internal/state"
 )
 
-// Needs are the packs that a snapshot needs, in the order in which they were met.
-// Until Release none of them is collected, so that each is a file that can be
+// Needs are the packs that a snapshot needs, in the order in which they were met:
+// the store's own, and those of other writers that hold what need not be sent.
+// Until Release none of its own is collected, so that each is a file that can be
 // put, and what was looked up stays true. It is not safe for concurrent use.
 type Needs struct {
-	u     *Uploads
-	packs []*neededPack
-	known map[uint64]struct{} // by number
+	u      *Uploads
+	packs  []*neededPack
+	known  map[uint64]struct{} // by number
+	theirs theirs
 }
 
 // neededPack is a pack that is needed.
@@ -41,12 +43,20 @@ func (n *neededPack) pack() bucket.Pack {
 // Needs begins a list.
 func (u *Uploads) Needs() *Needs { return &Needs{u: u, known: make(map[uint64]struct{})} }
 
+// Alone has it need nothing of other writers, from now on.
+func (n *Needs) Alone() { n.theirs.off = true }
+
 // movePoll is how often it is asked whether a chunk's pack is still retiring.
 const movePoll = 100 * time.Millisecond
 
-// Add adds the pack of a chunk, and those of all that it is made from.
+// Add adds the packs that it takes to read a chunk: its own and those of all that
+// it is made from.
 func (n *Needs) Add(ctx context.Context, id ID) error {
+	var path []ID
 	for below := uint8(pack.MaxDepth + 1); ; {
+		if there, err := n.addThere(ctx, id, path); there || err != nil {
+			return err
+		}
 		loc, err := n.pinned(ctx, id)
 		if err != nil {
 			return err
@@ -58,6 +68,7 @@ func (n *Needs) Add(ctx context.Context, id ID) error {
 		if link.Depth >= below {
 			return fmt.Errorf("%w: chunk %x is %d deep, below one of %d", ErrCorrupt, id, link.Depth, below)
 		}
+		path = append(path, id)
 		id, below = link.ID, link.Depth
 	}
 }

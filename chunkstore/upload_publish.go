@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"stepfs/chunkstore/bucket"
 	"stepfs/chunkstore/bucket/prune"
@@ -13,7 +14,11 @@ import (
 // they are being uploaded.
 const publishAttempts = 5
 
-// Publish has all of the packs arrive, and be in an index object, and then puts
+// ErrTheirs: what another writer has sent is about to be pruned, and has to be
+// sent from here. What a snapshot needs is then looked for anew.
+var ErrTheirs = errors.New("what others have in the bucket can't be relied on any more")
+
+// Publish has all of the store's packs arrive, and be in an index object, and then puts
 // the ref: of f it sets the packs, the writer and the number. After an error it is
 // open whether the snapshot is published; the same call by whoever comes next
 // finds out. It is not safe for concurrent use, not even of two lists.
@@ -28,6 +33,7 @@ func (n *Needs) Publish(ctx context.Context, f *bucket.Ref) error {
 		for _, p := range n.packs {
 			f.Packs = append(f.Packs, p.pack())
 		}
+		f.Packs = append(f.Packs, n.theirs.packs...)
 		if size := len(f.Encode()); size > bucket.MaxRef {
 			return fmt.Errorf("its ref would have %d bytes", size)
 		}
@@ -38,6 +44,9 @@ func (n *Needs) Publish(ctx context.Context, f *bucket.Ref) error {
 		}
 		if !errors.As(err, &retired) {
 			return leased(err)
+		}
+		if slices.ContainsFunc(retired.Packs, n.theirs.has) {
+			return fmt.Errorf("%w: %w", ErrTheirs, retired)
 		}
 	}
 	return retired

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sort"
 	"sync"
@@ -30,7 +31,7 @@ type located struct {
 	crc   uint32 // of the payload
 	pack  uint32 // place in whereabouts.packs
 	base  int32  // place in whereabouts.bases; -1: none
-	depth uint8
+	depth uint8  // so many bases it takes, one from the other; notMade: they are not all there
 	enc   pack.Encoding
 
 	stored, raw uint32 // lengths
@@ -40,10 +41,14 @@ type located struct {
 // whereabouts is where the chunks of a ref lie. It does not change.
 type whereabouts struct {
 	packs  []bucket.Pack
-	chunks []located // by ID; of one ID the least deep first
+	chunks []located   // by ID
+	best   map[int]int // of an ID that is there twice: its first place in chunks, and the least deep one, if it is another
 	bases  []pack.Base
 	lost   []error // of packs of which nothing is known
 }
+
+// notMade is the depth of a delta whose bases are not all in the packs of the ref.
+const notMade = math.MaxUint8
 
 // locateAll reads the footers of a ref's packs: out of index objects, the newest
 // first, where there are many, and from the packs' ends what is not found there.
@@ -73,9 +78,7 @@ func locateAll(ctx context.Context, b remote.Bucket, ref *bucket.Ref) (*whereabo
 		w.lost = append(w.lost, f.why[k])
 	}
 	w.packs = ref.Packs
-	slices.SortFunc(w.chunks, func(a, b located) int {
-		return cmp.Or(bytes.Compare(a.id[:], b.id[:]), cmp.Compare(a.depth, b.depth), cmp.Compare(a.pack, b.pack))
-	})
+	w.measure()
 	return w, nil
 }
 
@@ -224,12 +227,84 @@ func kindOf(err error) error {
 // key is the object in which a chunk lies.
 func (w *whereabouts) key(l *located) string { return w.packs[l.pack].Key() }
 
+// measure finds out how deep chunks are in these packs, of which each was written
+// for itself: of a chunk that is in two of them one may be made from what is in
+// none, and what is whole in one may be a delta in another, even of what is made
+// from it there. A delta gets its depth behind its base, and is less deep than
+// nothing that had one before: so chains end.
+func (w *whereabouts) measure() {
+	slices.SortFunc(w.chunks, func(a, b located) int {
+		return cmp.Or(bytes.Compare(a.id[:], b.id[:]), cmp.Compare(a.depth, b.depth), cmp.Compare(a.pack, b.pack))
+	})
+	var open []int
+	for k := range w.chunks {
+		if w.chunks[k].base >= 0 {
+			open = append(open, k)
+		}
+	}
+	// As written a base is less deep than what is made from it: one pass, mostly.
+	slices.SortStableFunc(open, func(a, b int) int { return cmp.Compare(w.chunks[a].depth, w.chunks[b].depth) })
+	for _, k := range open {
+		w.chunks[k].depth = notMade
+	}
+	w.best = map[int]int{}
+	for pass, more := 0, true; more && pass <= pack.MaxDepth; pass++ {
+		left := open[:0]
+		for _, k := range open {
+			if l := &w.chunks[k]; !w.reaches(l) {
+				left = append(left, k)
+			} else if at := w.first(l.id); l.depth < w.chunks[w.leastFrom(at)].depth {
+				w.best[at] = k
+			}
+		}
+		more, open = len(left) < len(open) && len(left) > 0, left
+	}
+}
+
+// reaches says whether the base of a delta can be had by now, and how deep it
+// then is itself.
+func (w *whereabouts) reaches(l *located) bool {
+	link := w.bases[l.base]
+	at := w.first(link.ID)
+	if at < 0 {
+		return false
+	}
+	base := &w.chunks[w.leastFrom(at)]
+	if base.depth >= pack.MaxDepth || !baseFits(link, base, l) {
+		return false
+	}
+	l.depth = base.depth + 1
+	return true
+}
+
+// baseFits says whether base may be that of l, as far as lengths tell.
+func baseFits(link pack.Base, base, l *located) bool {
+	return base.raw == link.BaseRaw(l.raw) && link.Size(l.raw) <= pack.MaxRaw
+}
+
+// first gives the first place of an ID in chunks; -1: it is in none.
+func (w *whereabouts) first(id ID) int {
+	k, ok := sort.Find(len(w.chunks), func(k int) int { return bytes.Compare(id[:], w.chunks[k].id[:]) })
+	if !ok {
+		return -1
+	}
+	return k
+}
+
+// leastFrom gives the least deep place of the ID whose first one is at.
+func (w *whereabouts) leastFrom(at int) int {
+	if k, other := w.best[at]; other {
+		return k
+	}
+	return at
+}
+
 // find gives the place of a chunk that is the least deep.
 func (w *whereabouts) find(id ID) (*located, error) {
-	k, ok := sort.Find(len(w.chunks), func(k int) int { return bytes.Compare(id[:], w.chunks[k].id[:]) })
+	at := w.first(id)
 	switch {
-	case ok:
-		return &w.chunks[k], nil
+	case at >= 0:
+		return &w.chunks[w.leastFrom(at)], nil
 	case len(w.lost) > 0:
 		return nil, fmt.Errorf("chunk %x: %w", id, errors.Join(w.lost[:min(len(w.lost), 3)]...))
 	}
@@ -250,8 +325,8 @@ func (w *whereabouts) chainOf(l *located) ([]*located, error) {
 	for l.base >= 0 {
 		link := w.bases[l.base]
 		base, err := w.find(link.ID)
-		if err == nil && (base.depth >= l.depth || base.raw != link.BaseRaw(l.raw) || link.Size(l.raw) > pack.MaxRaw) {
-			err = fmt.Errorf("%w: its base %x is %d deep and has %d bytes, it is %d deep, has %d, and takes it for %d", ErrCorrupt, base.id, base.depth, base.raw, l.depth, l.raw, link.BaseRaw(l.raw))
+		if err == nil && (!baseFits(link, base, l) || len(chain) > pack.MaxDepth) {
+			err = fmt.Errorf("%w: its base %x has %d bytes, and it, number %d of its chain, has %d and takes that for %d", ErrCorrupt, base.id, base.raw, len(chain), l.raw, link.BaseRaw(l.raw))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("chunk %x, in %s, needs its base: %w", l.id, w.key(l), err)

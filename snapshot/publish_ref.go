@@ -72,10 +72,26 @@ func (p *publisher) catchUp(ctx context.Context) error {
 	return err
 }
 
-// putRef uploads all that a step needs, and puts its ref.
-func (p *publisher) putRef(ctx context.Context, i Info) (*bucket.Ref, error) {
+// theirsAttempts is how often a step is tried that needs what others have sent,
+// and that is being pruned. Then all that it needs is sent.
+const theirsAttempts = 3
+
+// putRef uploads all that a step needs and nobody else has, and puts its ref.
+func (p *publisher) putRef(ctx context.Context, i Info) (f *bucket.Ref, err error) {
+	for range theirsAttempts {
+		if f, err = p.tryRef(ctx, i, false); !errors.Is(err, chunkstore.ErrTheirs) {
+			return f, err
+		}
+	}
+	return p.tryRef(ctx, i, true)
+}
+
+func (p *publisher) tryRef(ctx context.Context, i Info, alone bool) (*bucket.Ref, error) {
 	needs := p.up.Needs()
 	defer needs.Release()
+	if alone {
+		needs.Alone()
+	}
 	w := treeWalk{ctx: ctx, chunks: p.m.cfg.Chunks, needs: needs}
 	rootLen, err := w.root(i)
 	if err != nil {

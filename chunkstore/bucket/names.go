@@ -78,6 +78,13 @@ func ParsePackKey(key string) (p Pack, ok bool) {
 // WriterKey is where a writer introduces himself.
 func WriterKey(w Writer) string { return WritersPrefix + w.String() }
 
+// ParseWriterKey is the inverse of WriterKey.
+func ParseWriterKey(key string) (w Writer, ok bool) {
+	name, found := strings.CutPrefix(key, WritersPrefix)
+	w, named := ParseWriter(name)
+	return w, found && named
+}
+
 // IndexKey is where an index object is.
 func IndexKey(w Writer, seq uint64) string { return numbered(IndexPrefix, w, seq) }
 

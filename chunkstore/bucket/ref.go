@@ -18,8 +18,9 @@ type Ref struct {
 	Root     pack.ID // of the object that certifies it
 	RootLen  uint32  // plain bytes
 
-	// Packs are all that are needed to read it, in ascending order of the first
-	// use of each in its tree. The first holds the root.
+	// Packs are all that are needed to read it: the writer's own, in ascending
+	// order of the first use of each in its tree, then those of other writers. The
+	// first holds the root.
 	Packs []Pack
 }
 

@@ -42,7 +42,7 @@ func TestMachine(t *testing.T) {
 	}
 	t.Logf("%+v", sum)
 	for what, n := range map[string]int{"requests were lost": sum.lost, "requests came late": sum.late, "processes crashed": sum.crashes, "lists were old": sum.oldLists,
-		"refs were published": sum.published, "packs were reused": sum.hits, "refs were refused": sum.refused, "refs were forgotten": sum.forgotten,
+		"refs were published": sum.published, "packs were reused": sum.hits, "packs of others were named": sum.shared, "packs of others had gone": sum.missed, "refs were refused": sum.refused, "refs were forgotten": sum.forgotten,
 		"writers were fenced": sum.fenced, "packs were spared": sum.spared, "packs were deleted": sum.deleted, "refs were stopped on their way": sum.blocked} {
 		if n == 0 && runs >= 8 {
 			t.Errorf("no %s: nothing is proved", what)
@@ -301,7 +301,8 @@ func (u *uploader) run(ctx context.Context, b remote.Bucket) {
 	}
 }
 
-// publish puts what a snapshot of some chunks needs, and its ref.
+// publish puts what a snapshot of some chunks needs, and its ref. What is found
+// there is chosen first; what is put may take long, while the lease is renewed.
 func (u *uploader) publish(snapshot uint64) error {
 	f := &bucket.Ref{Snapshot: snapshot, Root: pack.ID{byte(snapshot), byte(snapshot >> 8)}}
 	for k := range chunks {
@@ -313,22 +314,43 @@ func (u *uploader) publish(snapshot uint64) error {
 			f.Packs = append(f.Packs, p)
 		}
 	}
+	if u.rnd.IntN(3) == 0 {
+		time.Sleep(time.Duration(u.rnd.Int64N(int64(3 * grace))))
+		if err := u.lease.Renew(u.ctx); err != nil {
+			return err
+		}
+	}
 	err := u.lease.Publish(u.ctx, f)
 	var bad *RetiredError
 	if errors.As(err, &bad) {
 		u.world.count(func(c *counts) { c.refused++ })
 	}
 	if err == nil {
-		u.world.count(func(c *counts) { c.published++ })
+		u.world.count(func(c *counts) {
+			c.published++
+			for _, p := range f.Packs {
+				if p.Writer != u.id {
+					c.shared++
+				}
+			}
+		})
 	}
 	return err
 }
 
-// store gives a pack that holds a chunk: one that it knows, if it may use it.
+// store gives a pack that holds a chunk: one that it knows, if it may use it. One
+// of another writer it has looked at, by then.
 func (u *uploader) store(chunk int) (bucket.Pack, error) {
 	known := u.known[chunk]
 	for _, k := range u.rnd.Perm(len(known)) {
-		if u.lease.MayUse(known[k]) {
+		if !u.lease.MayUse(known[k]) {
+			continue
+		}
+		ok, err := u.proved(known[k])
+		if err != nil {
+			return bucket.Pack{}, err
+		}
+		if ok {
 			u.world.count(func(c *counts) { c.hits++ })
 			return known[k], nil
 		}
@@ -344,6 +366,19 @@ func (u *uploader) store(chunk int) (bucket.Pack, error) {
 	u.index++
 	x := &bucket.Index{Writer: u.id, Seq: u.index, Packs: []bucket.Indexed{{Seq: p.Seq, Size: 1, Footer: footer}}}
 	return p, u.b.Put(u.ctx, x.Key(), remote.Bytes(x.Encode()))
+}
+
+// proved says whether a pack is there, as far as it is not known.
+func (u *uploader) proved(p bucket.Pack) (bool, error) {
+	if p.Writer == u.id {
+		return true, nil
+	}
+	_, err := u.b.Stat(u.ctx, p.Key())
+	if errors.Is(err, remote.ErrNotExist) {
+		u.world.count(func(c *counts) { c.missed++ })
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // learn reads the index objects of all. What they list is believed for ever.

@@ -63,8 +63,8 @@ type world struct {
 
 // counts are what a run has explored.
 type counts struct {
-	requests, lost, late, crashes, oldLists                               int
-	published, hits, refused, forgotten, fenced, spared, deleted, blocked int
+	requests, lost, late, crashes, oldLists                                               int
+	published, hits, shared, missed, refused, forgotten, fenced, spared, deleted, blocked int
 }
 
 func (c *counts) add(o counts) {
@@ -75,6 +75,8 @@ func (c *counts) add(o counts) {
 	c.oldLists += o.oldLists
 	c.published += o.published
 	c.hits += o.hits
+	c.shared += o.shared
+	c.missed += o.missed
 	c.refused += o.refused
 	c.forgotten += o.forgotten
 	c.fenced += o.fenced
