@@ -54,6 +54,8 @@ var rows = []row{
 	{"upload", uploadPacks},
 	{"cold-restore", restoreCold},
 	{"attach", attachLarge},
+	{"far-restore", restoreFar},
+	{"cold-cp", copyCold},
 }
 
 func main() {
@@ -91,8 +93,8 @@ func parse() (b *bench, names, jsonPath string) {
 	flag.IntVar(&b.chunks, "chunks", 200000, "chunks of the recovery and check rows")
 	flag.IntVar(&b.recoverySnapshots, "recovery-snapshots", 2000, "snapshots of the recovery row")
 	flag.Int64Var(&b.checkMiB, "check", 1024, "MiB of each of the two files of the read-data row")
-	flag.Int64Var(&b.uploadMiB, "upload", 1024, "MiB of the step of the upload and cold-restore rows")
 	flag.IntVar(&b.attached, "attached", 10000, "snapshots of the bucket of the attach row")
+	flag.Int64Var(&b.uploadMiB, "upload", 1024, "MiB of the step of the rows of a bucket (upload and those after it)")
 	flag.Parse()
 	if *quick {
 		b.chunks, b.recoverySnapshots, b.checkMiB, b.uploadMiB = 20000, 200, 128, 128

@@ -1,10 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -15,7 +15,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"golang.org/x/sync/errgroup"
 
 	"stepfs/integration/harness"
 )
@@ -26,18 +25,27 @@ const (
 	remoteRegion = "us-east-1"
 	remoteBucket = "bench"
 	gateway      = "versitygw-v1.8.0" // as in tools/servers.sh
-
-	plainPuts  = 8 // at a time, as the daemon's requests
-	plainGets  = 16
-	plainRange = 4 << 20
 )
 
-// objectStore is a server on loopback, and a plain SDK client of it.
+// objectStore is a server on loopback, or a proxy before it, and a plain SDK
+// client of it.
 type objectStore struct {
 	cmd   *exec.Cmd
-	env   []string // of who uses it
 	url   string
+	env   []string // of who uses it
 	plain *s3.Client
+}
+
+// at gives the store at a URL.
+func at(url string) *objectStore {
+	return &objectStore{
+		url: url,
+		env: []string{"AWS_ACCESS_KEY_ID=" + remoteKey, "AWS_SECRET_ACCESS_KEY=" + remoteSecret, "AWS_REGION=" + remoteRegion, "AWS_ENDPOINT_URL_S3=" + url},
+		plain: s3.New(s3.Options{BaseEndpoint: &url, Region: remoteRegion, UsePathStyle: true,
+			Credentials:                credentials.NewStaticCredentialsProvider(remoteKey, remoteSecret, ""),
+			HTTPClient:                 &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
+			RequestChecksumCalculation: aws.RequestChecksumCalculationWhenRequired, ResponseChecksumValidation: aws.ResponseChecksumValidationWhenRequired}),
+	}
 }
 
 func (b *bench) serveObjects() (*objectStore, error) {
@@ -61,18 +69,12 @@ func (b *bench) serveObjects() (*objectStore, error) {
 	if err := l.Close(); err != nil {
 		return nil, err
 	}
-	o := &objectStore{cmd: exec.Command(filepath.Join(dir, gateway), "--quiet", "--port", addr, "posix", data)}
+	o := at("http://" + addr)
+	o.cmd = exec.Command(filepath.Join(dir, gateway), "--quiet", "--port", addr, "posix", data)
 	o.cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+remoteKey, "ROOT_SECRET_KEY="+remoteSecret)
 	if err := o.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("%w (make servers installs it)", err)
 	}
-	url := "http://" + addr
-	o.url = url
-	o.env = []string{"AWS_ACCESS_KEY_ID=" + remoteKey, "AWS_SECRET_ACCESS_KEY=" + remoteSecret, "AWS_REGION=" + remoteRegion, "AWS_ENDPOINT_URL_S3=" + url}
-	o.plain = s3.New(s3.Options{BaseEndpoint: &url, Region: remoteRegion, UsePathStyle: true,
-		Credentials:                credentials.NewStaticCredentialsProvider(remoteKey, remoteSecret, ""),
-		HTTPClient:                 &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
-		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenRequired, ResponseChecksumValidation: aws.ResponseChecksumValidationWhenRequired})
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		_, err := o.plain.CreateBucket(context.Background(), &s3.CreateBucketInput{Bucket: aws.String(remoteBucket)})
 		if err == nil {
@@ -134,41 +136,31 @@ func packsOf(store string) (paths []string, bytes int64, err error) {
 	return paths, bytes, nil
 }
 
-func (o *objectStore) stepfs(bin string, args ...string) error {
-	r, err := harness.RunEnv(o.env, bin, args...)
-	if err == nil && r.Code != 0 {
-		err = fmt.Errorf("%v: exit code %d: %s", args, r.Code, r.Both())
+// stepfs runs a command to its end, and gives its peak memory in MiB. (Its rusage
+// would count the memory of this process, too, in whose place it began.)
+func (o *objectStore) stepfs(bin string, args ...string) (peak float64, err error) {
+	cmd := exec.Command(bin, args...)
+	cmd.Env = append(os.Environ(), o.env...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		return 0, err
 	}
-	return err
-}
-
-// uploadPacks measures how fast new packs get into a bucket, next to parallel
-// puts of the same files by the plain SDK.
-func uploadPacks(b *bench) (Result, error) {
-	r := Result{What: fmt.Sprintf("upload of %d MiB of new packs to versitygw on loopback", b.uploadMiB), Target: "0.8 of parallel puts by the plain SDK"}
-	o, err := b.serveObjects()
-	if err != nil {
-		return r, err
-	}
-	defer o.close()
-	var d *harness.Daemon
-	round := 0
-	rates, err := b.turns(func() (float64, error) {
-		if d, err = b.stored(o, fmt.Sprint("up", round), uint64(round+1)); err != nil {
-			return 0, err
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for {
+		select {
+		case err = <-ended:
+			if err != nil {
+				err = fmt.Errorf("%v: %w: %s", args, err, out.String())
+			}
+			return peak, err
+		case <-time.After(20 * time.Millisecond):
+			if mib, err := procStatus(cmd.Process.Pid, "VmHWM"); err == nil {
+				peak = mib
+			}
 		}
-		round++
-		return b.rateOf(d.Store, func([]string) error { return o.stepfs(b.root.Bin, "drain", "--remote", d.Store) })
-	}, func() (float64, error) {
-		defer b.discard(d)
-		return b.rateOf(d.Store, func(packs []string) error { return o.putAll(packs, fmt.Sprint("plain", round)) })
-	})
-	if err != nil {
-		return r, err
 	}
-	r.besidePlain(rates, 0.8)
-	r.Note = "`stepfs drain --remote` of a closed store: to open it, find what the step needs and put its ref is in it"
-	return r, nil
 }
 
 // besidePlain holds MB/s of stepfs against those of the plain SDK.
@@ -177,98 +169,4 @@ func (r *Result) besidePlain(rates []float64, least float64) {
 	r.add("plain SDK", rates[1], "MB/s")
 	r.add("ratio", rates[0]/rates[1], "")
 	r.Met = rates[0] >= least*rates[1]
-}
-
-// rateOf gives the MB/s at which something is done with a store's packs.
-func (b *bench) rateOf(store string, do func(packs []string) error) (float64, error) {
-	packs, bytes, err := packsOf(store)
-	if err != nil {
-		return 0, err
-	}
-	t, err := seconds(func() error { return do(packs) })
-	return float64(bytes) / 1e6 / t, err
-}
-
-func (o *objectStore) putAll(paths []string, prefix string) error {
-	g, ctx := errgroup.WithContext(context.Background())
-	g.SetLimit(plainPuts)
-	for _, p := range paths {
-		g.Go(func() error {
-			f, err := os.Open(p)
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			_, err = o.plain.PutObject(ctx, &s3.PutObjectInput{Bucket: aws.String(remoteBucket), Key: aws.String(prefix + "/" + filepath.Base(p)), Body: f})
-			return err
-		})
-	}
-	return g.Wait()
-}
-
-// restoreCold measures how fast a step comes out of a bucket with no store, next
-// to parallel ranged GETs of the same bytes by the plain SDK.
-func restoreCold(b *bench) (Result, error) {
-	r := Result{What: fmt.Sprintf("restore of %d MiB out of versitygw on loopback, with no store", b.uploadMiB), Target: "0.85 of parallel ranged GETs by the plain SDK"}
-	o, err := b.serveObjects()
-	if err != nil {
-		return r, err
-	}
-	defer o.close()
-	d, err := b.stored(o, "down", 99)
-	if err != nil {
-		return r, err
-	}
-	packs, _, err := packsOf(d.Store)
-	if err != nil {
-		return r, err
-	}
-	if err := errors.Join(o.stepfs(b.root.Bin, "drain", "--remote", d.Store), o.putAll(packs, "plain"), b.discard(d)); err != nil {
-		return r, err
-	}
-	rates, err := b.turns(func() (float64, error) {
-		to, err := b.native()
-		if err != nil {
-			return 0, err
-		}
-		defer os.RemoveAll(to)
-		t, err := seconds(func() error { return o.stepfs(b.root.Bin, "restore", "s3://"+remoteBucket+"/down", "one", to) })
-		return float64(b.uploadMiB<<20) / 1e6 / t, err
-	}, func() (float64, error) {
-		var bytes int64
-		t, err := seconds(func() (err error) { bytes, err = o.getAll("plain/"); return err })
-		return float64(bytes) / 1e6 / t, err
-	})
-	if err != nil {
-		return r, err
-	}
-	r.besidePlain(rates, 0.85)
-	r.Note = "the plain SDK throws away what it gets; stepfs checks each chunk and writes files"
-	return r, nil
-}
-
-func (o *objectStore) getAll(prefix string) (bytes int64, err error) {
-	ctx := context.Background()
-	list, err := o.plain.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: aws.String(remoteBucket), Prefix: &prefix})
-	if err != nil {
-		return 0, err
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(plainGets)
-	for _, obj := range list.Contents {
-		bytes += *obj.Size
-		for off := int64(0); off < *obj.Size; off += plainRange {
-			g.Go(func() error {
-				out, err := o.plain.GetObject(ctx, &s3.GetObjectInput{Bucket: aws.String(remoteBucket), Key: obj.Key,
-					Range: aws.String(fmt.Sprintf("bytes=%d-%d", off, min(off+plainRange, *obj.Size)-1))})
-				if err != nil {
-					return err
-				}
-				defer out.Body.Close()
-				_, err = io.Copy(io.Discard, out.Body)
-				return err
-			})
-		}
-	}
-	return bytes, g.Wait()
 }

@@ -92,8 +92,9 @@ func openPublished(ctx context.Context, b remote.Bucket, c *bucket.Config, step 
 	if err != nil {
 		return nil, err
 	}
-	// Nothing is read twice, but for what is the same in several places.
-	chunks, err := chunkstore.OpenPublished(ctx, b, c.Key, ref, chunkstore.PublishedOptions{CacheBytes: 16 << 20})
+	// Nothing is read twice, but for what is the same in several places: what is far
+	// away needs the memory more.
+	chunks, err := chunkstore.OpenPublished(ctx, b, c.Key, ref, chunkstore.PublishedOptions{AheadBytes: 96 << 20, CacheBytes: 16 << 20})
 	if err != nil {
 		return nil, fmt.Errorf("finding the chunks of %s: %w", step.ID(), err)
 	}

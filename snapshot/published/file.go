@@ -11,7 +11,8 @@ import (
 
 const (
 	aheadBytes  = 32 << 20 // what is fetched ahead of a reader, in plain bytes,
-	aheadChunks = 512      // and in chunks
+	copyAhead   = 64 << 20 // and of CopyTo, which is sure to read it,
+	aheadChunks = 1024     // and in chunks
 	rangeBytes  = 4 << 20  // see Data
 )
 
@@ -107,8 +108,9 @@ func (f *File) read(ctx context.Context, dst []byte, off, ahead int64) (n int, e
 // CopyTo writes what is between two offsets, but for holes, to a file at the same
 // offsets. It is ReadAt without a copy of the bytes.
 func (f *File) CopyTo(ctx context.Context, w io.WriterAt, off, to int64) error {
-	for k := f.from(off); k < len(f.extents) && f.extents[k].Off < to; k++ {
-		f.ahead(k, aheadBytes)
+	k := f.from(off)
+	f.ahead(k, copyAhead)
+	for ; k < len(f.extents) && f.extents[k].Off < to; k++ {
 		e := f.extents[k]
 		first, last := max(e.Off, off), min(end(e), to)
 		err := f.tree.chunks.Read(ctx, e.ID, e.Raw, func(plain []byte) error {
