@@ -13,9 +13,22 @@ import (
 	"stepfs/internal/state"
 )
 
-// putPack has one pack arrive, and records it. A pack that is damaged is said to
-// be so, and does not leave.
+// putPack has one pack arrive, and records it.
 func (u *Uploads) putPack(ctx context.Context, p *neededPack) error {
+	err := u.withPack(p, func(c remote.Content) error { return u.arrive(ctx, p, c) })
+	if err != nil {
+		return err
+	}
+	p.rec.State = schema.UploadArrived
+	return u.record(false, func(tx *state.Tx) error {
+		tx.Put(schema.PackUploadKey(p.name), p.rec.Encode())
+		return nil
+	})
+}
+
+// withPack calls fn with a pack that is about to leave. One that is damaged is said
+// to be so, and does not.
+func (u *Uploads) withPack(p *neededPack, fn func(c remote.Content) error) error {
 	s := u.s
 	f, err := s.files.acquire(s.fs.PathJoin(s.dir, p.name.FileName()))
 	if oserror.IsNotExist(err) {
@@ -38,14 +51,10 @@ func (u *Uploads) putPack(ctx context.Context, p *neededPack) error {
 		}
 		return err
 	}
-	if err := u.arrive(ctx, p, remote.Content{Body: f, Size: int64(p.rec.Size), CRC: sum}); err != nil {
+	if err := fn(remote.Content{Body: f, Size: int64(p.rec.Size), CRC: sum}); err != nil {
 		return fmt.Errorf("upload pack %s: %w", p.name.FileName(), err)
 	}
-	p.rec.State = schema.UploadArrived
-	return u.record(false, func(tx *state.Tx) error {
-		tx.Put(schema.PackUploadKey(p.name), p.rec.Encode())
-		return nil
-	})
+	return nil
 }
 
 // arrive returns once a pack lies under its key, byte for byte. If something else

@@ -162,14 +162,22 @@ func (p *publisher) run(ctx context.Context) {
 }
 
 // renew keeps the store's lease while nothing is published, and while something
-// is that takes long. What fails here is met by the next step, which says so.
+// is that takes long, and looks for what the bucket has lost. What fails here is
+// met by the next step, which says so.
 func (p *publisher) renew(ctx context.Context) {
+	var mended time.Time
 	for {
 		pause(ctx, renewEvery)
 		if ctx.Err() != nil {
 			return
 		}
 		_ = p.up.Renew(ctx)
+		if _, attached := p.up.Writer(); !attached || time.Since(mended) < mendEvery {
+			continue
+		}
+		if _, err := p.mend(ctx); !chunkstore.Remotely(err) {
+			mended = time.Now()
+		}
 	}
 }
 

@@ -25,14 +25,19 @@ func drainCommand(g *global) *cobra.Command {
 With --remote, wait as well until every sealed step that mount's --publish says
 is to be uploaded is published in the bucket, so that the bucket alone brings it
 back. What is not part of a sealed step is not uploaded. A bucket that can't be
-reached is waited for; one that refuses ends the wait with an error.`,
+reached is waited for; one that refuses ends the wait with an error.
+
+With --verify, look as well whether every pack that was uploaded is still there,
+and send those again that are not, which the mount does by itself once a day.
+Exit code 3: some are not here either. (What is in them, stepfs remote check
+--read-data reads.)`,
 		RunE: func(c *cobra.Command, args []string) error {
 			store, _, err := g.storeAnd(args, usage, 0, 0)
 			if err != nil {
 				return err
 			}
 			verb := drainVerb
-			if r.Remote {
+			if r.Remote = r.Remote || r.Mend; r.Remote {
 				verb = drainRemoteVerb
 			}
 			s, err := openService(c.Context(), store, verb)
@@ -45,18 +50,31 @@ reached is waited for; one that refuses ends the wait with an error.`,
 				return err
 			}
 			if g.json {
-				return printJSON(c.OutOrStdout(), last)
+				err = printJSON(c.OutOrStdout(), last)
+			} else {
+				_, err = fmt.Fprintln(c.OutOrStdout(), r.said(last))
 			}
-			said := "everything is stored"
-			if r.Remote {
-				said += ", and every step that is to be is published"
+			if err == nil && last.Lost > 0 {
+				err = &codedError{exitPartly, fmt.Errorf("%d packs that were uploaded are neither in the bucket nor here", last.Lost)}
 			}
-			_, err = fmt.Fprintln(c.OutOrStdout(), said)
 			return err
 		},
 	}
 	c.Flags().BoolVar(&r.Remote, "remote", false, "wait until steps are published in the bucket, too")
+	c.Flags().BoolVar(&r.Mend, "verify", false, "send again what was uploaded and is not in the bucket any more")
 	return c
+}
+
+// said is what has been done.
+func (r DrainRequest) said(last DrainProgress) string {
+	said := "everything is stored"
+	if r.Remote {
+		said += ", and every step that is to be is published"
+	}
+	if r.Mend {
+		said += fmt.Sprintf("; of %d packs that were uploaded %d were not there any more, and %d of them were sent again", last.Packs, last.Resent+last.Lost, last.Resent)
+	}
+	return said
 }
 
 // drain drains, and shows how far it is.

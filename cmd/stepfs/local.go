@@ -354,7 +354,15 @@ func (l *local) Drain(ctx context.Context, r DrainRequest, fn func(DrainProgress
 	if err != nil {
 		return fmt.Errorf("draining: %w", err)
 	}
-	return fn(DrainProgress{Total: total, Done: true})
+	last := DrainProgress{Total: total, Done: true}
+	if r.Mend {
+		m, err := l.parts.manager.MendRemote(ctx)
+		if err != nil {
+			return err
+		}
+		last.Packs, last.Resent, last.Lost = m.Packs, m.Sent, m.Lost
+	}
+	return fn(last)
 }
 
 // infoAge is how old the account of what a snapshot alone needs may be where it

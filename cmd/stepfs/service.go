@@ -265,6 +265,7 @@ type RollbackRequest struct {
 // DrainRequest says how far to drain.
 type DrainRequest struct {
 	Remote bool `json:"remote,omitempty"` // until it is published, too
+	Mend   bool `json:"mend,omitempty"`   // and what the bucket has lost is sent again
 }
 
 // DrainProgress says what still waits. The last one has Done.
@@ -277,6 +278,12 @@ type DrainProgress struct {
 	// to be published, and why they are not, if something is in the way.
 	Unpublished int    `json:"unpublished,omitempty"`
 	Waiting     string `json:"waiting_for,omitempty"`
+
+	// Of what was looked for in the bucket: packs that had arrived, those that were
+	// sent again, and those that are nowhere any more.
+	Packs  int `json:"packs,omitempty"`
+	Resent int `json:"resent,omitempty"`
+	Lost   int `json:"lost,omitempty"`
 }
 
 // UmountRequest ends the daemon.

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"maps"
+	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -17,6 +20,8 @@ import (
 	"stepfs/chunkstore/remote/limit"
 	"stepfs/chunkstore/remote/location"
 	"stepfs/chunkstore/remote/retry"
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
 	"stepfs/internal/storedir"
 	"stepfs/snapshot"
 )
@@ -84,6 +89,55 @@ func (o *mountOptions) takeOver(ctx context.Context, c *storedir.Config) error {
 	}
 	c.Polynomial, c.Key, c.Domain = cfg.Polynomial, cfg.Key, cfg.Domain
 	return nil
+}
+
+// takeOverEmpty has a store in which nothing is stored yet do so later, when it
+// comes to its bucket: then no chunk has a name. What is only staged gets its
+// names by what the store opens with.
+func (o *mountOptions) takeOverEmpty(dir *storedir.Dir, e *state.Engine) error {
+	if !o.upload || o.remote == "" {
+		return nil
+	}
+	if empty, err := storesNothing(dir, e); err != nil || !empty {
+		return err
+	}
+	own := dir.Config()
+	cfg := own
+	if err := o.takeOver(context.Background(), &cfg); err != nil {
+		return err
+	}
+	if cfg.Polynomial == own.Polynomial && cfg.Key == own.Key && cfg.Domain == own.Domain {
+		return nil
+	}
+	slog.Info("nothing is stored yet: chunks will be cut and named as in the bucket", "remote", o.remote)
+	return dir.SaveNaming(cfg.Polynomial, cfg.Key, cfg.Domain)
+}
+
+// storesNothing says whether a store has no bucket, and neither chunks nor packs:
+// not in its index, and no file that might be one.
+func storesNothing(dir *storedir.Dir, e *state.Engine) (bool, error) {
+	if _, err := e.Get(schema.MetaKey(schema.MetaBucket)); !errors.Is(err, state.ErrNotFound) {
+		return false, err
+	}
+	for _, prefix := range []byte{schema.PrefixChunk, schema.PrefixPack, schema.PrefixChunkMap, schema.PrefixChunkRef, schema.PrefixChunkDead, schema.PrefixChunkBase} {
+		it, err := e.NewIter([]byte{prefix}, []byte{prefix + 1})
+		if err != nil {
+			return false, err
+		}
+		some := it.First()
+		if err := errors.Join(it.Error(), it.Close()); err != nil || some {
+			return false, err
+		}
+	}
+	all, err := os.ReadDir(dir.Path())
+	if err != nil || slices.ContainsFunc(all, func(e fs.DirEntry) bool { return storedir.IsAside(e.Name()) }) {
+		return false, err // a repair may have moved packs there, which this key alone reads
+	}
+	files, err := os.ReadDir(dir.Join(storedir.PacksDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	return len(files) == 0, err
 }
 
 // openUploads attaches the store to its bucket. One that was attached before can

@@ -59,6 +59,9 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 	if err != nil {
 		return nil, wayOut(dir, err)
 	}
+	if err := o.takeOverEmpty(dir, p.engine); err != nil {
+		return nil, err
+	}
 	cfg := dir.Config()
 	packs := chunkstore.Config{
 		Polynomial: cfg.Polynomial, Key: cfg.Key, Domain: cfg.Domain, Workers: o.ingestWorkers(), Background: snapshot.BeNice,

@@ -203,15 +203,35 @@ func TestAttach(t *testing.T) {
 		t.Errorf("%s\nis not of bucket %+v", text, cfg)
 	}
 
-	// One that has its own can't.
+	// One that has stored something by its own can't.
 	third := mount()
 	must(t, third.Start())
+	save(t, third, "c", 1000)
+	_, err = root.Must("drain", third.Mnt)
+	must(t, err)
 	must(t, third.Stop())
 	third.Args = []string{"--remote", p.url}
 	refused(third, "made by another store", "make a new store with --remote")
 	third.Args = nil
 	must(t, third.Start()) // it is what it was
+	_, err = root.Must("check", "--read-data", third.Mnt)
+	must(t, err)
 	must(t, third.Stop())
+
+	// One that has stored nothing yet takes them over, with what is staged.
+	fourth := mount()
+	must(t, fourth.Start())
+	must(t, os.WriteFile(filepath.Join(fourth.Mnt, "early"), seeded("early", 1<<20), 0o644))
+	must(t, fourth.Stop())
+	fourth.Args = []string{"--remote", p.url}
+	must(t, fourth.Start())
+	save(t, fourth, "d", 1000)
+	wait(t, "its step is published", func() bool { return len(p.published(t)) == 2 })
+	_, err = root.Must("check", "--read-data", fourth.Mnt)
+	must(t, err)
+	must(t, fourth.Stop())
+	_, err = root.Must("restore", p.url, "d", t.TempDir())
+	must(t, err)
 
 	// A store keeps to its bucket: not another, not an empty place, not a place of
 	// somebody else's.
@@ -248,7 +268,7 @@ func TestAttach(t *testing.T) {
 	must(t, first.Stop())
 	must(t, os.Rename(p.url[4:]+"-away", p.url[4:]))
 	must(t, first.Start())
-	wait(t, "it is published", func() bool { return len(p.published(t)) == 2 })
+	wait(t, "it is published", func() bool { return len(p.published(t)) == 3 })
 	must(t, first.Stop())
 }
 
@@ -273,6 +293,13 @@ func TestDrainRemote(t *testing.T) {
 			if said := drain(d.Mnt); len(p.published(t)) != 1 || !strings.Contains(said, "published") {
 				t.Errorf("%d refs: %s", len(p.published(t)), said)
 			}
+			lost := p.published(t)[0].Packs[0].Key()
+			must(t, p.Delete(t.Context(), lost))
+			r, err := harness.RunEnv(p.env, root.Bin, "drain", "--verify", d.Mnt)
+			if err != nil || r.Code != 0 || !strings.Contains(r.Stdout, "1 were not there any more, and 1 of them were sent again") {
+				t.Errorf("%v, exit code %d: %s", err, r.Code, r.Both())
+			}
+			p.published(t) // whole
 			d.Args = []string{"--remote", ""}
 			must(t, d.Stop())
 			must(t, d.Start())

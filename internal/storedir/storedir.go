@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/restic/chunker"
 	"golang.org/x/sys/unix"
 )
 
@@ -387,6 +388,19 @@ func (d *Dir) SaveSettings(s map[string]string) error {
 	defer d.mu.Unlock()
 	cfg := d.config
 	cfg.Settings = s
+	if err := writeConfig(d.path, cfg); err != nil {
+		return err
+	}
+	d.config = cfg
+	return nil
+}
+
+// SaveNaming replaces what decides the names of chunks, of which there are none.
+func (d *Dir) SaveNaming(pol chunker.Pol, key [32]byte, domain uint32) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	cfg := d.config
+	cfg.Polynomial, cfg.Key, cfg.Domain = pol, key, domain
 	if err := writeConfig(d.path, cfg); err != nil {
 		return err
 	}
