@@ -93,13 +93,17 @@ func (c *checker) file(number uint64, rec schema.PackRecord) (*pack.Footer, erro
 		c.r.Damage("pack-size", packName(number), "%s has %d bytes, its record says %d", name, st.Size(), rec.Size)
 		return nil, nil
 	}
+	away := oserror.IsNotExist(err) && c.isAway(number)
 	var foot pack.Footer
-	if err == nil {
+	if err == nil || away {
 		foot, err = c.readFooter(rec.Name)
 	}
 	switch {
 	case err == nil:
 		return &foot, nil
+	case away && oserror.IsNotExist(err):
+		c.r.Leak("pack-stub", packName(number), "%s is only in the bucket, and its stub here is gone: what is in it can't be listed without the bucket", name)
+		return nil, nil
 	case oserror.IsNotExist(err):
 		// Collect unlinks a pack whose record is durably gone.
 		if _, err := getPack(c.db, number); errors.Is(err, state.ErrNotFound) {
@@ -128,7 +132,11 @@ func (c *checker) contents(ctx context.Context, number uint64, rec schema.PackRe
 		sum += c.fingerprint(e.ID[:], chunkLoc(number, e).Encode())
 	}
 	same := sum == p.sum && uint64(len(foot.Entries)) == p.chunks
-	if same && c.opts.ReadData == 0 {
+	read := c.opts.ReadData
+	if read > 0 && c.isAway(number) {
+		read = 0 // that is for who checks the bucket
+	}
+	if same && read == 0 {
 		return nil
 	}
 	listed := uint64(0)
@@ -146,7 +154,7 @@ func (c *checker) contents(ctx context.Context, number uint64, rec schema.PackRe
 			}
 		}
 		listed++
-		if c.opts.ReadData > 0 && rand.Float64() < c.opts.ReadData {
+		if read > 0 && rand.Float64() < read {
 			if err := c.read(number, e, rec); err != nil {
 				return err
 			}

@@ -90,6 +90,9 @@ type Source interface {
 type Events struct {
 	// Damage is called when stored data turns out to be damaged or missing.
 	Damage func(err error)
+	// Unreachable is called when somebody reads what is only in the bucket, and
+	// that can't be reached.
+	Unreachable func(err error)
 }
 
 // Config is what a store needs to know. The zero value of every field but

@@ -30,6 +30,7 @@ func (r *Reader) ReadBack(ctx context.Context, id ID, buf []byte) ([]byte, error
 
 // Close gives back what reading took.
 func (r *Reader) Close() {
+	r.s.far.close()
 	r.s.cache.drop()
 	r.s.files.drop()
 	r.s.coders.close()

@@ -173,21 +173,7 @@ func (p *Published) blame(l *located, err error) error {
 	return fmt.Errorf("chunk %x, in %s at %d: %w", l.id, p.where.key(l), l.off, err)
 }
 
-// fetch gets a range of a pack. The checksums of the payloads in it are those of
-// the footer, whose name is known to be right.
+// fetch gets a range of a pack.
 func (p *Published) fetch(ctx context.Context, s *span) error {
-	s.buf = p.buffers.get(s.size)
-	_, err := remote.GetVerified(ctx, p.bucket, p.where.packs[s.pack].Key(), s.buf.bytes, s.off, func(b []byte) error {
-		for _, l := range s.parts {
-			if pack.Checksum(s.payload(l)) != l.crc {
-				return fmt.Errorf("the checksum of chunk %x at %d", l.id, l.off)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		p.buffers.put(s.buf)
-		s.buf = nil
-	}
-	return err
+	return p.fetchSpan(ctx, p.bucket, p.where.packs[s.pack].Key(), s)
 }

@@ -30,6 +30,11 @@ func (s *Store) ReadAt(ctx context.Context, id ID, rawLen uint32, dst []byte, of
 		s.counters.cacheHits.Add(1)
 		return copyOut(id, dst, e.buf.bytes, off, rawLen)
 	}
+	release, err := s.bring(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer release()
 	if len(dst) == int(rawLen) {
 		done, err := s.readWhole(id, dst)
 		if done || err != nil {
@@ -185,14 +190,11 @@ func (s *Store) fetch(id ID, loc schema.ChunkLoc, rec schema.PackRecord, dst []b
 // fetchIf is fetch that verifies only if sure.
 func (s *Store) fetchIf(sure bool, id ID, loc schema.ChunkLoc, rec schema.PackRecord, dst []byte) error {
 	name := pack.Name(rec.Name).FileName()
-	f, err := s.files.acquire(s.fs.PathJoin(s.dir, name))
-	if oserror.IsNotExist(err) {
-		return errGone
-	}
+	f, release, err := s.stored(id, loc, rec)
 	if err != nil {
-		return fmt.Errorf("open pack: %w", err)
+		return err
 	}
-	defer s.files.release(f)
+	defer release()
 	err = s.plain(f, id, loc, dst)
 	if err == nil && (!sure || s.name(dst) == id) {
 		return nil
@@ -219,6 +221,27 @@ func (s *Store) fetchIf(sure bool, id ID, loc schema.ChunkLoc, rec schema.PackRe
 	}
 	s.damage.badChunk(id)
 	return s.report(fmt.Errorf("%w: pack %s, chunk %x at %d: %w", ErrCorrupt, name, id, loc.Offset, err))
+}
+
+// stored gives a pack where a chunk lies in it: the file, or, when that is not
+// here, what the bucket has of it. errGone: neither.
+func (s *Store) stored(id ID, loc schema.ChunkLoc, rec schema.PackRecord) (r io.ReaderAt, release func(), err error) {
+	f, err := s.files.acquire(s.fs.PathJoin(s.dir, pack.Name(rec.Name).FileName()))
+	if err == nil {
+		s.touch(loc.Pack)
+		return f, func() { s.files.release(f) }, nil
+	}
+	if !oserror.IsNotExist(err) {
+		return nil, nil, fmt.Errorf("open pack: %w", err)
+	}
+	if !s.isAway(loc.Pack) {
+		return nil, nil, errGone
+	}
+	r, release, err = s.far.take(s.far.spans.ctx, id, loc)
+	if err != nil && !errors.Is(err, errGone) {
+		err = s.farError(id, err)
+	}
+	return r, release, err
 }
 
 // plain reads a payload and decodes it into dst.

@@ -301,7 +301,7 @@ func (c *collector) lend(g *group, number uint64) (bool, error) {
 // remake writes what is to be made from another base.
 func (c *collector) remake(ctx context.Context, pw *packWriter, g *group) error {
 	for id, link := range g.moved {
-		if err := c.remakeOne(pw, id, link); errors.Is(err, ErrCorrupt) || errors.Is(err, ErrMissing) {
+		if err := c.remakeOne(pw, id, link); errors.Is(err, ErrCorrupt) || errors.Is(err, ErrMissing) || errors.Is(err, ErrUnreachable) {
 			continue // it was reported; what it is made from now is needed still
 		} else if err != nil {
 			return err

@@ -87,7 +87,7 @@ func (c *collector) retire(g *group) error {
 	taken := g.old[:0]
 	c.mu.Lock()
 	for _, info := range g.old {
-		if info.pins > 0 {
+		if info.pins > 0 || info.evicting || g.rewrite && info.away {
 			c.stats.Pinned++
 			c.tried[info] = struct{}{}
 			continue
@@ -184,10 +184,13 @@ func (c *collector) unfit(p *oldPack, err error) error {
 		err = fmt.Errorf("%w: pack %s", ErrMissing, p.name.FileName())
 	case errors.Is(err, pack.ErrFormat):
 		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+	case errors.Is(err, ErrUnreachable): // of a base: it was reported
 	case !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrMissing) && !badSector(err): // the second of a base
 		return err
 	}
-	_ = c.report(err) // gives it back
+	if !errors.Is(err, ErrUnreachable) {
+		_ = c.report(err) // gives it back
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !p.info.unfit {

@@ -43,6 +43,9 @@ func (s *Store) Scrub(ctx context.Context, number uint64, found func(error), res
 	}
 	name := pack.Name(rec.Name)
 	f, err := s.files.acquire(s.fs.PathJoin(s.dir, name.FileName()))
+	if oserror.IsNotExist(err) && s.isAway(number) {
+		return nil
+	}
 	if oserror.IsNotExist(err) {
 		if _, err := getPack(s.db, number); errors.Is(err, state.ErrNotFound) {
 			return nil

@@ -4,8 +4,13 @@ import (
 	"cmp"
 	"container/list"
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
+
+	"stepfs/chunkstore/pack"
+	"stepfs/chunkstore/remote"
 )
 
 const (
@@ -187,7 +192,7 @@ func (s *spans) take(ctx context.Context, l *located) (*span, []byte, error) {
 			return sp, sp.payload(l), nil
 		}
 		s.unpin(sp)
-		if len(sp.parts) == 1 || ctx.Err() != nil || s.ctx.Err() != nil {
+		if len(sp.parts) == 1 || ctx.Err() != nil || s.ctx.Err() != nil || errors.Is(err, ErrUnreachable) {
 			return nil, nil, err
 		}
 	}
@@ -253,4 +258,23 @@ func (s *spans) forgetLocked(sp *span) {
 		delete(s.of, l)
 	}
 	s.bytes -= int64(sp.size)
+}
+
+// fetchSpan gets a range of a pack from a bucket. The checksums of the payloads in
+// it are those of the footer, whose name is known to be right.
+func (d *decoder) fetchSpan(ctx context.Context, b remote.Bucket, key string, s *span) error {
+	s.buf = d.buffers.get(s.size)
+	_, err := remote.GetVerified(ctx, b, key, s.buf.bytes, s.off, func(b []byte) error {
+		for _, l := range s.parts {
+			if pack.Checksum(s.payload(l)) != l.crc {
+				return fmt.Errorf("the checksum of chunk %x at %d", l.id, l.off)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		d.buffers.put(s.buf)
+		s.buf = nil
+	}
+	return err
 }

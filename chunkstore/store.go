@@ -43,6 +43,7 @@ type Store struct {
 	closing chan struct{} // closed by Close
 
 	files *fileCache
+	far   far
 	cache *chunkCache
 	loads chan struct{} // chunks being read and decoded at a time
 
@@ -71,6 +72,7 @@ type Store struct {
 		table    map[uint64]*packInfo     // the indexed packs
 		names    map[pack.Name]struct{}   // file names in use: of table, of packs being finished or removed
 		totals   totals                   // of the indexed packs
+		clock    uint64                   // counts uses of packs
 	}
 }
 
@@ -115,6 +117,7 @@ func newStore(db DB, fs vfs.FS, dir string, cfg Config) (*Store, error) {
 		s.workers <- nil
 	}
 	s.files = newFileCache(fs, cfg.OpenFiles)
+	s.far.init(s)
 	s.cache = newChunkCache(cfg.CacheBytes, s.buffers)
 	s.mu.inflight = make(map[ID]*packWriter)
 	s.mu.packs = make(map[*packWriter]struct{})
@@ -180,6 +183,7 @@ func (s *Store) Close() error {
 		<-pw.done
 	}
 	s.collecting <- struct{}{} // a running Collect ends at its next step
+	s.far.close()
 	s.cache.drop()
 	s.files.drop()
 	s.coders.close()

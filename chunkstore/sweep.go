@@ -177,6 +177,9 @@ func (c *collector) unlink(p *oldPack) error {
 	c.files.forget(path)
 	c.freeName(p.name)
 	c.damage.forget(p.number, nil)
+	if err == nil || oserror.IsNotExist(err) {
+		err = errors.Join(err, c.removeStub(p.name))
+	}
 	if err != nil && !oserror.IsNotExist(err) {
 		return fmt.Errorf("remove pack: %w", err) // adopted at the next Open, and collected then
 	}

@@ -212,6 +212,7 @@ func (p *publisher) did(s *issue, fresh bool) {
 	if !fresh {
 		return
 	}
+	p.m.packs.wake()
 	if i, err := p.m.Get(s.seq); err == nil && p.m.cfg.Events.Published != nil {
 		p.m.cfg.Events.Published(i)
 	}

@@ -29,10 +29,14 @@ func (p *publisher) publish(ctx context.Context, i Info) (fresh bool, err error)
 	if err := p.up.Put(ctx, bucket.RefKey(u.Writer, u.Seq), remote.Bytes(u.Object), again); err != nil {
 		return false, fmt.Errorf("put its ref: %w", err)
 	}
+	f, err := bucket.DecodeRef(u.Object, u.Writer, u.Seq)
+	if err != nil {
+		return false, fmt.Errorf("its ref: %w", err)
+	}
 	u.State, u.Time, u.Object = schema.UploadArrived, p.m.cfg.Now().UnixNano(), nil
 	_, err = p.m.db.Update(schema.KindUpload, func(tx *state.Tx) error {
 		tx.Put(schema.Numbered(schema.PrefixRefUpload, i.Seq), u.Encode())
-		return nil
+		return p.up.Named(tx, f.Packs)
 	})
 	return true, err
 }

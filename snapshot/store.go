@@ -231,7 +231,7 @@ func (s *storer) pass(ctx context.Context) (more bool, err error) {
 	var errs []error
 	if len(batch) > 0 {
 		errs = append(errs, s.ingest(ctx, batch))
-		s.m.evict.wake() // there are more hot copies
+		s.m.evict.wake() // there are more hot copies, and more packs
 	}
 	if !more && st != nil {
 		// Even after an error: one content that can't be read does not keep a

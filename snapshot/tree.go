@@ -181,6 +181,11 @@ type Chunks interface {
 	// Hold notes in a transaction that holder needs chunks.
 	Hold(tx *state.Tx, holder uint64, ids [][32]byte) error
 
+	// Local is how many bytes the packs take that are here, Evict frees those of
+	// some that are published as well.
+	Local() int64
+	Evict(ctx context.Context, need int64) (freed int64, err error)
+
 	// What the scrub uses.
 	Stats() chunkstore.Stats
 	NextPack(after uint64) (uint64, error)

@@ -296,8 +296,9 @@ type Status struct {
 	Used        int64         `json:"used_bytes"`  // what it takes
 	Free        int64         `json:"free_bytes"`  // what is left of the limit, and on the disk
 	Reserve     int64         `json:"reserve_bytes"`
-	PackBytes   int64         `json:"pack_bytes"`
-	Hot         int64         `json:"hot_bytes"` // whole copies of what is stored; they go when room is needed
+	PackBytes   int64         `json:"pack_bytes"`           // of the packs that are here
+	Away        int64         `json:"away_bytes,omitempty"` // of those that are only in the bucket
+	Hot         int64         `json:"hot_bytes"`            // whole copies of what is stored; they go when room is needed
 	Growth      int64         `json:"growth_bytes_per_hour,omitempty"`
 	Lasts       int64         `json:"lasts_seconds,omitempty"` // at the present rate; 0: it does not grow
 	Next        []NextInfo    `json:"next_to_go"`              // when room is scarce, in this order
@@ -324,7 +325,9 @@ type Stats struct {
 	Chunks    uint64 `json:"chunks"`
 	Raw       uint64 `json:"raw_bytes"`    // plain bytes of all chunks
 	Stored    uint64 `json:"stored_bytes"` // the same, encoded
-	PackBytes uint64 `json:"pack_bytes"`   // of the pack files
+	PackBytes uint64 `json:"pack_bytes"`   // of the pack files that are here
+	AwayBytes uint64 `json:"away_bytes"`   // of the packs that are only in the bucket
+	AwayPacks int    `json:"away_packs"`
 
 	// What encoding saves, raw_bytes less stored_bytes, by how chunks are kept.
 	SavedZstd   uint64 `json:"saved_zstd_bytes"`

@@ -65,6 +65,8 @@ const (
 	UploadReserved UploadState = 1 // it has a number; whether it has arrived is not known
 	UploadArrived  UploadState = 2
 	UploadIndexed  UploadState = 3 // and, of a pack, in an index object that has arrived
+	UploadNamed    UploadState = 4 // and a ref that has arrived names it
+	UploadOnly     UploadState = 5 // and the local file may be gone: the bucket's is relied on
 )
 
 // PackUpload is a pack of the store in the bucket.
@@ -87,7 +89,7 @@ func (p PackUpload) Encode() []byte {
 // DecodePackUpload is the inverse of Encode.
 func DecodePackUpload(b []byte) (p PackUpload, err error) {
 	r := upload(b)
-	p.State = r.state(UploadIndexed)
+	p.State = r.state(UploadOnly)
 	copy(p.Writer[:], r.fixed(8))
 	p.Seq, p.Size = r.uint(), r.upTo(math.MaxInt64)
 	return p, r.done("upload of a pack")

@@ -1,0 +1,98 @@
+package snapshot
+
+import (
+	"context"
+	"time"
+)
+
+// packCache keeps what the store takes within a limit, by giving up the files of
+// packs that are published (chunkstore/evict.go). Hot copies go first: the evictor
+// leaves them what the packs leave of the limit. What is not published stays,
+// however much that is.
+//
+// It works apart from the evictor, since it waits for the bucket, and no writer is
+// to wait for that. Only when room is so scarce that snapshots would go next, a
+// writer that waits for room has packs go before them.
+type packCache struct {
+	m     *Manager
+	nudge chan struct{}
+
+	// Of the evictor's goroutine:
+	pressed time.Time // when there was nothing to be had for room
+}
+
+const (
+	cacheTick  = time.Minute // between two looks that nothing asked for
+	cacheRetry = time.Minute // after the bucket could not be asked
+	pressWait  = 5 * time.Second
+)
+
+func newPackCache(m *Manager) *packCache { return &packCache{m: m, nudge: make(chan struct{}, 1)} }
+
+// wake has it look whether it is time to evict.
+func (c *packCache) wake() {
+	select {
+	case c.nudge <- struct{}{}:
+	default:
+	}
+}
+
+// hotLimit is how many bytes hot copies may take; 0: as many as there is room for.
+func (c *packCache) hotLimit() int64 {
+	limit, most := c.m.cfg.HotLimit, c.m.cfg.CacheLimit
+	if most == 0 {
+		return limit
+	}
+	left := max(1, most-c.m.cfg.Chunks.Local())
+	if limit == 0 {
+		return left
+	}
+	return min(limit, left)
+}
+
+// run keeps the limit until ctx ends.
+func (c *packCache) run(ctx context.Context) {
+	beNice()
+	var last string
+	for ctx.Err() == nil {
+		wait := cacheTick
+		if err := c.keep(ctx); err == nil {
+			last = ""
+		} else if ctx.Err() == nil {
+			if wait = cacheRetry; err.Error() != last {
+				c.m.fault("evict packs", err)
+			}
+			last = err.Error()
+		}
+		select {
+		case <-ctx.Done():
+		case <-c.nudge:
+		case <-time.After(wait):
+		}
+	}
+}
+
+// keep evicts what is too much.
+func (c *packCache) keep(ctx context.Context) error {
+	over := c.m.cfg.Chunks.Local() - c.m.cfg.CacheLimit
+	if over <= 0 {
+		return nil
+	}
+	_, err := c.m.cfg.Chunks.Evict(ctx, over)
+	return err
+}
+
+// press gives up packs for a writer that waits for so much room. A bucket that does
+// not answer is not asked again for a while: then something else has to go.
+func (c *packCache) press(ctx context.Context, need uint64) (freed bool) {
+	if c.m.cfg.Uploads == nil || time.Since(c.pressed) < cacheRetry {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, pressWait)
+	defer cancel()
+	n, err := c.m.cfg.Chunks.Evict(ctx, int64(need))
+	if err != nil || n == 0 {
+		c.pressed = time.Now()
+	}
+	return n > 0
+}
