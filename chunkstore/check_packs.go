@@ -93,7 +93,7 @@ func (c *checker) file(number uint64, rec schema.PackRecord) (*pack.Footer, erro
 		c.r.Damage("pack-size", packName(number), "%s has %d bytes, its record says %d", name, st.Size(), rec.Size)
 		return nil, nil
 	}
-	away := oserror.IsNotExist(err) && c.isAway(number)
+	away := oserror.IsNotExist(err) && c.isAway(number) && !c.damage.isBadFile(number)
 	var foot pack.Footer
 	if err == nil || away {
 		foot, err = c.readFooter(rec.Name)

@@ -33,7 +33,9 @@ import (
 // crash anywhere leaves the file, or that record. With both, the file is read: so
 // nothing need be taken back, and a file that comes back needs no record.
 //
-// That the bucket keeps it is the ref's doing: no one removes what a ref names.
+// That the bucket keeps it is the ref's doing: no one removes what a ref names. When
+// the ref goes, prune says for a day or more what is about to go: then it is fetched
+// again, for whatever needs it here.
 
 // evictBatch is how many packs share the syncs.
 const evictBatch = 16
@@ -97,13 +99,29 @@ func (s *Store) choose(need int64, tried map[*packInfo]bool) (batch []*evicted, 
 			s.unchoose(batch)
 			return nil, err
 		}
-		if up == nil || up.State < schema.UploadNamed || !s.mayEvict(l.info) {
+		if up == nil || up.State < schema.UploadNamed {
 			continue
 		}
-		batch = append(batch, &evicted{info: l.info, rec: *up, at: bucket.Pack{Name: l.name, Writer: up.Writer, Seq: up.Seq, Size: int64(up.Size)}})
+		at := bucket.Pack{Name: l.name, Writer: up.Writer, Seq: up.Seq, Size: int64(up.Size)}
+		if !s.stays(at) || !s.mayEvict(l.info) {
+			continue
+		}
+		batch = append(batch, &evicted{info: l.info, rec: *up, at: at})
 		need -= int64(up.Size)
 	}
 	return batch, nil
+}
+
+// stays says whether nobody is about to prune a pack in the bucket, as far as is
+// known here: what is not known before the store was attached. Should that change,
+// it is fetched again (Uploads.rescue).
+func (s *Store) stays(p bucket.Pack) bool {
+	u := s.up.Load()
+	if u == nil {
+		return false
+	}
+	at := u.attached.Load()
+	return at != nil && at.lease.MayUse(p)
 }
 
 // mayEvict marks a pack, unless somebody depends on it by now.

@@ -27,14 +27,17 @@ import (
 	"stepfs/internal/state"
 )
 
-// uploadTo uploads what the refs need, and says that a ref names it.
-func (f *fixture) uploadTo(b remote.Bucket, refs ...[]Ref) {
+// uploadTo uploads what the refs need, and publishes that, if it is anything.
+func (f *fixture) uploadTo(b remote.Bucket, refs ...[]Ref) (*Uploads, *bucket.Ref) {
 	f.t.Helper()
 	ctx := context.Background()
 	open := func(context.Context) (remote.Bucket, error) { return b, nil }
 	f.ReadFrom(open)
 	u := f.Uploads(open, "store")
 	try(f.t, u.Attach(ctx))
+	if len(refs) == 0 {
+		return u, nil
+	}
 	n := u.Needs()
 	defer n.Release()
 	for _, rs := range refs {
@@ -42,9 +45,11 @@ func (f *fixture) uploadTo(b remote.Bucket, refs ...[]Ref) {
 			try(f.t, n.Add(ctx, r.ID))
 		}
 	}
-	packs, err := n.Upload(ctx)
-	try(f.t, err)
-	f.update(func(tx *state.Tx) error { return u.Named(tx, packs) })
+	f.snapshots++
+	ref := &bucket.Ref{Snapshot: f.snapshots, Record: []byte("r"), Root: refs[0][0].ID, RootLen: 1}
+	try(f.t, n.Publish(ctx, ref))
+	f.update(func(tx *state.Tx) error { return u.Named(tx, ref.Packs) })
+	return u, ref
 }
 
 // evictAll evicts what may go.
@@ -266,8 +271,11 @@ func TestEvictOnly(t *testing.T) {
 	for _, r := range slices.Concat(a, c) {
 		try(t, n.Add(t.Context(), r.ID))
 	}
-	packs, err := n.Upload(t.Context())
-	try(t, err)
+	try(t, n.upload(t.Context(), u.attached.Load().lease))
+	var packs []bucket.Pack
+	for _, p := range n.packs {
+		packs = append(packs, p.pack())
+	}
 	n.Release()
 	f.evictAll()
 	expect("no ref names it", pathOf(a), pathOf(c), pathOf(d))
@@ -396,12 +404,12 @@ func TestEvictCrash(t *testing.T) {
 	away := 0
 	for at, cut := range p.taken {
 		f := openFixture(t, cut.disk.FS(), "/store", smallConfig())
-		f.ReadFrom(func(context.Context) (remote.Bucket, error) { return b, nil })
 		if st := f.Stats(); st.LostPacks+st.BadPacks != 0 {
 			t.Fatalf("cut %d, before %+v: %+v", at, cut.op, st)
 		} else if st.AwayPacks > 0 {
 			away++
 		}
+		f.uploadTo(b)
 		for range 2 {
 			if got := findings(f, CheckOptions{}); slices.ContainsFunc(got, func(x check.Finding) bool { return x.Kind == check.Damage || x.What == "pack-stub" }) {
 				t.Fatalf("cut %d, before %+v: %v", at, cut.op, got)

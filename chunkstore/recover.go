@@ -115,6 +115,7 @@ const (
 	isLost whereIs = iota
 	isHere
 	isAway
+	isGone // lost, but the bucket has it
 )
 
 // place says where the file of an indexed pack is. One that is in the bucket is
@@ -129,6 +130,8 @@ func (s *Store) place(name pack.Name, files map[pack.Name]whereIs) (whereIs, err
 		return isLost, err
 	case up != nil && up.State == schema.UploadOnly:
 		return isAway, nil
+	case up != nil && up.State >= schema.UploadArrived:
+		return isGone, nil
 	case files[name] == isAway: // an index that is older than the eviction
 		return isAway, s.noteStub(name)
 	}
@@ -173,14 +176,18 @@ func (s *Store) loadPacks(files map[pack.Name]whereIs) error {
 		if err != nil {
 			return errors.Join(fmt.Errorf("pack %d: %w", number, err), it.Close())
 		}
-		info := &packInfo{away: at == isAway}
+		info := &packInfo{away: at == isAway || at == isGone}
 		s.enter(info, number, rec)
 		if rec.State == schema.PackRetiring {
 			retiring = append(retiring, info)
 		}
 		s.firstNew = number + 1
-		if at == isLost {
+		switch at {
+		case isLost:
 			s.damage.losePack(number)
+		case isGone:
+			s.damage.badFile(number)
+			_ = s.report(fmt.Errorf("%w: pack %s; the bucket has it", ErrMissing, pack.Name(rec.Name).FileName()))
 		}
 		delete(files, rec.Name)
 	}

@@ -50,7 +50,9 @@ func (s *Store) Scrub(ctx context.Context, number uint64, found func(error), res
 		if _, err := getPack(s.db, number); errors.Is(err, state.ErrNotFound) {
 			return nil
 		}
-		s.damage.losePack(number)
+		if !s.goneButUploaded(number, rec) {
+			s.damage.losePack(number)
+		}
 		found(fmt.Errorf("%w: pack %s", ErrMissing, name.FileName()))
 		return nil
 	}
@@ -62,6 +64,7 @@ func (s *Store) Scrub(ctx context.Context, number uint64, found func(error), res
 	defer dropCache(f.File)
 	foot, err := s.readFooter(name) // and header
 	if errors.Is(err, pack.ErrFormat) {
+		s.damage.badFile(number)
 		found(fmt.Errorf("%w: %w", ErrCorrupt, err))
 		return rest(int64(rec.Size))
 	}
@@ -110,6 +113,7 @@ func (s *Store) scrubChunk(number uint64, e pack.Entry, rec schema.PackRecord, f
 	}
 	same, err := s.partHeader(number, e, rec)
 	if err == nil && !same {
+		s.damage.badFile(number)
 		found(fmt.Errorf("%w: pack %s, the header before chunk %x at %d is not what the footer says", ErrCorrupt, pack.Name(rec.Name).FileName(), e.ID, e.Offset))
 	}
 	return err

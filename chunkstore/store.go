@@ -44,6 +44,7 @@ type Store struct {
 
 	files *fileCache
 	far   far
+	up    atomic.Pointer[Uploads] // the last that were asked for
 	cache *chunkCache
 	loads chan struct{} // chunks being read and decoded at a time
 

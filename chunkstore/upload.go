@@ -7,11 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"stepfs/chunkstore/bucket"
+	"stepfs/chunkstore/bucket/prune"
 	"stepfs/chunkstore/remote"
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -24,14 +24,18 @@ import (
 //	put      the packs, each verified while its sum is taken (upload_pack.go)
 //	index    the packs that are in no index object yet: its number and what is
 //	         in it are recorded and synced, then it is put (upload_index.go)
-//	ref      is the caller's, and comes last
+//	ref      by the store's lease, last (upload_publish.go)
 //
 // Each step is recorded behind it. After a crash a number may have been used or
 // not: so what was reserved by an earlier attempt is compared with what lies
 // there before anything is sent. Nothing is put under a key twice that differs.
 //
+// Others may prune the bucket meanwhile. A pack that lies there is relied on only
+// while the lease allows it; one that it does not allow any more gets another
+// number, and is sent again.
+//
 // The invariant: whatever ends it, and wherever, what is in the bucket names only
-// what is there; and what has arrived is not sent again.
+// what is there; and what has arrived, and may stay, is not sent again.
 
 var (
 	// ErrOtherBucket: the store belongs to another bucket.
@@ -47,10 +51,16 @@ type Uploads struct {
 	open    OpenBucket
 	b       remote.Bucket // nil before Attach
 
-	attached atomic.Pointer[bucket.Writer]
-	indexing sync.Mutex // held while index objects are made
+	attached atomic.Pointer[writing]
+	keep     uint64 // packs of a snapshot that is being published have this number at least
 
 	packs, bytes atomic.Int64 // that arrived since the start
+}
+
+// writing is a store's place in its bucket.
+type writing struct {
+	as    bucket.Writer
+	lease *prune.Lease
 }
 
 // uploadWorkers is how many packs are put at a time.
@@ -61,13 +71,15 @@ type OpenBucket func(ctx context.Context) (remote.Bucket, error)
 
 // Uploads gives the uploads to a bucket, which is opened by Attach.
 func (s *Store) Uploads(open OpenBucket, storeID string) *Uploads {
-	return &Uploads{s: s, open: open, storeID: storeID}
+	u := &Uploads{s: s, open: open, storeID: storeID, keep: bucket.KeepNone}
+	s.up.Store(u)
+	return u
 }
 
 // Writer is the store's name in the bucket; ok is false before Attach.
 func (u *Uploads) Writer() (w bucket.Writer, ok bool) {
-	if p := u.attached.Load(); p != nil {
-		return *p, true
+	if at := u.attached.Load(); at != nil {
+		return at.as, true
 	}
 	return w, false
 }
@@ -110,11 +122,14 @@ func (u *Uploads) Attach(ctx context.Context) error {
 	if err == nil {
 		err = u.introduce(ctx, at.Writer)
 	}
+	var lease *prune.Lease
+	if err == nil {
+		lease, err = prune.Take(ctx, u.b, at.Writer)
+	}
 	if err != nil {
 		return fmt.Errorf("attach the store to %s: %w", u.b, err)
 	}
-	w := bucket.Writer(at.Writer)
-	u.attached.Store(&w)
+	u.attached.Store(&writing{at.Writer, lease})
 	return nil
 }
 
@@ -138,7 +153,7 @@ func (u *Uploads) join(ctx context.Context) (*schema.Attachment, error) {
 	if err := fits(cfg, own); err != nil {
 		return nil, err
 	}
-	at := &schema.Attachment{Writer: w, NextPack: 1, NextIndex: 1, NextRef: 1}
+	at := &schema.Attachment{Writer: w, NextPack: 1, NextIndex: 1}
 	if _, err := hex.Decode(at.Bucket[:], []byte(cfg.ID)); err != nil {
 		return nil, fmt.Errorf("%w: its ID", bucket.ErrFormat)
 	}
@@ -204,18 +219,12 @@ func (u *Uploads) numbers(tx *state.Tx, of func(a *schema.Attachment) *uint64, n
 	return at.Writer, first, nil
 }
 
-// RefNumber gives out the number of a ref, in the transaction that records what
-// it is for.
-func (u *Uploads) RefNumber(tx *state.Tx) (w bucket.Writer, seq uint64, err error) {
-	return u.numbers(tx, func(a *schema.Attachment) *uint64 { return &a.NextRef }, 1)
-}
-
 // Domain is that of all chunks.
 func (u *Uploads) Domain() uint32 { return u.s.cfg.Domain }
 
-// Put has an object arrive that nobody else puts under its key; again: an earlier
-// attempt may have done so.
-func (u *Uploads) Put(ctx context.Context, key string, c remote.Content, again bool) error {
+// putOnce has an object arrive that nobody else puts under its key; again: an
+// earlier attempt may have done so.
+func (u *Uploads) putOnce(ctx context.Context, key string, c remote.Content, again bool) error {
 	for {
 		if again {
 			_, same, err := remote.Same(ctx, u.b, key, c)

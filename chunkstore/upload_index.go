@@ -21,11 +21,6 @@ import (
 
 // index has packs that arrived be in index objects.
 func (u *Uploads) index(ctx context.Context, packs []*neededPack) error {
-	u.indexing.Lock()
-	defer u.indexing.Unlock()
-	if err := u.finishIndexes(ctx); err != nil {
-		return err
-	}
 	var x []bucket.Indexed
 	var names [][32]byte
 	size := 0
@@ -94,7 +89,7 @@ func (u *Uploads) reserveIndex(names [][32]byte) (w bucket.Writer, seq uint64, e
 
 // putIndex puts an index object, and records that its packs are in one.
 func (u *Uploads) putIndex(ctx context.Context, x *bucket.Index, names [][32]byte, again bool) error {
-	err := u.Put(ctx, x.Key(), remote.Bytes(x.Encode()), again)
+	err := u.putOnce(ctx, x.Key(), remote.Bytes(x.Encode()), again)
 	if errors.Is(err, ErrTaken) {
 		err = u.isIndex(ctx, x)
 	}
@@ -132,7 +127,8 @@ func (u *Uploads) isIndex(ctx context.Context, x *bucket.Index) error {
 }
 
 // finishIndexes puts the index objects that an earlier attempt left. One of which
-// a pack has been collected is given up; its others get into another.
+// a pack has been collected is given up; its others get into another. It comes
+// before packs get other numbers than those that an index object may list.
 func (u *Uploads) finishIndexes(ctx context.Context) error {
 	for {
 		key, v, err := u.firstIndex()

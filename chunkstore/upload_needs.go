@@ -132,58 +132,43 @@ func (n *Needs) Release() {
 	n.packs = nil
 }
 
-// Upload has all of the packs arrive, and be in an index object, and says where
-// they are.
-func (n *Needs) Upload(ctx context.Context) ([]bucket.Pack, error) {
-	u := n.u
-	if err := u.reserve(n.packs); err != nil {
-		return nil, err
-	}
-	if err := u.put(ctx, n.packs); err != nil {
-		return nil, err
-	}
-	if err := u.index(ctx, n.packs); err != nil {
-		return nil, err
-	}
-	out := make([]bucket.Pack, len(n.packs))
-	for k, p := range n.packs {
-		out[k] = p.pack()
-	}
-	return out, nil
-}
-
 // reserve finds out what is known of packs, and gives numbers to those of which
-// nothing is.
-func (u *Uploads) reserve(packs []*neededPack) error {
-	return u.record(true, func(tx *state.Tx) error {
+// nothing is, and to those that may not be used any more where they are. It gives
+// the first of these numbers; 0: there are none.
+func (u *Uploads) reserve(packs []*neededPack) (first uint64, err error) {
+	lease := u.attached.Load().lease
+	err = u.record(true, func(tx *state.Tx) error {
 		var fresh []*neededPack
 		for _, p := range packs {
-			v, err := tx.Get(schema.PackUploadKey(p.name))
-			if errors.Is(err, state.ErrNotFound) {
-				fresh = append(fresh, p)
-				continue
-			}
-			if err == nil {
-				p.rec, err = schema.DecodePackUpload(v)
-			}
+			rec, err := uploadOf(tx, p.name)
 			if err != nil {
 				return err
 			}
-			p.old = true
+			if rec != nil {
+				p.rec, p.old = *rec, true
+			}
+			if rec == nil || !lease.MayUse(p.pack()) {
+				if u.s.isAway(p.info.number) { // then what is recorded is all that there is
+					return fmt.Errorf("%w: pack %s is only in the bucket, where it is about to be pruned, and was not fetched yet", ErrMissing, p.name.FileName())
+				}
+				fresh = append(fresh, p)
+			}
 		}
 		if len(fresh) == 0 {
 			return nil
 		}
-		w, seq, err := u.numbers(tx, func(a *schema.Attachment) *uint64 { return &a.NextPack }, len(fresh))
-		if err != nil {
+		var w bucket.Writer
+		if w, first, err = u.numbers(tx, func(a *schema.Attachment) *uint64 { return &a.NextPack }, len(fresh)); err != nil {
 			return err
 		}
 		for k, p := range fresh {
-			p.rec.State, p.rec.Writer, p.rec.Seq = schema.UploadReserved, w, seq+uint64(k)
+			p.old = false
+			p.rec.State, p.rec.Writer, p.rec.Seq = schema.UploadReserved, w, first+uint64(k)
 			tx.Put(schema.PackUploadKey(p.name), p.rec.Encode())
 		}
 		return nil
 	})
+	return first, err
 }
 
 // put has packs arrive. One that can't be put does not keep the others back; a

@@ -52,12 +52,12 @@ func (u *Uploads) putPack(ctx context.Context, p *neededPack) error {
 // does, that is a damaged copy, to which nothing points: the pack gets another
 // number.
 func (u *Uploads) arrive(ctx context.Context, p *neededPack, c remote.Content) error {
-	err := u.Put(ctx, p.pack().Key(), c, p.old)
+	err := u.putOnce(ctx, p.pack().Key(), c, p.old)
 	if errors.Is(err, ErrTaken) {
 		if err := u.renumber(p); err != nil {
 			return err
 		}
-		err = u.Put(ctx, p.pack().Key(), c, false)
+		err = u.putOnce(ctx, p.pack().Key(), c, false)
 	}
 	if err == nil {
 		u.packs.Add(1)

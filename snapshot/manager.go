@@ -224,6 +224,7 @@ func Open(cfg Config) (*Manager, error) {
 	if cfg.VerifyOnSeal {
 		work = append(work, m.verifySealed)
 	}
+	m.HealSoon() // what was found when the store was opened
 	for _, run := range work {
 		m.wg.Go(func() { run(ctx) })
 	}

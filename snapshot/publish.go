@@ -48,6 +48,11 @@ type issue struct {
 // stay until somebody does something.
 const slowRetry = 5 * time.Minute
 
+const (
+	renewEvery      = 10 * time.Minute // much less than prune waits for a lease
+	releasePatience = 2 * time.Second  // a daemon that ends has no more
+)
+
 func newPublisher(m *Manager) *publisher {
 	return &publisher{m: m, up: m.cfg.Uploads, nudge: make(chan struct{}, 1), since: map[string]int{}}
 }
@@ -66,7 +71,7 @@ func (p *publisher) load() error {
 		if err != nil {
 			return err
 		}
-		done := u != nil && u.State == schema.UploadArrived
+		done := u != nil
 		if done {
 			p.published++
 		}
@@ -105,6 +110,10 @@ func (p *publisher) waits(seq uint64) bool {
 // run publishes what is due until ctx ends.
 func (p *publisher) run(ctx context.Context) {
 	beNice()
+	var renewing sync.WaitGroup
+	renewing.Go(func() { p.renew(ctx) })
+	defer p.release()
+	defer renewing.Wait()
 	var broken retry
 	for ctx.Err() == nil {
 		more, err := p.pass(ctx)
@@ -129,6 +138,25 @@ func (p *publisher) run(ctx context.Context) {
 		case <-time.After(p.idle()):
 		}
 	}
+}
+
+// renew keeps the store's lease while nothing is published, and while something
+// is that takes long. What fails here is met by the next step, which says so.
+func (p *publisher) renew(ctx context.Context) {
+	for {
+		pause(ctx, renewEvery)
+		if ctx.Err() != nil {
+			return
+		}
+		_ = p.up.Renew(ctx)
+	}
+}
+
+// release gives the lease back, if the bucket answers: prune does without it.
+func (p *publisher) release() {
+	ctx, cancel := context.WithTimeout(context.Background(), releasePatience)
+	defer cancel()
+	_ = p.up.Release(ctx)
 }
 
 // idle is how long there is nothing to be tried again.
@@ -176,6 +204,9 @@ func (p *publisher) pass(ctx context.Context) (more bool, err error) {
 	if err := p.up.Attach(ctx); err != nil {
 		return false, err
 	}
+	if err := p.catchUp(ctx); err != nil {
+		return false, err
+	}
 	s, i, err := p.take()
 	if s == nil || err != nil {
 		return false, err
@@ -188,7 +219,7 @@ func (p *publisher) pass(ctx context.Context) (more bool, err error) {
 	}
 	switch {
 	case err == nil:
-		p.did(s, fresh)
+		p.did(s.seq, fresh)
 	case ctx.Err() != nil:
 		return false, nil
 	case chunkstore.Remotely(err) || errors.Is(err, chunkstore.ErrTaken) || errors.Is(err, chunkstore.ErrOtherBucket):
@@ -200,9 +231,9 @@ func (p *publisher) pass(ctx context.Context) (more bool, err error) {
 }
 
 // did notes that a step is published.
-func (p *publisher) did(s *issue, fresh bool) {
+func (p *publisher) did(seq uint64, fresh bool) {
 	p.mu.Lock()
-	p.removeLocked(s)
+	p.queue = slices.DeleteFunc(p.queue, func(s *issue) bool { return s.seq == seq })
 	p.err = nil
 	if fresh {
 		p.published++
@@ -213,7 +244,7 @@ func (p *publisher) did(s *issue, fresh bool) {
 		return
 	}
 	p.m.packs.wake()
-	if i, err := p.m.Get(s.seq); err == nil && p.m.cfg.Events.Published != nil {
+	if i, err := p.m.Get(seq); err == nil && p.m.cfg.Events.Published != nil {
 		p.m.cfg.Events.Published(i)
 	}
 }
@@ -330,13 +361,13 @@ func (m *Manager) PublishReport() (r PublishReport, err error) {
 // Published says when a snapshot was published; ok is false if it is not.
 func (m *Manager) Published(seq uint64) (at time.Time, ok bool, err error) {
 	u, err := m.refUpload(m.db, seq)
-	if u == nil || err != nil || u.State != schema.UploadArrived {
+	if u == nil || err != nil {
 		return at, false, err
 	}
 	return time.Unix(0, u.Time), true, nil
 }
 
-// refUpload gives what is known of a snapshot's ref; nil: nothing.
+// refUpload gives what is known of a snapshot's ref; nil: it has none.
 func (m *Manager) refUpload(g interface{ Get([]byte) ([]byte, error) }, seq uint64) (*schema.RefUpload, error) {
 	v, err := g.Get(schema.Numbered(schema.PrefixRefUpload, seq))
 	if errors.Is(err, state.ErrNotFound) {

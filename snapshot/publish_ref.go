@@ -7,42 +7,66 @@ import (
 
 	"stepfs/chunkstore"
 	"stepfs/chunkstore/bucket"
-	"stepfs/chunkstore/remote"
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
 )
 
-// publish has a stored step published. The ref is recorded, with its bytes, before
-// it is put, so that whoever goes on after a crash puts the very same. fresh: it
-// was not published before.
+// publish has a stored step published. fresh: it was not before.
 func (p *publisher) publish(ctx context.Context, i Info) (fresh bool, err error) {
-	u, err := p.m.refUpload(p.m.db, i.Seq)
-	if err != nil || u != nil && u.State == schema.UploadArrived {
+	if u, err := p.m.refUpload(p.m.db, i.Seq); err != nil || u != nil {
 		return false, err
 	}
-	again := u != nil
-	if !again {
-		if u, err = p.makeRef(ctx, i); err != nil {
-			return false, err
-		}
-	}
-	if err := p.up.Put(ctx, bucket.RefKey(u.Writer, u.Seq), remote.Bytes(u.Object), again); err != nil {
-		return false, fmt.Errorf("put its ref: %w", err)
-	}
-	f, err := bucket.DecodeRef(u.Object, u.Writer, u.Seq)
+	f, err := p.putRef(ctx, i)
 	if err != nil {
-		return false, fmt.Errorf("its ref: %w", err)
+		return false, err
 	}
-	u.State, u.Time, u.Object = schema.UploadArrived, p.m.cfg.Now().UnixNano(), nil
-	_, err = p.m.db.Update(schema.KindUpload, func(tx *state.Tx) error {
-		tx.Put(schema.Numbered(schema.PrefixRefUpload, i.Seq), u.Encode())
-		return p.up.Named(tx, f.Packs)
-	})
-	return true, err
+	return p.record(f)
 }
 
-// makeRef uploads all that a step needs, and records its ref.
-func (p *publisher) makeRef(ctx context.Context, i Info) (*schema.RefUpload, error) {
+// record notes that a snapshot has its ref. It is durable before there is another
+// ref: of the last alone the lease says later that it has arrived.
+func (p *publisher) record(f *bucket.Ref) (fresh bool, err error) {
+	key := schema.Numbered(schema.PrefixRefUpload, f.Snapshot)
+	pos, err := p.m.db.Update(schema.KindUpload, func(tx *state.Tx) error {
+		u, err := p.m.refUpload(tx, f.Snapshot)
+		if fresh = u == nil; err == nil && fresh {
+			tx.Put(key, schema.RefUpload{Writer: f.Writer, Seq: f.Seq, Time: p.m.cfg.Now().UnixNano()}.Encode())
+			err = p.up.Named(tx, f.Packs)
+		}
+		return err
+	})
+	if err == nil {
+		err = p.m.db.Sync(pos)
+	}
+	if err != nil {
+		return false, fmt.Errorf("record the ref of snapshot %d: %w", f.Snapshot, err)
+	}
+	return fresh, nil
+}
+
+// catchUp finds out what came of a ref that was put last, by this daemon or the
+// one before it, without an answer.
+func (p *publisher) catchUp(ctx context.Context) error {
+	f, err := p.up.Last(ctx)
+	if f == nil || err != nil {
+		return err
+	}
+	i, err := p.m.Get(f.Snapshot)
+	if errors.Is(err, ErrNotExist) || err == nil && i.Tree != f.Root {
+		return nil // it is gone here, or of a store that was put back from a backup
+	}
+	if err != nil {
+		return err
+	}
+	fresh, err := p.record(f)
+	if fresh {
+		p.did(f.Snapshot, true)
+	}
+	return err
+}
+
+// putRef uploads all that a step needs, and puts its ref.
+func (p *publisher) putRef(ctx context.Context, i Info) (*bucket.Ref, error) {
 	needs := p.up.Needs()
 	defer needs.Release()
 	w := treeWalk{ctx: ctx, chunks: p.m.cfg.Chunks, needs: needs}
@@ -50,36 +74,12 @@ func (p *publisher) makeRef(ctx context.Context, i Info) (*schema.RefUpload, err
 	if err != nil {
 		return nil, fmt.Errorf("find what it needs: %w", err)
 	}
-	packs, err := needs.Upload(ctx)
+	rec, err := p.m.db.Get(schema.Numbered(schema.PrefixSnapshot, i.Seq))
 	if err != nil {
 		return nil, err
 	}
-	u := &schema.RefUpload{State: schema.UploadReserved}
-	pos, err := p.m.db.Update(schema.KindUpload, func(tx *state.Tx) error {
-		rec, err := tx.Get(schema.Numbered(schema.PrefixSnapshot, i.Seq))
-		if err != nil {
-			return err
-		}
-		writer, seq, err := p.up.RefNumber(tx)
-		if err != nil {
-			return err
-		}
-		f := bucket.Ref{Domain: p.up.Domain(), Writer: writer, Seq: seq, Snapshot: i.Seq, Record: rec,
-			Root: i.Tree, RootLen: rootLen, Packs: packs}
-		u.Writer, u.Seq, u.Object = writer, seq, f.Encode()
-		if len(u.Object) > bucket.MaxRef {
-			return fmt.Errorf("its ref would have %d bytes", len(u.Object))
-		}
-		tx.Put(schema.Numbered(schema.PrefixRefUpload, i.Seq), u.Encode())
-		return nil
-	})
-	if err == nil {
-		err = p.m.db.Sync(pos)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("record its ref: %w", err)
-	}
-	return u, nil
+	f := &bucket.Ref{Domain: p.up.Domain(), Snapshot: i.Seq, Record: rec, Root: i.Tree, RootLen: rootLen}
+	return f, needs.Publish(ctx, f)
 }
 
 // treeWalk finds the packs that a step needs, in the order in which a restore

@@ -195,6 +195,8 @@ type Chunks interface {
 	IsNamed(id chunkstore.ID, plain []byte) bool
 	Holders(id chunkstore.ID, max int) ([]uint64, error)
 	Heal(ctx context.Context, id chunkstore.ID, plain []byte) error
+	// HealPacks fetches damaged packs again that the bucket has.
+	HealPacks(ctx context.Context) (healed int, err error)
 }
 
 // Collector frees chunks and packs that nothing names any more.

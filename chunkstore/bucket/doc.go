@@ -9,12 +9,13 @@
 //	index/<writer>/<seq>              the footers of some packs of a writer
 //	refs/<writer>/<seq>               one published snapshot
 //	groups/…                          reserved: a step of many writers
-//	leases/…, retired/…               reserved: how packs are removed
+//	leases/<slot>, retired/<epoch>    of prune: see there
 //
 // Invariants:
-//   - Nothing is overwritten but a lease. No key is used twice, not even after
-//     its object was deleted: each has its writer in it, and a number that this
-//     writer gives out once (recorded in the store before the first request).
+//   - Nothing is overwritten but a lease, and a ref or retired list by its
+//     tombstone. No key is used twice, not even after its object was deleted:
+//     each has its writer in it, and a number that this writer gives out once
+//     (recorded in the store before the first request; of refs: in its lease).
 //   - A ref is put last. It names every pack that is needed to read its snapshot
 //     (the packs of the chunks of its content and of its tree, and of all that
 //     these are made from), and each of them was there, and was not retired,

@@ -83,6 +83,20 @@ func IndexKey(w Writer, seq uint64) string { return numbered(IndexPrefix, w, seq
 // RefKey is where a ref is.
 func RefKey(w Writer, seq uint64) string { return numbered(RefsPrefix, w, seq) }
 
+// LeaseKey is where a lease is: numbered, not named, so that whoever gets all of
+// them up to the first that is not there has seen all.
+func LeaseKey(slot uint64) string { return fmt.Sprintf("%s%016x", LeasesPrefix, slot) }
+
+// RetiredKey is where a list of retired packs is.
+func RetiredKey(epoch uint64) string { return fmt.Sprintf("%s%016x", RetiredPrefix, epoch) }
+
+// ParseRetiredKey is the inverse of RetiredKey.
+func ParseRetiredKey(key string) (epoch uint64, ok bool) {
+	number, found := strings.CutPrefix(key, RetiredPrefix)
+	epoch, counted := parseSeq(number)
+	return epoch, found && counted
+}
+
 func numbered(prefix string, w Writer, seq uint64) string {
 	return fmt.Sprintf("%s%s/%016x", prefix, w, seq)
 }

@@ -16,8 +16,9 @@ const (
 	KindWriter  Kind = 'W'
 	KindIndex   Kind = 'I'
 	KindRef     Kind = 'R'
-	KindLease   Kind = 'L' // reserved
-	KindRetired Kind = 'T' // reserved
+	KindLease   Kind = 'L' // of prune
+	KindRetired Kind = 'T' // of prune
+	KindGone    Kind = 'G' // a tombstone
 )
 
 const (

@@ -61,8 +61,12 @@ func (f *Ref) Encode() []byte {
 	return Seal(Head{Kind: KindRef, Domain: f.Domain, Writer: f.Writer, Seq: f.Seq}, b)
 }
 
-// DecodeRef reads the ref that lies under RefKey(w, seq).
+// DecodeRef reads the ref that lies under RefKey(w, seq), or gives ErrGone: it was
+// forgotten, or never put.
 func DecodeRef(b []byte, w Writer, seq uint64) (*Ref, error) {
+	if isGone(b, w, seq) {
+		return nil, ErrGone
+	}
 	h, body, err := Open(b, Head{Kind: KindRef, Writer: w, Seq: seq})
 	if err != nil {
 		return nil, err

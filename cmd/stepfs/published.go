@@ -58,6 +58,9 @@ type publishedSnapshot struct {
 
 func openPublished(ctx context.Context, b remote.Bucket, c *bucket.Config, step published.Step) (*publishedSnapshot, error) {
 	ref, err := bucket.ReadRef(ctx, b, step.Writer, step.Ref)
+	if errors.Is(err, bucket.ErrGone) {
+		err = fmt.Errorf("%s was forgotten in the bucket a moment ago: %w", step.ID(), err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -40,6 +40,7 @@ have no place in the URL, apart from what these say:
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(remoteCheckCommand(g), remoteListCommand(g), remoteStatsCommand(g))
+	c.AddCommand(remoteForgetCommand(g), remotePruneCommand(g))
 	return c
 }
 

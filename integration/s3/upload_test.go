@@ -53,6 +53,9 @@ func (p place) published(t *testing.T) (refs []*bucket.Ref) {
 	t.Helper()
 	for o, err := range p.List(t.Context(), bucket.RefsPrefix, "") {
 		must(t, err)
+		if o.Size == bucket.GoneSize {
+			continue // it was forgotten, or never put
+		}
 		w, seq, _ := bucket.ParseNumbered(bucket.RefsPrefix, o.Key)
 		f, err := bucket.DecodeRef(p.object(t, o.Key), w, seq)
 		must(t, err)
@@ -110,11 +113,16 @@ func uploadsOf(t *testing.T, d *harness.Daemon) uploads {
 // save seals a step of n random bytes.
 func save(t *testing.T, d *harness.Daemon, name string, n int) {
 	t.Helper()
+	must(t, os.WriteFile(filepath.Join(d.Mnt, "data-"+name), seeded(name, n), 0o644))
+	must(t, os.Mkdir(filepath.Join(d.Mnt, "snapshots", name), 0o755))
+}
+
+// seeded gives n random bytes, always the same ones under a name.
+func seeded(name string, n int) []byte {
 	data := make([]byte, n)
 	rnd := rand.NewChaCha8([32]byte([]byte(fmt.Sprintf("%-32s", name))))
-	_, _ = rnd.Read(data)
-	must(t, os.WriteFile(filepath.Join(d.Mnt, "data-"+name), data, 0o644))
-	must(t, os.Mkdir(filepath.Join(d.Mnt, "snapshots", name), 0o755))
+	_, _ = rnd.Read(data) // never fails
+	return data
 }
 
 func wait(t *testing.T, what string, done func() bool) {

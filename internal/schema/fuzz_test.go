@@ -148,7 +148,7 @@ func FuzzScrub(f *testing.F) {
 }
 
 func FuzzAttachment(f *testing.F) {
-	fuzzValue(f, DecodeAttachment, Attachment.Encode, Attachment{}, Attachment{Bucket: [16]byte{1}, Writer: [8]byte{2}, NextPack: 3, NextIndex: 1 << 40, NextRef: 5})
+	fuzzValue(f, DecodeAttachment, Attachment.Encode, Attachment{}, Attachment{Bucket: [16]byte{1}, Writer: [8]byte{2}, NextPack: 3, NextIndex: 1 << 40})
 }
 
 func FuzzPackUpload(f *testing.F) {
@@ -160,7 +160,7 @@ func FuzzIndexUpload(f *testing.F) {
 }
 
 func FuzzRefUpload(f *testing.F) {
-	fuzzValue(f, DecodeRefUpload, RefUpload.Encode, RefUpload{State: UploadArrived, Seq: 1, Time: -5}, RefUpload{State: UploadReserved, Writer: [8]byte{2}, Seq: 9, Object: []byte("ref")})
+	fuzzValue(f, DecodeRefUpload, RefUpload.Encode, RefUpload{Seq: 1, Time: -5}, RefUpload{Writer: [8]byte{2}, Seq: 9, Time: 1 << 60})
 }
 
 // FuzzObjects: of directory objects only the readers are here (snapshot/merkle.go

@@ -1,9 +1,7 @@
 package schema
 
 import (
-	"bytes"
 	"encoding/binary"
-	"fmt"
 	"math"
 )
 
@@ -15,7 +13,7 @@ import (
 //	'M' "bucket"             -> Attachment
 //	'u' name(32)             -> PackUpload; goes with the pack's record
 //	'i' number of index(8)   -> IndexUpload; until it has arrived
-//	'r' snapshot(8)          -> RefUpload
+//	'r' snapshot(8)          -> RefUpload; when it has arrived
 
 // MetaBucket is not a counter: the bucket that the store belongs to.
 const MetaBucket = "bucket"
@@ -24,19 +22,16 @@ const uploadVersion = 1
 
 // Attachment is a store's place in a bucket.
 type Attachment struct {
-	Bucket                       [16]byte // its ID
-	Writer                       [8]byte  // the name under which the store uploads there
-	NextPack, NextIndex, NextRef uint64   // numbers that are not given out; from 1 on
+	Bucket              [16]byte // its ID
+	Writer              [8]byte  // the name under which the store uploads there
+	NextPack, NextIndex uint64   // numbers that are not given out; from 1 on
 }
 
 // Encode gives the value of MetaBucket.
 func (a Attachment) Encode() []byte {
 	b := append([]byte{uploadVersion}, a.Bucket[:]...)
 	b = append(b, a.Writer[:]...)
-	for _, n := range [...]uint64{a.NextPack, a.NextIndex, a.NextRef} {
-		b = binary.AppendUvarint(b, n)
-	}
-	return b
+	return binary.AppendUvarint(binary.AppendUvarint(b, a.NextPack), a.NextIndex)
 }
 
 // upload begins to read a value.
@@ -53,18 +48,18 @@ func DecodeAttachment(b []byte) (a Attachment, err error) {
 	r := upload(b)
 	copy(a.Bucket[:], r.fixed(16))
 	copy(a.Writer[:], r.fixed(8))
-	a.NextPack, a.NextIndex, a.NextRef = r.uint(), r.uint(), r.uint()
+	a.NextPack, a.NextIndex = r.uint(), r.uint()
 	return a, r.done("attachment to a bucket")
 }
 
-// UploadState says how far the upload of an object is.
+// UploadState says how far the upload of a pack is.
 type UploadState uint8
 
 // The states, in their order. The values are for ever.
 const (
 	UploadReserved UploadState = 1 // it has a number; whether it has arrived is not known
 	UploadArrived  UploadState = 2
-	UploadIndexed  UploadState = 3 // and, of a pack, in an index object that has arrived
+	UploadIndexed  UploadState = 3 // and it is in an index object that has arrived
 	UploadNamed    UploadState = 4 // and a ref that has arrived names it
 	UploadOnly     UploadState = 5 // and the local file may be gone: the bucket's is relied on
 )
@@ -89,15 +84,15 @@ func (p PackUpload) Encode() []byte {
 // DecodePackUpload is the inverse of Encode.
 func DecodePackUpload(b []byte) (p PackUpload, err error) {
 	r := upload(b)
-	p.State = r.state(UploadOnly)
+	p.State = r.state()
 	copy(p.Writer[:], r.fixed(8))
 	p.Seq, p.Size = r.uint(), r.upTo(math.MaxInt64)
 	return p, r.done("upload of a pack")
 }
 
-func (r *reader) state(last UploadState) UploadState {
+func (r *reader) state() UploadState {
 	s := UploadState(r.fixed(1)[0])
-	if s < UploadReserved || s > last {
+	if s < UploadReserved || s > UploadOnly {
 		r.fail("state of an upload")
 	}
 	return s
@@ -124,34 +119,24 @@ func DecodeIndexUpload(b []byte) (x IndexUpload, err error) {
 	return x, r.done("upload of an index")
 }
 
-// RefUpload is a snapshot's ref in the bucket. While it is not known to have
-// arrived, its bytes stay with it: what is put again is what was put before.
+// RefUpload is a snapshot's ref in the bucket, which has arrived. Whether one has
+// that was begun is known by the store's lease.
 type RefUpload struct {
-	State  UploadState
 	Writer [8]byte
 	Seq    uint64
-	Time   int64  // ns, when it had arrived
-	Object []byte // until then
+	Time   int64 // ns, when it had arrived
 }
 
 // Encode gives the value.
 func (u RefUpload) Encode() []byte {
-	b := append([]byte{uploadVersion, byte(u.State)}, u.Writer[:]...)
-	b = binary.AppendVarint(binary.AppendUvarint(b, u.Seq), u.Time)
-	return putBytes(b, u.Object)
+	b := append([]byte{uploadVersion}, u.Writer[:]...)
+	return binary.AppendVarint(binary.AppendUvarint(b, u.Seq), u.Time)
 }
 
 // DecodeRefUpload is the inverse of Encode.
 func DecodeRefUpload(b []byte) (u RefUpload, err error) {
 	r := upload(b)
-	u.State = r.state(UploadArrived)
 	copy(u.Writer[:], r.fixed(8))
 	u.Seq, u.Time = r.uint(), r.int()
-	if b := r.bytes(); len(b) > 0 {
-		u.Object = bytes.Clone(b)
-	}
-	if (u.State == UploadArrived) != (len(u.Object) == 0) {
-		r.fail(fmt.Sprintf("a ref of state %d with %d bytes", u.State, len(u.Object)))
-	}
 	return u, r.done("upload of a ref")
 }

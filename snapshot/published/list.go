@@ -78,13 +78,13 @@ func EachRef(ctx context.Context, b remote.Bucket, fn func(*bucket.Ref, error)) 
 			break
 		}
 		w, seq, ok := bucket.ParseNumbered(bucket.RefsPrefix, o.Key)
-		if !ok {
-			continue // not ours
+		if !ok || o.Size == bucket.GoneSize {
+			continue // not ours, or a tombstone
 		}
 		g.Go(func() error {
 			f, err := bucket.ReadRef(gctx, b, w, seq)
 			switch {
-			case errors.Is(err, remote.ErrNotExist):
+			case errors.Is(err, bucket.ErrGone), errors.Is(err, remote.ErrNotExist):
 				return nil // it was forgotten meanwhile
 			case err == nil, errors.Is(err, bucket.ErrFormat), errors.Is(err, bucket.ErrVersion), errors.Is(err, remote.ErrDamaged):
 				fn(f, err)
