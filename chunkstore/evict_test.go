@@ -332,7 +332,7 @@ func TestAwayDies(t *testing.T) {
 	f.drop(1, a)
 	f.drop(2, c[1:])
 	gone := f.collect()
-	if gone.Packs != 1 {
+	if gone.Packs != 1 || gone.Freed != 0 {
 		t.Fatalf("%+v", gone)
 	}
 	names, err := f.fs.List(f.dir)

@@ -62,6 +62,9 @@ func (s *Store) recall(ctx context.Context, number uint64) (done bool, err error
 	}
 	s.setAway(info, false)
 	s.touch(number)
+	if err := s.removeStub(at.Name); err != nil {
+		return true, err
+	}
 	return true, s.damage.recalled(number, func(id ID) (uint64, error) {
 		loc, err := s.getChunk(s.db, id)
 		return loc.Pack, err

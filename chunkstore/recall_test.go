@@ -115,7 +115,7 @@ func testHeal(t *testing.T, harm func(*fixture, string), readers, restart bool) 
 		t.Errorf("%d once more, %v", n, err)
 	}
 	for _, name := range must2(f.fs.List(f.dir)) {
-		if strings.HasSuffix(name, tmpSuffix) {
+		if !strings.HasSuffix(name, pack.Suffix) {
 			t.Errorf("%s is left", name)
 		}
 	}

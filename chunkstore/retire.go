@@ -36,6 +36,8 @@ type oldPack struct {
 	listed bool
 	encode bool      // what is unencoded in it is to be encoded
 	gone   bool      // its record is removed
+	away   bool      // its file was not here, then
+	stub   bool      // there may be a stub of it
 	kept   deadCount // dead, and needed by what is made from it
 	seen   uint64    // packInfo.changes before that was counted
 	left   bool      // not worth its while because of those
