@@ -32,6 +32,8 @@ import (
 var (
 	ErrNotExist = errors.New("no such snapshot")
 	ErrExist    = errors.New("a snapshot of that name exists")
+	// ErrNoBucket: nothing is published from here.
+	ErrNoBucket = errors.New("the store uploads to no bucket")
 	// ErrReadOnly: a step can't be changed or removed by the job.
 	ErrReadOnly = errors.New("snapshots are read-only")
 	// ErrPerm: only who made a snapshot, or root, may remove it.

@@ -25,9 +25,11 @@ import (
 type publisher struct {
 	m     *Manager
 	up    *chunkstore.Uploads
-	nudge chan struct{}
+	nudge chan struct{} // there may be work
+	hurry chan struct{} // somebody waits: what failed is tried again at once
 
 	mu        sync.Mutex
+	closed    bool
 	queue     []*issue       // in the order of their numbers
 	since     map[string]int // by scope: steps since one was published
 	published int
@@ -54,7 +56,7 @@ const (
 )
 
 func newPublisher(m *Manager) *publisher {
-	return &publisher{m: m, up: m.cfg.Uploads, nudge: make(chan struct{}, 1), since: map[string]int{}}
+	return &publisher{m: m, up: m.cfg.Uploads, nudge: make(chan struct{}, 1), hurry: make(chan struct{}, 1), since: map[string]int{}}
 }
 
 // load finds what is not published yet.
@@ -114,6 +116,7 @@ func (p *publisher) run(ctx context.Context) {
 	renewing.Go(func() { p.renew(ctx) })
 	defer p.release()
 	defer renewing.Wait()
+	defer p.close()
 	var broken retry
 	for ctx.Err() == nil {
 		more, err := p.pass(ctx)
@@ -126,7 +129,12 @@ func (p *publisher) run(ctx context.Context) {
 				broken.wait = slowRetry
 			}
 			p.failed(err, broken.wait)
-			pause(ctx, broken.wait)
+			select {
+			case <-ctx.Done():
+			case <-p.hurry:
+				broken = retry{}
+			case <-time.After(broken.wait):
+			}
 			continue
 		case more:
 			broken = retry{}
@@ -135,6 +143,7 @@ func (p *publisher) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-p.nudge:
+		case <-p.hurry:
 		case <-time.After(p.idle()):
 		}
 	}
@@ -150,6 +159,12 @@ func (p *publisher) renew(ctx context.Context) {
 		}
 		_ = p.up.Renew(ctx)
 	}
+}
+
+func (p *publisher) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
 }
 
 // release gives the lease back, if the bucket answers: prune does without it.

@@ -153,8 +153,8 @@ func (c *client) Snapshots(ctx context.Context, q SnapshotQuery, fn func(Snapsho
 	})
 }
 
-func (c *client) Drain(ctx context.Context, fn func(DrainProgress) error) error {
-	return c.lines(ctx, "drain", struct{}{}, func(l streamLine) error {
+func (c *client) Drain(ctx context.Context, r DrainRequest, fn func(DrainProgress) error) error {
+	return c.lines(ctx, "drain", r, func(l streamLine) error {
 		if l.Drain == nil {
 			return nil
 		}

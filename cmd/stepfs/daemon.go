@@ -86,7 +86,7 @@ func startDaemon(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, sto
 	}
 	d.remarks()
 	d.hook = newHook(o.onEvent, d.dir.Path(), d.point)
-	o.mount = true
+	o.mount, o.upload = true, true
 	if d.store, err = openParts(d.dir, o, d.hook); err != nil {
 		return nil, err
 	}

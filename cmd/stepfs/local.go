@@ -50,6 +50,9 @@ func openLocal(path string, how storedir.Options) (service, error) {
 	}
 	var l *local
 	o, err := localOptions(how.Command, dir.Config().Settings)
+	if err == nil && o.remote != "" { // nothing goes where somebody else says
+		err = checkConfigOwner(dir.Join(storedir.ConfigName))
+	}
 	if err == nil {
 		l, err = openParts(dir, o, nil)
 	}
@@ -314,19 +317,40 @@ func (l *local) Stats(context.Context) (Stats, error) {
 	return s, l.countUse(&s)
 }
 
-func (l *local) Drain(ctx context.Context, fn func(DrainProgress) error) error {
+func (l *local) Drain(ctx context.Context, r DrainRequest, fn func(DrainProgress) error) error {
 	total, err := l.unstored()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	err = l.parts.manager.Drain(ctx, func(left int64) {
-		total = max(total, left)
-		if err := fn(DrainProgress{Total: total, Remaining: left}); err != nil {
+	tell := func(p DrainProgress) {
+		if err := fn(p); err != nil {
 			cancel(err) // nobody listens any more
 		}
-	})
+	}
+	stored := func(left int64) {
+		total = max(total, left)
+		tell(DrainProgress{Total: total, Remaining: left})
+	}
+	if !r.Remote {
+		err = l.parts.manager.Drain(ctx, stored)
+	} else {
+		var last DrainProgress
+		err = l.parts.manager.DrainRemote(ctx, stored, func(left int, why error) {
+			p := DrainProgress{Total: total, Unpublished: left}
+			if why != nil {
+				p.Waiting = why.Error()
+			}
+			if p != last {
+				tell(p)
+			}
+			last = p
+		})
+	}
+	if errors.Is(err, snapshot.ErrNoBucket) {
+		err = fmt.Errorf("%w: mount it with --remote URL", err)
+	}
 	if err != nil {
 		return fmt.Errorf("draining: %w", err)
 	}

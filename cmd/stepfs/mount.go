@@ -55,6 +55,7 @@ type mountOptions struct {
 	kernel        stepfsfs.MountFlags // of -o
 	json          bool                // of global
 	mount         bool                // it is a mount that opens the store
+	upload        bool                // steps are published in the bucket
 	passive       bool                // nothing is sealed or ingested; for commands without a mount
 }
 

@@ -16,8 +16,9 @@ type service interface {
 	Find(ctx context.Context, scope, name string) (SnapshotInfo, error)
 	Snapshot(ctx context.Context, r SnapshotRequest) (SnapshotInfo, error)
 	Rollback(ctx context.Context, r RollbackRequest) (SnapshotInfo, error)
-	// Drain returns once everything staged at the call is stored; fn hears how far it is.
-	Drain(ctx context.Context, fn func(DrainProgress) error) error
+	// Drain returns once everything staged at the call is stored, and if it is
+	// asked to, published; fn hears how far it is.
+	Drain(ctx context.Context, r DrainRequest, fn func(DrainProgress) error) error
 	// Forget forgets snapshots by name, or by the store's policy, and gives what
 	// was decided. Unforget brings them back.
 	Forget(ctx context.Context, r ForgetRequest) (ForgetResult, error)
@@ -259,11 +260,21 @@ type RollbackRequest struct {
 	Step  string `json:"step"`
 }
 
+// DrainRequest says how far to drain.
+type DrainRequest struct {
+	Remote bool `json:"remote,omitempty"` // until it is published, too
+}
+
 // DrainProgress says what still waits. The last one has Done.
 type DrainProgress struct {
 	Remaining int64 `json:"remaining_bytes"`
 	Total     int64 `json:"total_bytes"`
 	Done      bool  `json:"done"`
+
+	// Of a drain into the bucket, once everything is stored: steps that have yet
+	// to be published, and why they are not, if something is in the way.
+	Unpublished int    `json:"unpublished,omitempty"`
+	Waiting     string `json:"waiting_for,omitempty"`
 }
 
 // UmountRequest ends the daemon.

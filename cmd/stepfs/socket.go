@@ -123,9 +123,9 @@ func newAPI(s service, leave chan<- leaveCall) http.Handler {
 		st := newStream(w)
 		st.end(s.Snapshots(ctx, q, func(i SnapshotInfo) error { return st.send(streamLine{Snapshot: &i}) }))
 	})
-	handle(mux, "/v1/drain", func(ctx context.Context, w http.ResponseWriter, _ struct{}) {
+	handle(mux, "/v1/drain", func(ctx context.Context, w http.ResponseWriter, q DrainRequest) {
 		st := newStream(w)
-		st.end(s.Drain(ctx, func(p DrainProgress) error { return st.send(streamLine{Drain: &p}) }))
+		st.end(s.Drain(ctx, q, func(p DrainProgress) error { return st.send(streamLine{Drain: &p}) }))
 	})
 	handle(mux, "/v1/forget", func(ctx context.Context, w http.ResponseWriter, q ForgetRequest) {
 		answer(w)(s.Forget(ctx, q))

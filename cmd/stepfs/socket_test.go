@@ -44,7 +44,10 @@ func (s scripted) Snapshots(_ context.Context, q SnapshotQuery, fn func(Snapshot
 	}
 	return s.fail
 }
-func (s scripted) Drain(_ context.Context, fn func(DrainProgress) error) error {
+func (s scripted) Drain(_ context.Context, r DrainRequest, fn func(DrainProgress) error) error {
+	if r.Remote {
+		_ = fn(DrainProgress{Unpublished: 3, Waiting: "w"})
+	}
 	return errors.Join(fn(DrainProgress{Remaining: 1, Total: 2}), fn(DrainProgress{Total: 2, Done: s.fail == nil}), s.fail)
 }
 func (s scripted) Forget(_ context.Context, r ForgetRequest) (ForgetResult, error) {
@@ -133,10 +136,10 @@ func TestClient(t *testing.T) {
 	if err := c.Snapshots(ctx, SnapshotQuery{}, func(SnapshotInfo) error { return io.ErrClosedPipe }); !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("got %v", err)
 	}
-	var last DrainProgress
-	must(t, c.Drain(ctx, func(p DrainProgress) error { last = p; return nil }))
-	if !last.Done {
-		t.Errorf("drain %+v", last)
+	var heard []DrainProgress
+	must(t, c.Drain(ctx, DrainRequest{Remote: true}, func(p DrainProgress) error { heard = append(heard, p); return nil }))
+	if len(heard) != 3 || heard[0] != (DrainProgress{Unpublished: 3, Waiting: "w"}) || !heard[2].Done {
+		t.Errorf("drain %+v", heard)
 	}
 	if r, err := c.Forget(ctx, ForgetRequest{Steps: []string{"1", "2"}, DryRun: true}); err != nil || r.Decisions[0].Why != "[1 2]" || !r.Decisions[0].DryRun {
 		t.Errorf("forget %+v, %v", r, err)
@@ -186,7 +189,7 @@ func TestClientErrors(t *testing.T) {
 	for name, err := range map[string]error{
 		"status": status, "snapshot": snap,
 		"snapshots": c.Snapshots(ctx, SnapshotQuery{}, func(SnapshotInfo) error { return nil }),
-		"drain":     c.Drain(ctx, func(DrainProgress) error { return nil }),
+		"drain":     c.Drain(ctx, DrainRequest{}, func(DrainProgress) error { return nil }),
 	} {
 		if exitCode(err) != exitPartly || err.Error() != "half of it" {
 			t.Errorf("%s: %v, exit code %d", name, err, exitCode(err))

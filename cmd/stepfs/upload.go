@@ -104,7 +104,7 @@ func (o *mountOptions) takeOver(ctx context.Context, c *storedir.Config) error {
 // openUploads attaches the store to its bucket. One that was attached before can
 // do without it for now: what can't be reached is tried again in the background.
 func openUploads(chunks *chunkstore.Store, storeID string, o *mountOptions) (*chunkstore.Uploads, error) {
-	if !o.mount || o.remote == "" {
+	if !o.upload || o.remote == "" {
 		return nil, nil
 	}
 	at, err := chunks.Attachment()

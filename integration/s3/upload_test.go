@@ -251,3 +251,40 @@ func TestAttach(t *testing.T) {
 	wait(t, "it is published", func() bool { return len(p.published(t)) == 2 })
 	must(t, first.Stop())
 }
+
+// TestDrainRemote: what drain --remote has waited for is in the bucket, with a
+// mount and without.
+func TestDrainRemote(t *testing.T) {
+	for name, open := range places() {
+		t.Run(name, func(t *testing.T) {
+			p := open(t)
+			d := root.Prepare(t, "--remote", p.url)
+			d.Env = p.env
+			must(t, d.Start())
+			drain := func(from string) string {
+				t.Helper()
+				r, err := harness.RunEnv(p.env, root.Bin, "drain", "--remote", from)
+				if err != nil || r.Code != 0 {
+					t.Errorf("%v, exit code %d: %s", err, r.Code, r.Both())
+				}
+				return r.Stdout
+			}
+			save(t, d, "one", 3<<20)
+			if said := drain(d.Mnt); len(p.published(t)) != 1 || !strings.Contains(said, "published") {
+				t.Errorf("%d refs: %s", len(p.published(t)), said)
+			}
+			d.Args = []string{"--remote", ""}
+			must(t, d.Stop())
+			must(t, d.Start())
+			save(t, d, "two", 3<<20)
+			if r, err := harness.RunEnv(p.env, root.Bin, "drain", "--remote", d.Mnt); err != nil || r.Code == 0 || !strings.Contains(r.Stderr, "uploads to no bucket") {
+				t.Errorf("a mount that does not upload: %v, exit code %d: %s", err, r.Code, r.Both())
+			}
+			must(t, d.Stop())
+			drain(d.Store)
+			if refs := p.published(t); len(refs) != 2 {
+				t.Errorf("without a mount: %d refs", len(refs))
+			}
+		})
+	}
+}
