@@ -93,6 +93,8 @@ type Events struct {
 	// Unreachable is called when somebody reads what is only in the bucket, and
 	// that can't be reached.
 	Unreachable func(err error)
+	// Fetched is called when a pack that was away is here again.
+	Fetched func()
 }
 
 // Config is what a store needs to know. The zero value of every field but

@@ -42,9 +42,12 @@ const evictBatch = 16
 
 // Local is how many bytes the packs take that are here.
 func (s *Store) Local() int64 {
+	s.far.kept.mu.Lock()
+	kept := s.far.kept.bytes
+	s.far.kept.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return int64(s.mu.totals.size)
+	return int64(s.mu.totals.size) + kept
 }
 
 // Evict frees the files of packs, those read least lately first, until it has freed

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
@@ -428,7 +429,8 @@ func TestEvictCrash(t *testing.T) {
 	}
 }
 
-// TestEvictOrder: the file goes only after the stub and the record are durable.
+// TestEvictOrder: the file goes only after the stub and the record are durable, and
+// comes back when it is.
 func TestEvictOrder(t *testing.T) {
 	var mu sync.Mutex
 	var trace []string
@@ -462,10 +464,29 @@ func TestEvictOrder(t *testing.T) {
 	trace = nil
 	mu.Unlock()
 	f.evictAll()
-	want := "stat, create tmp, sync tmp, rename tmp, sync directory, index, sync journal, remove pack"
-	if got := strings.Join(trace, ", "); got != want {
-		t.Fatalf("got  %s\nwant %s", got, want)
+	expect := func(want string) {
+		t.Helper()
+		mu.Lock()
+		defer mu.Unlock()
+		if got := strings.Join(trace, ", "); got != want {
+			t.Fatalf("got  %s\nwant %s", got, want)
+		}
+		trace = nil
 	}
+	expect("stat, create tmp, sync tmp, rename tmp, sync directory, index, sync journal, remove pack")
+
+	// And is here again only when it is durable.
+	f.KeepFetched(1 << 30)
+	_, err := f.fetchAll(1000, refs)
+	try(t, err)
+	for end := time.Now().Add(10 * time.Second); f.Stats().AwayPacks > 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	}
+	f.far.close() // waits
+	f.db = f.engine
+	mu.Lock()
+	trace = slices.DeleteFunc(trace, func(s string) bool { return s == "index" }) // of who asked for Stats
+	mu.Unlock()
+	expect("sync tmp, rename tmp, sync directory, remove away")
 }
 
 // TestStub: a stub says what the pack says of itself, and nothing that is damaged

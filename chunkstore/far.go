@@ -45,6 +45,7 @@ const (
 type far struct {
 	s     *Store
 	spans *spans
+	kept  kept
 	some  atomic.Bool // a pack is, or was, away
 	open  atomic.Pointer[OpenBucket]
 
@@ -67,10 +68,14 @@ type farPack struct {
 
 func (f *far) init(s *Store) {
 	f.s, f.packs, f.pause = s, make(map[uint64]*list.Element), farPause
+	f.kept.s, f.kept.packs = s, make(map[uint64]*keptPack)
 	f.spans = newSpans(farAhead, f.fetch, s.buffers.put)
 }
 
-func (f *far) close() { f.spans.close() }
+func (f *far) close() {
+	f.spans.close()
+	f.kept.close()
+}
 
 // reset forgets what packs have which number.
 func (f *far) reset() {
@@ -250,6 +255,7 @@ func (f *far) fetch(ctx context.Context, sp *span) error {
 		err = f.s.fetchSpan(ctx, b, p.at.Key(), sp)
 	}
 	if err == nil {
+		f.kept.put(p, sp)
 		return nil
 	}
 	if err = f.failed(ctx, err); errors.Is(err, ErrUnreachable) && ctx.Err() == nil {
@@ -295,6 +301,9 @@ func (f *far) take(ctx context.Context, id ID, loc schema.ChunkLoc) (r io.Reader
 		return nil, nil, err
 	}
 	l := &p.parts[k]
+	if kp := f.kept.find(loc.Pack, l.off); kp != nil {
+		return kp.file, func() { f.kept.release(kp) }, nil
+	}
 	sp, b, err := f.spans.take(ctx, l)
 	if err != nil {
 		return nil, nil, fmt.Errorf("chunk %x, in %s at %d: %w", id, p.at.Key(), loc.Offset, err)
@@ -379,7 +388,9 @@ func (s *Store) farChain(ctx context.Context, id ID) (chain, next []*located, er
 			if below == pack.MaxDepth+1 {
 				next = s.far.behind(p, k)
 			}
-			chain = append(chain, &p.parts[k])
+			if !s.far.kept.has(loc.Pack, loc.Offset) {
+				chain = append(chain, &p.parts[k])
+			}
 		}
 		link, err := linkOf(loc)
 		if err != nil || link.Depth == 0 || link.Depth >= below {
@@ -404,6 +415,9 @@ func (f *far) behind(p *farPack, k int) (next []*located) {
 	reach := int64(farReach) * int64(run+1) / (farRun + 1)
 	for k++; k < len(p.parts) && reach > 0; k++ {
 		reach -= int64(p.parts[k].stored)
+		if f.kept.has(p.number, p.parts[k].off) {
+			continue
+		}
 		next = append(next, &p.parts[k])
 	}
 	return next

@@ -237,6 +237,7 @@ func (s *Store) plainFar(id ID, loc schema.ChunkLoc, dst []byte) bool {
 	if at, err := s.uploaded(loc.Pack); at == nil || err != nil || s.far.open.Load() == nil {
 		return false
 	}
+	s.far.kept.drop(loc.Pack) // it may be that which is wrong
 	r, release, err := s.far.take(s.far.spans.ctx, id, loc)
 	if err != nil {
 		return false

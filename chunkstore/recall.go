@@ -46,22 +46,44 @@ func (s *Store) recall(ctx context.Context, number uint64) (done bool, err error
 	if at == nil || err != nil {
 		return false, err
 	}
+	done, err = s.takeBack(number, *at, func() (string, error) { return s.fetchPack(ctx, *at) })
+	if err != nil {
+		err = fmt.Errorf("fetch pack %s from the bucket: %w", at.Name.FileName(), err)
+	}
+	return done, err
+}
+
+// takeBack puts a file that is that pack, and durable, in the pack's place. Neither
+// Collect nor Evict is at the pack meanwhile.
+func (s *Store) takeBack(number uint64, at bucket.Pack, get func() (path string, err error)) (done bool, err error) {
 	s.mu.Lock()
 	info := s.mu.table[number]
 	ok := info != nil && !info.evicting && !info.retiring
 	if ok {
-		info.evicting = true // that is: Collect leaves it alone
+		info.evicting = true
 	}
 	s.mu.Unlock()
 	if !ok {
 		return false, nil
 	}
 	defer s.unchoose([]*evicted{{info: info}})
-	if err := s.fetchPack(ctx, *at); err != nil {
-		return false, fmt.Errorf("fetch pack %s from the bucket: %w", at.Name.FileName(), err)
+	tmp, err := get()
+	if err != nil {
+		return false, err
+	}
+	path := s.fs.PathJoin(s.dir, at.Name.FileName())
+	if err := s.fs.Rename(tmp, path); err != nil {
+		return false, err
+	}
+	s.files.forget(path) // of the file that was there
+	if err := s.syncDir(); err != nil {
+		return false, err
 	}
 	s.setAway(info, false)
 	s.touch(number)
+	if s.cfg.Events.Fetched != nil {
+		s.cfg.Events.Fetched()
+	}
 	if err := s.removeStub(at.Name); err != nil {
 		return true, err
 	}
@@ -71,28 +93,22 @@ func (s *Store) recall(ctx context.Context, number uint64) (done bool, err error
 	})
 }
 
-// fetchPack puts the file of a pack in its place.
-func (s *Store) fetchPack(ctx context.Context, at bucket.Pack) error {
+// fetchPack fetches a pack into a file of its own.
+func (s *Store) fetchPack(ctx context.Context, at bucket.Pack) (path string, err error) {
 	b, err := s.far.from(ctx)
 	if err != nil {
-		return err
+		return "", err
 	}
-	tmp := s.fs.PathJoin(s.dir, fmt.Sprintf("%016x%s", s.tmpSeq.Add(1), tmpSuffix))
+	path = s.fs.PathJoin(s.dir, fmt.Sprintf("%016x%s", s.tmpSeq.Add(1), tmpSuffix))
 	for range 2 { // what is wrong may have become so on the way
-		if err = s.download(ctx, b, at, tmp); !errors.Is(err, ErrCorrupt) {
+		if err = s.download(ctx, b, at, path); !errors.Is(err, ErrCorrupt) {
 			break
 		}
 	}
 	if err != nil {
-		_ = s.fs.Remove(tmp) // the next Open does it
-		return err
+		_ = s.fs.Remove(path) // the next Open does it
 	}
-	path := s.fs.PathJoin(s.dir, at.Name.FileName())
-	if err := s.fs.Rename(tmp, path); err != nil {
-		return err
-	}
-	s.files.forget(path) // of the file that was there
-	return s.syncDir()
+	return path, err
 }
 
 // download writes a pack into a file, verifies and syncs it.

@@ -37,6 +37,9 @@ func (c *packCache) wake() {
 	}
 }
 
+// PacksFetched tells that there are more packs here. It does not wait.
+func (m *Manager) PacksFetched() { m.packs.wake() }
+
 // hotLimit is how many bytes hot copies may take; 0: as many as there is room for.
 func (c *packCache) hotLimit() int64 {
 	limit, most := c.m.cfg.HotLimit, c.m.cfg.CacheLimit

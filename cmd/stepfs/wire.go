@@ -68,6 +68,10 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 			if m := p.ready.Load(); m != nil {
 				m.HealSoon()
 			}
+		}, Fetched: func() {
+			if m := p.ready.Load(); m != nil {
+				m.PacksFetched()
+			}
 		}, Unreachable: func(err error) { l.faults.add("what is only in the bucket can't be read", err) }},
 	}
 	if err := notOlder(context.Background(), dir, p.engine, packs); err != nil {
@@ -79,6 +83,7 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 	}
 	if url := cmp.Or(o.remote, cfg.Settings[remoteFlag]); url != "" {
 		p.chunks.ReadFrom(openReads(url))
+		p.chunks.KeepFetched(int64(o.cacheSize))
 	}
 	space, err := dir.Space()
 	if err != nil {
