@@ -40,7 +40,7 @@ import (
 // evictBatch is how many packs share the syncs.
 const evictBatch = 16
 
-// Local is how many bytes the packs take that are here.
+// Local is how many bytes the packs take that are here, and what is kept of others.
 func (s *Store) Local() int64 {
 	s.far.kept.mu.Lock()
 	kept := s.far.kept.bytes

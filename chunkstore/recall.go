@@ -194,6 +194,13 @@ func (u *Uploads) rescue(ctx context.Context) error {
 		if err == nil && p != nil && !at.lease.MayUse(*p) {
 			_, err = u.s.recall(ctx, number)
 		}
+		if errors.Is(err, ErrMissing) || errors.Is(err, ErrCorrupt) { // too late: who needs it is told
+			if !u.s.damage.isLost(number) {
+				u.s.damage.losePack(number)
+				_ = u.s.report(err)
+			}
+			err = nil
+		}
 		if err != nil {
 			return err
 		}

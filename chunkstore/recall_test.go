@@ -179,3 +179,36 @@ func TestRescue(t *testing.T) {
 	f.ReadFrom(func(context.Context) (remote.Bucket, error) { return b, nil })
 	checkContent(t, f, c, refs)
 }
+
+// TestRescueTooLate: what is gone in the bucket is lost, which is said once; new
+// content does not rely on it, and publishing goes on.
+func TestRescueTooLate(t *testing.T) {
+	b := mem.New()
+	f := openFixture(t, vfs.NewMem(), "store", smallConfig())
+	c := solid(randomBytes(1, 3000))
+	refs := f.store(c)
+	f.hold(1, refs)
+	u, ref := f.uploadTo(b, refs)
+	f.evictAll()
+	try(t, u.Renew(t.Context()))
+	try(t, prune.Forget(t.Context(), b, ref.Writer, ref.Seq))
+	_, err := prune.Run(t.Context(), b, prune.Options{})
+	try(t, err)
+	for _, p := range ref.Packs {
+		try(t, b.Delete(t.Context(), p.Key()))
+	}
+	told := 0
+	f.cfg.Events.Damage = func(error) { told++ }
+	for range 3 {
+		try(t, u.Renew(t.Context()))
+	}
+	if st := f.Stats(); st.LostPacks != len(ref.Packs) || told != len(ref.Packs) {
+		t.Errorf("%d packs are lost, and it was told %d times: %+v", len(ref.Packs), told, st)
+	}
+	again := f.store(c)
+	f.hold(2, again)
+	f.uploadTo(b, again)
+	f.evictAll()
+	f.forget()
+	checkContent(t, f, c, again)
+}

@@ -48,7 +48,7 @@ func (u *diskUse) rest() int64 {
 		u.otherAt = time.Now()
 	}
 	index, journal := u.engine.Usage()
-	u.sum, u.at = index+journal+int64(u.chunks.Stats().Size)+u.other, time.Now()
+	u.sum, u.at = index+journal+u.chunks.Local()+u.other, time.Now()
 	return u.sum
 }
 
