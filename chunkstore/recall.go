@@ -8,6 +8,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"golang.org/x/sync/errgroup"
+
 	"stepfs/chunkstore/bucket"
 	"stepfs/chunkstore/pack"
 	"stepfs/chunkstore/remote"
@@ -172,6 +174,24 @@ func (s *Store) HealPacks(ctx context.Context) (healed int, err error) {
 		err = errors.Join(err, rerr)
 	}
 	return healed, err
+}
+
+// Needs begins a list of packs, of a store that need not upload.
+func (s *Store) Needs() *Needs { return (&Uploads{s: s}).Needs() }
+
+// Fetch has all of the packs be here.
+func (n *Needs) Fetch(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(uploadWorkers)
+	for _, p := range n.packs {
+		if n.u.s.isAway(p.info.number) {
+			g.Go(func() error {
+				_, err := n.u.s.recall(ctx, p.info.number)
+				return err
+			})
+		}
+	}
+	return g.Wait()
 }
 
 // rescue fetches what is away and about to be pruned in the bucket: somebody took

@@ -40,6 +40,28 @@ func (c *packCache) wake() {
 // PacksFetched tells that there are more packs here. It does not wait.
 func (m *Manager) PacksFetched() { m.packs.wake() }
 
+// Warm fetches the packs that a stored snapshot needs and that are only in the
+// bucket. Its tree says which these are.
+func (m *Manager) Warm(ctx context.Context, seq uint64) error {
+	if err := m.begin(); err != nil {
+		return err
+	}
+	defer m.wg.Done()
+	m.pin(seq, 1)
+	defer m.pin(seq, -1)
+	i, err := m.Get(seq)
+	if err != nil {
+		return err
+	}
+	needs := m.cfg.Chunks.Needs()
+	defer needs.Release()
+	w := treeWalk{ctx: ctx, chunks: m.cfg.Chunks, needs: needs}
+	if _, err = w.root(i); err == nil {
+		err = needs.Fetch(ctx)
+	}
+	return err
+}
+
 // hotLimit is how many bytes hot copies may take; 0: as many as there is room for.
 func (c *packCache) hotLimit() int64 {
 	limit, most := c.m.cfg.HotLimit, c.m.cfg.CacheLimit

@@ -88,6 +88,11 @@ func TestCacheLimit(t *testing.T) {
 	if f := w.findings(); len(f) > 0 {
 		t.Errorf("%+v", f)
 	}
+
+	// What was warmed is here.
+	w.ok(w.m.Warm(w.ctx(), want["1"]))
+	down.Store(true)
+	w.want(want["1"], "model", noise(1, 2<<20))
 }
 
 // When room is scarce packs that are published go before any snapshot does: a store

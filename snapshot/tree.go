@@ -186,6 +186,9 @@ type Chunks interface {
 	Local() int64
 	Evict(ctx context.Context, need int64) (freed int64, err error)
 
+	// Needs begins a list of packs that a snapshot needs.
+	Needs() *chunkstore.Needs
+
 	// What the scrub uses.
 	Stats() chunkstore.Stats
 	NextPack(after uint64) (uint64, error)

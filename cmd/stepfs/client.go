@@ -177,6 +177,11 @@ func (c *client) Hold(ctx context.Context, r HoldRequest) (SnapshotInfo, error) 
 	return fetch[SnapshotInfo](ctx, c, http.MethodPost, "hold", r)
 }
 
+// Warm has the daemon fetch what is only in the bucket.
+func (c *client) Warm(ctx context.Context, r HoldRequest) (SnapshotInfo, error) {
+	return fetch[SnapshotInfo](ctx, c, http.MethodPost, "warm", r)
+}
+
 // Release ends a hold.
 func (c *client) Release(ctx context.Context, r HoldRequest) (SnapshotInfo, error) {
 	return fetch[SnapshotInfo](ctx, c, http.MethodPost, "release", r)

@@ -25,6 +25,8 @@ type service interface {
 	Unforget(ctx context.Context, r ForgetRequest) (ForgetResult, error)
 	// Hold keeps a snapshot until Release.
 	Hold(ctx context.Context, r HoldRequest) (SnapshotInfo, error)
+	// Warm fetches what a snapshot needs and is only in the bucket.
+	Warm(ctx context.Context, r HoldRequest) (SnapshotInfo, error)
 	Release(ctx context.Context, r HoldRequest) (SnapshotInfo, error)
 	// Prune removes what is forgotten; fn hears how far it is.
 	Prune(ctx context.Context, r PruneRequest, fn func(PruneProgress) error) error

@@ -79,6 +79,9 @@ func TestCacheSize(t *testing.T) {
 				must(t, d.Kill())
 				must(t, d.Start())
 			}
+			if _, err := root.Must("warm", d.Mnt, name(0)); err != nil {
+				t.Fatal(err)
+			}
 			out, err := root.Must("check", d.Store)
 			if err != nil {
 				t.Fatalf("%v: %s", err, out)
