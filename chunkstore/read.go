@@ -249,7 +249,11 @@ func (s *Store) plainFar(id ID, loc schema.ChunkLoc, dst []byte) bool {
 // stored gives a pack where a chunk lies in it: the file, or, when that is not
 // here, what the bucket has of it. errGone: neither.
 func (s *Store) stored(id ID, loc schema.ChunkLoc, rec schema.PackRecord) (r io.ReaderAt, release func(), err error) {
-	f, err := s.files.acquire(s.fs.PathJoin(s.dir, pack.Name(rec.Name).FileName()))
+	path := s.fs.PathJoin(s.dir, pack.Name(rec.Name).FileName())
+	f, err := s.files.acquire(path)
+	if oserror.IsNotExist(err) && !s.isAway(loc.Pack) {
+		f, err = s.files.acquire(path) // it may just have come back
+	}
 	if err == nil {
 		s.touch(loc.Pack)
 		return f, func() { s.files.release(f) }, nil

@@ -130,21 +130,32 @@ func (s *Store) place(name pack.Name, files map[pack.Name]whereIs) (whereIs, err
 		return isLost, err
 	case up != nil && up.State == schema.UploadOnly:
 		return isAway, nil
+	case files[name] == isAway: // an index that is older than the eviction
+		if err = s.noteStub(name); errors.Is(err, pack.ErrFormat) {
+			return isLost, nil
+		}
+		return isAway, err
 	case up != nil && up.State >= schema.UploadArrived:
 		return isGone, nil
-	case files[name] == isAway: // an index that is older than the eviction
-		return isAway, s.noteStub(name)
 	}
 	return isLost, nil
 }
 
-// noteStub records what a stub says of where its pack is.
+// noteStub records what a stub says of where its pack is, unless the index knows.
 func (s *Store) noteStub(name pack.Name) error {
 	b, err := readStub(s.fs, s.dir, name)
 	if err != nil {
 		return err
 	}
-	return s.change(func(tx *state.Tx) { tx.Put(schema.PackUploadKey(name), b.record().Encode()) })
+	rec := b.record()
+	up, err := uploadOf(s.db, name)
+	if err != nil {
+		return err
+	}
+	if up != nil && up.State >= schema.UploadArrived {
+		rec.Writer, rec.Seq = up.Writer, up.Seq
+	}
+	return s.change(func(tx *state.Tx) { tx.Put(schema.PackUploadKey(name), rec.Encode()) })
 }
 
 func (s *Store) anyAway() bool {
