@@ -79,6 +79,11 @@ func (u *Uploads) Last(ctx context.Context) (*bucket.Ref, error) {
 	return f, leased(err)
 }
 
+// Forget has the bucket forget a ref.
+func (u *Uploads) Forget(ctx context.Context, w bucket.Writer, seq uint64) error {
+	return prune.Forget(ctx, u.b, w, seq)
+}
+
 // Renew tells those who prune the bucket that the store is at work: who does not
 // do so for long enough sends again what it wanted to rely on.
 func (u *Uploads) Renew(ctx context.Context) error {

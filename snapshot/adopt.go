@@ -17,8 +17,16 @@ const adoptPatience = 10 * time.Second
 // Adopt seals the step at a path of the live tree now: it was copied in, and is
 // all there. Nobody saw how it was written, so what it shows of its rule's
 // commit points stands for them. It gives the revision that has these bytes if
-// there is one.
+// there is one. Of Config.DurableRemote the same is true as for SnapshotAs.
 func (m *Manager) Adopt(ctx context.Context, path string) (Info, error) {
+	i, err := m.adopt(ctx, path)
+	if err == nil && m.cfg.DurableRemote {
+		err = m.publisher.stepInBucket(ctx, i.Seq)
+	}
+	return i, err
+}
+
+func (m *Manager) adopt(ctx context.Context, path string) (Info, error) {
 	path = strings.Trim(path, "/")
 	c, err := m.sealer.adopt(ctx, path)
 	if err != nil {

@@ -38,10 +38,20 @@ type group struct {
 }
 
 // Barrier returns once a snapshot is recorded with everything of inos durable
-// in it: their content and names. It gives the snapshot's number. A caller
-// that gives up waiting leaves the barrier itself to complete. What is excluded
-// from snapshots is made durable without one (0).
+// in it: their content and names; with Config.DurableRemote, once it is in the
+// bucket, too. It gives the snapshot's number. A caller that gives up waiting
+// leaves the barrier itself to complete. What is excluded from snapshots is made
+// durable without one (0).
 func (m *Manager) Barrier(ctx context.Context, reason string, inos ...uint64) (uint64, error) {
+	seq, err := m.barrier(ctx, reason, inos...)
+	if err == nil && seq != 0 && m.cfg.DurableRemote {
+		err = m.publisher.inBucket(ctx, seq)
+	}
+	return seq, err
+}
+
+// barrier is Barrier without the bucket.
+func (m *Manager) barrier(ctx context.Context, reason string, inos ...uint64) (uint64, error) {
 	if len(inos) > 0 && m.tree.Excluded(inos...) {
 		return 0, m.syncLive(inos)
 	}

@@ -19,7 +19,7 @@ func (m *Manager) Drain(ctx context.Context, fn func(left int64)) error {
 	if m.cfg.ReadOnly {
 		return fmt.Errorf("%w: nothing is stored", ErrReadOnly)
 	}
-	seq, err := m.Barrier(ctx, "drain")
+	seq, err := m.barrier(ctx, "drain")
 	if err != nil {
 		return err
 	}

@@ -87,6 +87,9 @@ type Config struct {
 	// Uploads are to the bucket in which steps are published; nil: they are not.
 	Uploads *chunkstore.Uploads
 	Publish Publish // which of them
+	// DurableRemote: a barrier, and a snapshot that somebody asks for, are only
+	// acknowledged once they are in the bucket (publish_barrier.go).
+	DurableRemote bool
 
 	inspect inspector // how the files of a step are checked; default inspectStep
 
@@ -168,6 +171,9 @@ type Manager struct {
 
 // Open opens the registry and starts sealing and ingest.
 func Open(cfg Config) (*Manager, error) {
+	if cfg.Uploads == nil && cfg.DurableRemote {
+		return nil, ErrNoBucket
+	}
 	cfg = cfg.withDefaults()
 	reg, err := openRegistry(&cfg)
 	if err != nil {
@@ -274,8 +280,18 @@ func (m *Manager) Snapshot(ctx context.Context, scope, name, reason string, tags
 	return m.SnapshotAs(ctx, scope, name, reason, 0, tags)
 }
 
-// SnapshotAs is Snapshot on behalf of a user.
+// SnapshotAs is Snapshot on behalf of a user. With Config.DurableRemote it returns
+// once the step is in the bucket, if it is to be; it has the step in any case that
+// there is one.
 func (m *Manager) SnapshotAs(ctx context.Context, scope, name, reason string, uid uint32, tags []string) (Info, error) {
+	i, err := m.snapshotAs(ctx, scope, name, reason, uid, tags)
+	if err == nil && m.cfg.DurableRemote {
+		err = m.publisher.stepInBucket(ctx, i.Seq)
+	}
+	return i, err
+}
+
+func (m *Manager) snapshotAs(ctx context.Context, scope, name, reason string, uid uint32, tags []string) (Info, error) {
 	if err := checkName(name); err != nil {
 		return Info{}, err
 	}

@@ -30,6 +30,8 @@ type publisher struct {
 
 	mu        sync.Mutex
 	closed    bool
+	barriers  barriers
+	failures  uint64
 	queue     []*issue       // in the order of their numbers
 	since     map[string]int // by scope: steps since one was published
 	published int
@@ -44,6 +46,7 @@ type issue struct {
 	step
 	done    bool // it was, before the start
 	decided bool // it has to be
+	barrier bool // and it is a barrier, which has no name
 }
 
 // slowRetry is how long it is until the next attempt after an error that will
@@ -56,11 +59,15 @@ const (
 )
 
 func newPublisher(m *Manager) *publisher {
-	return &publisher{m: m, up: m.cfg.Uploads, nudge: make(chan struct{}, 1), hurry: make(chan struct{}, 1), since: map[string]int{}}
+	return &publisher{m: m, up: m.cfg.Uploads, nudge: make(chan struct{}, 1), hurry: make(chan struct{}, 1), since: map[string]int{},
+		barriers: barriers{changed: make(chan struct{})}}
 }
 
 // load finds what is not published yet.
 func (p *publisher) load() error {
+	if err := p.loadBarriers(); err != nil {
+		return err
+	}
 	all, err := p.m.all()
 	if err != nil {
 		return err
@@ -165,6 +172,7 @@ func (p *publisher) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
+	p.barriers.tellLocked()
 }
 
 // release gives the lease back, if the bucket answers: prune does without it.
@@ -196,6 +204,8 @@ func lasting(err error) bool {
 func (p *publisher) failed(err error, wait time.Duration) {
 	p.mu.Lock()
 	first := p.err == nil || p.err.Error() != err.Error()
+	p.failures++
+	p.barriers.tellLocked()
 	p.err, p.errAt, p.next = err, p.m.cfg.Now(), p.m.cfg.Now().Add(wait)
 	p.mu.Unlock()
 	if first && lasting(err) {
@@ -208,6 +218,11 @@ func (p *publisher) failedAlone(s *issue, err error) {
 	p.mu.Lock()
 	first := s.err == nil || s.err.Error() != err.Error()
 	s.failed(err)
+	if s.barrier {
+		p.dropLocked(s.seq)
+		p.endBarrierLocked(s.seq, err)
+	}
+	p.barriers.tellLocked()
 	p.mu.Unlock()
 	if first {
 		p.m.fault("publish", err)
@@ -234,7 +249,7 @@ func (p *publisher) pass(ctx context.Context) (more bool, err error) {
 	}
 	switch {
 	case err == nil:
-		p.did(s.seq, fresh)
+		p.did(s.seq, i.Name == "", fresh)
 	case ctx.Err() != nil:
 		return false, nil
 	case chunkstore.Remotely(err) || errors.Is(err, chunkstore.ErrTaken) || errors.Is(err, chunkstore.ErrOtherBucket):
@@ -246,16 +261,18 @@ func (p *publisher) pass(ctx context.Context) (more bool, err error) {
 }
 
 // did notes that a step is published.
-func (p *publisher) did(seq uint64, fresh bool) {
+func (p *publisher) did(seq uint64, barrier, fresh bool) {
 	p.mu.Lock()
-	p.queue = slices.DeleteFunc(p.queue, func(s *issue) bool { return s.seq == seq })
+	p.dropLocked(seq)
+	p.endBarrierLocked(seq, nil)
+	p.barriers.tellLocked()
 	p.err = nil
-	if fresh {
+	if fresh && !barrier {
 		p.published++
 		p.last = p.m.cfg.Now()
 	}
 	p.mu.Unlock()
-	if !fresh {
+	if !fresh || barrier {
 		return
 	}
 	p.m.packs.wake()
@@ -264,8 +281,8 @@ func (p *publisher) did(seq uint64, fresh bool) {
 	}
 }
 
-func (p *publisher) removeLocked(s *issue) {
-	p.queue = slices.DeleteFunc(p.queue, func(t *issue) bool { return t == s })
+func (p *publisher) dropLocked(seq uint64) {
+	p.queue = slices.DeleteFunc(p.queue, func(s *issue) bool { return s.seq == seq })
 }
 
 // take gives the oldest step that is to be published and is stored.
@@ -282,8 +299,10 @@ func (p *publisher) take() (*issue, Info, error) {
 		}
 		i, err := p.m.Get(s.seq)
 		switch {
-		case errors.Is(err, ErrNotExist) || err == nil && (i.Name == "" || i.Forgotten != nil):
-			p.removeLocked(s)
+		case errors.Is(err, ErrNotExist) || err == nil && !s.barrier && (i.Name == "" || i.Forgotten != nil):
+			p.dropLocked(s.seq)
+			p.endBarrierLocked(s.seq, err)
+			p.barriers.tellLocked()
 		case err != nil:
 			return nil, i, err
 		case i.State == StateStored:
@@ -312,7 +331,8 @@ func (p *publisher) decideLocked() error {
 		case !known:
 			return nil
 		case !wanted || s.done:
-			p.removeLocked(s)
+			p.dropLocked(s.seq)
+			p.barriers.tellLocked()
 		default:
 			s.decided = true
 		}
@@ -324,6 +344,7 @@ func (p *publisher) decideLocked() error {
 type PublishReport struct {
 	On        bool // somebody uploads
 	Publish   Publish
+	Durable   bool // Config.DurableRemote
 	Attached  bool
 	Writer    bucket.Writer
 	Published int       // steps that are kept here
@@ -344,14 +365,14 @@ func (m *Manager) PublishReport() (r PublishReport, err error) {
 	if p.up == nil {
 		return r, nil
 	}
-	r.On, r.Publish = true, m.cfg.Publish
+	r.On, r.Publish, r.Durable = true, m.cfg.Publish, m.cfg.DurableRemote
 	r.Writer, r.Attached = p.up.Writer()
 	r.Packs, r.Bytes = p.up.Arrived()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r.Published, r.Last, r.Err, r.ErrAt, r.Next = p.published, p.last, p.err, p.errAt, p.next
 	for _, s := range p.queue {
-		if s.done {
+		if s.done || s.barrier {
 			continue
 		}
 		if s.err != nil && r.Err == nil {

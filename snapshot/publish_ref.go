@@ -20,18 +20,24 @@ func (p *publisher) publish(ctx context.Context, i Info) (fresh bool, err error)
 	if err != nil {
 		return false, err
 	}
-	return p.record(f)
+	barrier := i.Name == ""
+	if fresh, err = p.record(f, barrier); err == nil && barrier {
+		p.forgetBarriers(ctx, f)
+	}
+	return fresh, err
 }
 
 // record notes that a snapshot has its ref. It is durable before there is another
 // ref: of the last alone the lease says later that it has arrived.
-func (p *publisher) record(f *bucket.Ref) (fresh bool, err error) {
+func (p *publisher) record(f *bucket.Ref, barrier bool) (fresh bool, err error) {
 	key := schema.Numbered(schema.PrefixRefUpload, f.Snapshot)
 	pos, err := p.m.db.Update(schema.KindUpload, func(tx *state.Tx) error {
 		u, err := p.m.refUpload(tx, f.Snapshot)
 		if fresh = u == nil; err == nil && fresh {
-			tx.Put(key, schema.RefUpload{Writer: f.Writer, Seq: f.Seq, Time: p.m.cfg.Now().UnixNano()}.Encode())
-			err = p.up.Named(tx, f.Packs)
+			tx.Put(key, schema.RefUpload{Writer: f.Writer, Seq: f.Seq, Time: p.m.cfg.Now().UnixNano(), Barrier: barrier}.Encode())
+			if !barrier { // whose ref may go soon: nothing is evicted for it
+				err = p.up.Named(tx, f.Packs)
+			}
 		}
 		return err
 	})
@@ -58,9 +64,13 @@ func (p *publisher) catchUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fresh, err := p.record(f)
-	if fresh {
-		p.did(f.Snapshot, true)
+	barrier := i.Name == ""
+	fresh, err := p.record(f, barrier)
+	if err == nil && fresh {
+		if barrier {
+			p.forgetBarriers(ctx, f)
+		}
+		p.did(f.Snapshot, barrier, true)
 	}
 	return err
 }

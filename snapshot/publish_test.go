@@ -220,11 +220,12 @@ type counted struct {
 	*fault.Bucket
 	mu     sync.Mutex
 	sent   map[string]int
+	refs   map[string]int // that are no tombstones
 	resent []string
 }
 
 func newCounted(b remote.Bucket, rule fault.Rule) *counted {
-	c := &counted{sent: map[string]int{}}
+	c := &counted{sent: map[string]int{}, refs: map[string]int{}}
 	c.Bucket = fault.New(b, func(verb, key string) fault.Fault {
 		var f fault.Fault
 		if rule != nil {
@@ -237,6 +238,11 @@ func newCounted(b remote.Bucket, rule fault.Rule) *counted {
 			if c.sent[key]++; err == nil {
 				c.resent = append(c.resent, key)
 			}
+			c.mu.Unlock()
+		}
+		if verb == "put-if-absent" && strings.HasPrefix(key, bucket.RefsPrefix) {
+			c.mu.Lock()
+			c.refs[key]++
 			c.mu.Unlock()
 		}
 		return f

@@ -20,7 +20,7 @@ import (
 // rescan notes such steps. It costs the names that belong to no step, and the
 // inodes that do.
 func (s *sealer) rescan(ctx context.Context) error {
-	seq, err := s.m.Barrier(ctx, "recovery")
+	seq, err := s.m.barrier(ctx, "recovery")
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ func (m *Manager) Rollback(ctx context.Context, scope, step string) (Info, error
 	if err != nil {
 		return before, fmt.Errorf("roll back to %s: %w", to.ID(), err)
 	}
-	_, err = m.Barrier(ctx, "rollback", ino)
+	_, err = m.barrier(ctx, "rollback", ino)
 	return before, err
 }
 

@@ -53,6 +53,7 @@ type storer struct {
 type step struct {
 	seq uint64
 	retry
+	barrier bool // it is to be published all the same
 }
 
 // retry says when what failed is tried again.
@@ -104,6 +105,14 @@ func (s *storer) sealed(seq uint64) {
 	if !slices.ContainsFunc(s.steps, func(st *step) bool { return st.seq == seq }) {
 		s.steps = append(s.steps, &step{seq: seq})
 	}
+	s.mu.Unlock()
+	s.wake()
+}
+
+// barrier queues a barrier that is to be published.
+func (s *storer) barrier(seq uint64) {
+	s.mu.Lock()
+	s.steps = append(s.steps, &step{seq: seq, barrier: true})
 	s.mu.Unlock()
 	s.wake()
 }
@@ -368,16 +377,21 @@ func (s *storer) finish(ctx context.Context, st *step) error {
 	s.m.pin(st.seq, 1) // it does not expire while its tree is written
 	defer s.m.pin(st.seq, -1)
 	info, err := s.m.Get(st.seq)
-	if errors.Is(err, ErrNotExist) || err == nil && (info.Name == "" || info.Forgotten != nil) {
+	if errors.Is(err, ErrNotExist) || err == nil && !st.barrier && (info.Name == "" || info.Forgotten != nil) {
 		s.remove(st)
+		if st.barrier {
+			s.m.publisher.failBarrier(st.seq, err)
+		}
 		return nil
 	}
-	if err == nil {
+	if err == nil && !(st.barrier && info.State == StateStored) { // a step that is stored may be a barrier's, too
 		err = s.m.writeTree(ctx, info)
 	}
 	if err == nil {
 		s.remove(st)
-		s.m.verifySoon(info)
+		if !st.barrier {
+			s.m.verifySoon(info)
+		}
 		s.m.publisher.wake()
 		return nil
 	}
@@ -385,6 +399,11 @@ func (s *storer) finish(ctx context.Context, st *step) error {
 		return nil // the next daemon does it
 	}
 	err = fmt.Errorf("store %s: %w", info.ID(), err)
+	if st.barrier { // whoever waits for it is told, and may try again
+		s.remove(st)
+		s.m.publisher.failBarrier(st.seq, err)
+		return nil
+	}
 	s.mu.Lock()
 	st.failed(err)
 	s.mu.Unlock()

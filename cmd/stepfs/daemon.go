@@ -336,6 +336,7 @@ func (d *daemon) onSignal(sig os.Signal) error {
 
 // depart unmounts, if need be from under whoever is still there, and closes.
 func (d *daemon) depart() error {
+	d.store.parts.manager.EndWaits() // an fsync that waits for the bucket would keep the mount
 	err := d.unmount(false)
 	if errors.Is(err, unix.EBUSY) {
 		slog.Warn("the mount is busy, taking it away lazily" + describeHolders(d.point))

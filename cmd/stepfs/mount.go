@@ -50,6 +50,7 @@ type mountOptions struct {
 	remote        string       // URL of a bucket; "": nothing is uploaded
 	publish       publishFlag
 	uploadRate    byteSize // a second
+	durability    string   // local or remote: when fsync returns
 	logFile       string
 	save          bool
 	kernel        stepfsfs.MountFlags // of -o
@@ -164,6 +165,7 @@ under the condition that its command is; --include "" takes them back.`,
 	f.Var(&o.include, includeFlag, "take a file, directory or quoted pattern from outside the mount into .stepfs/included of each step (repeatable; see above)")
 	f.StringVar(&o.remote, remoteFlag, "", "upload sealed steps to this object store (see stepfs remote); a store keeps to the one that it was first given, and its later mounts need no flag; \"\" uploads nothing while this mount lasts")
 	f.Var(&o.publish, publishName, "which sealed steps are uploaded: all, complete (not those that are partial), or a number, for one of so many; kept as --remote is")
+	f.StringVar(&o.durability, durabilityFlag, durableHere, "when fsync, and taking a snapshot, return: once it is durable here (local), or once it is in the bucket, too (remote); kept as --remote is")
 	f.Var(&o.uploadRate, "upload-rate", "upload no more than this a second, like 50M (default as fast as it goes)")
 	f.StringVar(&o.logFile, "log-file", "", "where a mount in the background logs (default STORE/stepfs.log)")
 	f.BoolVar(&o.save, "save-settings", false, "keep the flags given here as the store's defaults")
@@ -187,6 +189,8 @@ func (o *mountOptions) validate() error {
 		}
 	}
 	switch {
+	case o.durability != "" && o.durability != durableHere && o.durability != durableRemote:
+		return fmt.Errorf("--%s is %s or %s, not %q", durabilityFlag, durableHere, durableRemote, o.durability)
 	case o.snapDir != "hidden" && o.snapDir != "visible":
 		return fmt.Errorf("--snapdir is hidden or visible, not %q", o.snapDir)
 	case o.onFull != "expire" && o.onFull != "stop":

@@ -26,6 +26,10 @@ const (
 	// steps.
 	remoteFlag  = "remote"
 	publishName = "publish"
+	// durabilityFlag says when fsync returns.
+	durabilityFlag = "durability"
+	durableHere    = "local"
+	durableRemote  = "remote"
 
 	// A mount waits so long for the bucket: the first time, when it can't do
 	// without, and later.
@@ -104,6 +108,9 @@ func (o *mountOptions) takeOver(ctx context.Context, c *storedir.Config) error {
 // openUploads attaches the store to its bucket. One that was attached before can
 // do without it for now: what can't be reached is tried again in the background.
 func openUploads(chunks *chunkstore.Store, storeID string, o *mountOptions) (*chunkstore.Uploads, error) {
+	if o.durability == durableRemote && o.remote == "" {
+		return nil, fmt.Errorf("--%s=%s needs a bucket: give --%s URL, or --%s=%s", durabilityFlag, durableRemote, remoteFlag, durabilityFlag, durableHere)
+	}
 	if !o.upload || o.remote == "" {
 		return nil, nil
 	}
@@ -153,6 +160,9 @@ func (d *daemon) keepRemote(flags *pflag.FlagSet) error {
 	if flags.Changed(publishName) {
 		all[publishName] = d.opts.publish.String()
 	}
+	if flags.Changed(durabilityFlag) {
+		all[durabilityFlag] = d.opts.durability
+	}
 	if maps.Equal(all, saved) {
 		return nil
 	}
@@ -167,6 +177,7 @@ type RemoteInfo struct {
 	Running   bool      `json:"running"`          // a daemon uploads
 	Reached   bool      `json:"reached"`          // since it was started
 	Publish   string    `json:"publish"`
+	Waited    bool      `json:"durable"`   // fsync returns once the bucket has it
 	Published int       `json:"published"` // steps, of those that are kept
 	Queue     int       `json:"queue"`     // steps that have yet to be
 	Oldest    time.Time `json:"oldest,omitzero"`
@@ -190,7 +201,7 @@ func (l *local) describeRemote(s *Status) error {
 	if err != nil || at == nil && !r.On {
 		return err
 	}
-	i := &RemoteInfo{URL: l.dir.Config().Settings[remoteFlag], Running: r.On, Reached: r.Attached, Publish: r.Publish.String(),
+	i := &RemoteInfo{URL: l.dir.Config().Settings[remoteFlag], Running: r.On, Reached: r.Attached, Publish: r.Publish.String(), Waited: r.Durable,
 		Published: r.Published, Queue: r.Queue, Oldest: r.Oldest.UTC(), AtRisk: r.AtRisk + s.Unstored,
 		Packs: r.Packs, Bytes: r.Bytes, Last: r.Last.UTC()}
 	if at != nil {
@@ -213,6 +224,9 @@ func (i *RemoteInfo) print(w io.Writer) {
 		return
 	}
 	row("uploads", "to %s, %d steps are published (%s)", i.URL, i.Published, i.Publish)
+	if i.Waited {
+		row("fsync", "returns once the bucket has what was synced")
+	}
 	if i.Queue > 0 {
 		row("to be published", "%d steps, the oldest sealed %s ago", i.Queue, humanAge(time.Duration(i.Age)*time.Second))
 	}

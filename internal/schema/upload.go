@@ -122,15 +122,20 @@ func DecodeIndexUpload(b []byte) (x IndexUpload, err error) {
 // RefUpload is a snapshot's ref in the bucket, which has arrived. Whether one has
 // that was begun is known by the store's lease.
 type RefUpload struct {
-	Writer [8]byte
-	Seq    uint64
-	Time   int64 // ns, when it had arrived
+	Writer  [8]byte
+	Seq     uint64
+	Time    int64 // ns, when it had arrived
+	Barrier bool  // it goes when that of the next barrier is there
 }
 
 // Encode gives the value.
 func (u RefUpload) Encode() []byte {
 	b := append([]byte{uploadVersion}, u.Writer[:]...)
-	return binary.AppendVarint(binary.AppendUvarint(b, u.Seq), u.Time)
+	b = binary.AppendVarint(binary.AppendUvarint(b, u.Seq), u.Time)
+	if u.Barrier {
+		return append(b, 1)
+	}
+	return append(b, 0)
 }
 
 // DecodeRefUpload is the inverse of Encode.
@@ -138,5 +143,12 @@ func DecodeRefUpload(b []byte) (u RefUpload, err error) {
 	r := upload(b)
 	copy(u.Writer[:], r.fixed(8))
 	u.Seq, u.Time = r.uint(), r.int()
+	switch r.fixed(1)[0] {
+	case 0:
+	case 1:
+		u.Barrier = true
+	default:
+		r.fail("a ref that is neither a step's nor a barrier's")
+	}
 	return u, r.done("upload of a ref")
 }

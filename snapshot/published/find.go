@@ -46,7 +46,7 @@ func (l *Listing) Find(q Query) (Step, error) {
 		case !strings.HasPrefix(s.Writer.String(), q.Writer):
 		case numbered && (s.Sequence != seq || name != "" && r.Name != name):
 		case !numbered && q.Name != "latest" && r.Name != name:
-		case q.Name == "latest" && rankOf(s) == 0:
+		case q.Name == "latest" && (r.Name == "" || rankOf(s) == 0): // a barrier, or partial
 		case r.Scope != q.Scope && (!numbered || name != ""):
 			elsewhere = append(elsewhere, s)
 		default:
