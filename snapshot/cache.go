@@ -53,6 +53,7 @@ func (m *Manager) Warm(ctx context.Context, seq uint64) error {
 	if err != nil {
 		return err
 	}
+	defer m.packs.wake() // once nothing depends on them, they may go
 	needs := m.cfg.Chunks.Needs()
 	defer needs.Release()
 	w := treeWalk{ctx: ctx, chunks: m.cfg.Chunks, needs: needs}

@@ -87,6 +87,8 @@ func TestCacheSize(t *testing.T) {
 				t.Fatalf("%v: %s", err, out)
 			}
 
+			wait(t, "what was warmed goes again", func() bool { here, _ := packFiles(t, d); return here == 0 })
+
 			// The bucket goes. A server that does not answer is asked for a while.
 			if kind != "dir" && !long() {
 				must(t, d.Stop())
