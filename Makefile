@@ -80,7 +80,7 @@ lint: ## gofmt, vet, staticcheck, the import arrows, govulncheck
 fmt: ## gofmt everything
 	gofmt -w .
 
-bench: deps build ## the benchmarks: a table, and bench/out/bench.json
+bench: deps servers build ## the benchmarks: a table, and bench/out/bench.json
 	@mkdir -p bench/out
 	$(GO) run ./bench -bin $(BIN) -json bench/out/bench.json $(BENCHFLAGS)
 	@test -n "$(BENCHFLAGS)" || $(MAKE) --no-print-directory series
@@ -99,7 +99,7 @@ soak: deps sweep ## for hours: kill -9, 2,000 saves, public suites, 1,000,000 ca
 	STEPFS_SUITES=long $(GO) test -count=1 -v -timeout 0 ./integration/suites
 	STEPFS_POSIX_OPS=500000 $(GO) test -count=1 -v -timeout 0 -run Random ./integration/posix
 	STEPFS_LIVES=2000 $(GO) test -count=1 -v -timeout 0 -run 'TestPowerCut$$' ./fs/stage
-	STEPFS_SIM_POINTS=1000000 STEPFS_SIM_FAULTS=20000 $(GO) test -count=1 -v -timeout 0 -run 'TestPowerCut$$|TestInjectedErrors$$' ./internal/sim
+	STEPFS_SIM_POINTS=1000000 STEPFS_SIM_FAULTS=20000 STEPFS_FLIPS=10000 $(GO) test -count=1 -v -timeout 0 -run 'TestPowerCut$$|TestInjectedErrors$$|TestFlippedBits$$' ./internal/sim
 	STEPFS_PRUNE_SEEDS=5000 $(GO) test -count=1 -v -timeout 0 -run TestMachine ./chunkstore/bucket/prune
 	STEPFS_CUTS=5000 STEPFS_FLIPS=10000 STEPFS_STRIDE=1 STEPFS_STALL=30 $(GO) test -count=1 -p 1 -v -timeout 0 ./integration/faults
 	STEPFS_MINIO=1 STEPFS_REMOTE_FAULTS=10000 $(GO) test -count=1 -v -timeout 0 ./integration/s3

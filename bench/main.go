@@ -49,7 +49,10 @@ var rows = []row{
 	{"clone", cloneRepository},
 	{"overwrite", overwriteRandomly},
 	{"recovery", recoverStore},
+	{"check", checkLarge},
 	{"read-data", readData},
+	{"upload", uploadPacks},
+	{"cold-restore", restoreCold},
 }
 
 func main() {
@@ -84,12 +87,13 @@ func parse() (b *bench, names, jsonPath string) {
 	flag.IntVar(&b.bigDir, "bigdir", 1000000, "files of the bigdir row")
 	flag.Int64Var(&b.overwriteMiB, "overwrite", 1024, "MiB of the file of the overwrite row")
 	flag.IntVar(&b.overwriteSeconds, "overwrite-seconds", 100, "how long the overwrite row watches space")
-	flag.IntVar(&b.chunks, "chunks", 200000, "chunks of the recovery row")
+	flag.IntVar(&b.chunks, "chunks", 200000, "chunks of the recovery and check rows")
 	flag.IntVar(&b.recoverySnapshots, "recovery-snapshots", 2000, "snapshots of the recovery row")
 	flag.Int64Var(&b.checkMiB, "check", 1024, "MiB of each of the two files of the read-data row")
+	flag.Int64Var(&b.uploadMiB, "upload", 1024, "MiB of the step of the upload and cold-restore rows")
 	flag.Parse()
 	if *quick {
-		b.chunks, b.recoverySnapshots, b.checkMiB = 20000, 200, 128
+		b.chunks, b.recoverySnapshots, b.checkMiB, b.uploadMiB = 20000, 200, 128, 128
 		b.bigDir, b.overwriteMiB, b.overwriteSeconds = 20000, 64, 10
 		b.rounds, b.fileMiB, b.ingestMiB, b.memoryMiB, b.closedMiB, b.files, b.snapshots, b.steps, b.commits, b.scope = 2, 200, 128, 1024, 400, 1000, 500, 100, 2000, 5000
 	}

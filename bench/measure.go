@@ -19,7 +19,7 @@ type bench struct {
 	fileMiB, ingestMiB, memoryMiB, closedMiB int64
 	files, snapshots, steps, commits, scope  int
 	bigDir, overwriteSeconds                 int
-	overwriteMiB, checkMiB                   int64
+	overwriteMiB, checkMiB, uploadMiB        int64
 	chunks, recoverySnapshots                int
 	open                                     []*harness.Daemon
 }

@@ -86,6 +86,13 @@ func (c *chunkCache) await(ctx context.Context, e *cached) (*cached, error) {
 	return e, nil
 }
 
+// has says whether the chunk is there, or being loaded.
+func (c *chunkCache) has(id ID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.entries[id] != nil
+}
+
 // peek is acquire without a load: nil if the chunk is not there.
 func (c *chunkCache) peek(id ID) *cached {
 	c.mu.Lock()

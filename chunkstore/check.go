@@ -5,7 +5,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/maphash"
+	"sync"
 
+	"golang.org/x/sync/errgroup"
+
+	"stepfs/chunkstore/pack"
 	"stepfs/internal/check"
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -52,7 +56,7 @@ func (s *Store) Check(ctx context.Context, r *check.Run, o CheckOptions) (CheckS
 	run := *r
 	run.Report = c.found
 	c.r = &run
-	for _, step := range [...]func(context.Context) error{c.chunks, c.madeFrom, c.references, c.records, c.strangers, c.losses} {
+	for _, step := range [...]func(context.Context) error{c.index, c.records, c.strangers, c.losses} {
 		if err := step(ctx); err != nil {
 			return c.stats, fmt.Errorf("check chunks: %w", err)
 		}
@@ -60,17 +64,35 @@ func (s *Store) Check(ctx context.Context, r *check.Run, o CheckOptions) (CheckS
 	return c.stats, nil
 }
 
+// index looks at what the index says of chunks, walking over several parts of it
+// side by side.
+func (c *checker) index(ctx context.Context) error {
+	walks, ctx := errgroup.WithContext(ctx)
+	walks.Go(func() error {
+		if err := c.chunks(ctx); err != nil {
+			return err
+		}
+		return c.madeFrom(ctx)
+	})
+	walks.Go(func() error { return c.references(ctx) })
+	return walks.Wait()
+}
+
 // checker is one run of Check.
 type checker struct {
 	*Store
 	r     *check.Run // its Report is found
-	out   func(check.Finding)
-	lost  []lostPack
 	opts  CheckOptions
-	stats CheckStats
 	packs map[uint64]*packCount
 	seed  maphash.Seed
-	buf   []byte
+	buf   []byte // of chunk
+	delta bool   // a chunk is made from another, or something says so
+
+	// one is held by whoever has something to say: packs are read side by side.
+	one   sync.Mutex
+	out   func(check.Finding)
+	lost  []lostPack
+	stats CheckStats
 }
 
 // packCount is what the index says lies in a pack.
@@ -120,7 +142,9 @@ func (c *checker) chunk(g *check.Group) error {
 		l, err := schema.DecodeChunkLoc(v)
 		if err == nil {
 			loc = &l
-			c.pack(l.Pack).sum += c.fingerprint(k[5:], v)
+			c.delta = c.delta || pack.Encoding(l.Enc) == pack.EncDelta
+			c.buf = append(append(c.buf[:0], k[5:]...), v...)
+			c.pack(l.Pack).sum += maphash.Bytes(c.seed, c.buf)
 		}
 		return corrupt(err)
 	})

@@ -24,6 +24,8 @@ const (
 // chunks wait for others, and those of whole packs for the end: which chunks are in
 // a pack only a walk over the index can tell.
 func (c *checker) found(f check.Finding) {
+	c.one.Lock()
+	defer c.one.Unlock()
 	if f.Kind != check.Damage {
 		c.out(f)
 		return

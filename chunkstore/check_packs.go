@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"hash/maphash"
 	"math/rand/v2"
+	"runtime"
 
 	"github.com/cockroachdb/errors/oserror"
+	"golang.org/x/sync/errgroup"
 
 	"stepfs/chunkstore/pack"
 	"stepfs/internal/schema"
@@ -28,12 +30,16 @@ func (c *checker) records(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// A pack is read from front to back, and as many of them at a time as there
+	// are cores to hash what is read.
+	work, ctx := errgroup.WithContext(ctx)
+	work.SetLimit(runtime.GOMAXPROCS(0))
 	for ok := it.First(); ok && err == nil; ok = it.Next() {
 		if err = ctx.Err(); err == nil {
-			err = c.record(ctx, it.Key(), it.Value(), next)
+			err = c.record(ctx, it.Key(), it.Value(), next, work)
 		}
 	}
-	if err = errors.Join(err, it.Error(), it.Close()); err != nil {
+	if err = errors.Join(work.Wait(), err, it.Error(), it.Close()); err != nil {
 		return err
 	}
 	for number, p := range c.packs {
@@ -46,7 +52,9 @@ func (c *checker) records(ctx context.Context) error {
 
 func packName(number uint64) string { return fmt.Sprintf("pack %d", number) }
 
-func (c *checker) record(ctx context.Context, k, v []byte, next uint64) error {
+// record looks at a pack's record, and gives the rest of the work on the pack to
+// others.
+func (c *checker) record(ctx context.Context, k, v []byte, next uint64, others *errgroup.Group) error {
 	number, err := schema.ParsePackKey(k)
 	if err != nil {
 		return c.r.Corrupt(fmt.Sprintf("key %x", k), err)
@@ -63,11 +71,14 @@ func (c *checker) record(ctx context.Context, k, v []byte, next uint64) error {
 		c.r.Damage("pack-number", packName(number), "numbers from %d on are about to be given out again", next)
 	}
 	c.dead(number, rec, p)
-	foot, err := c.file(number, rec)
-	if err != nil || foot == nil {
-		return err
-	}
-	return c.contents(ctx, number, rec, foot, p)
+	others.Go(func() error {
+		foot, err := c.file(number, rec, p)
+		if err != nil || foot == nil {
+			return err
+		}
+		return c.contents(ctx, number, rec, foot, p)
+	})
+	return nil
 }
 
 // dead checks a record's counts of what is not needed. Packs from before
@@ -86,7 +97,7 @@ func (c *checker) dead(number uint64, rec schema.PackRecord, p *packCount) {
 
 // file checks that a pack's file is there and what its record says, and gives
 // its footer; nil: it is of no use, which was said, or is gone by now.
-func (c *checker) file(number uint64, rec schema.PackRecord) (*pack.Footer, error) {
+func (c *checker) file(number uint64, rec schema.PackRecord, p *packCount) (*pack.Footer, error) {
 	name := pack.Name(rec.Name).FileName()
 	st, err := c.fs.Stat(c.fs.PathJoin(c.dir, name))
 	if err == nil && uint64(st.Size()) != rec.Size {
@@ -109,10 +120,10 @@ func (c *checker) file(number uint64, rec schema.PackRecord) (*pack.Footer, erro
 		if _, err := getPack(c.db, number); errors.Is(err, state.ErrNotFound) {
 			return nil, nil
 		}
-		c.r.Damage("pack-missing", packName(number), "%s is not there; %d chunks are read from it", name, c.packs[number].chunks)
+		c.r.Damage("pack-missing", packName(number), "%s is not there; %d chunks are read from it", name, p.chunks)
 		return nil, nil
 	case errors.Is(err, pack.ErrFormat):
-		c.r.Damage("pack-unreadable", packName(number), "%v; %d chunks are read from it", err, c.packs[number].chunks)
+		c.r.Damage("pack-unreadable", packName(number), "%v; %d chunks are read from it", err, p.chunks)
 		return nil, nil
 	}
 	return nil, err
@@ -128,8 +139,10 @@ func (c *checker) contents(ctx context.Context, number uint64, rec schema.PackRe
 	// When the fingerprints agree, the index has exactly what the footer lists.
 	// Otherwise, for copies and what is swept too, each chunk is looked up.
 	sum := uint64(0)
+	var buf []byte
 	for _, e := range foot.Entries {
-		sum += c.fingerprint(e.ID[:], chunkLoc(number, e).Encode())
+		buf = append(append(buf[:0], e.ID[:]...), chunkLoc(number, e).Encode()...)
+		sum += maphash.Bytes(c.seed, buf)
 	}
 	same := sum == p.sum && uint64(len(foot.Entries)) == p.chunks
 	read := c.opts.ReadData
@@ -140,6 +153,8 @@ func (c *checker) contents(ctx context.Context, number uint64, rec schema.PackRe
 		return nil
 	}
 	listed := uint64(0)
+	ahead := c.readAhead(rec, foot.Body)
+	defer ahead.close()
 	for _, e := range foot.Entries {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -155,6 +170,7 @@ func (c *checker) contents(ctx context.Context, number uint64, rec schema.PackRe
 		}
 		listed++
 		if read > 0 && rand.Float64() < read {
+			ahead.of(e.Offset)
 			if err := c.read(number, e, rec); err != nil {
 				return err
 			}
@@ -164,12 +180,6 @@ func (c *checker) contents(ctx context.Context, number uint64, rec schema.PackRe
 		c.r.Damage("pack-contents", packName(number), "the index has %d chunks in it, its footer lists %d of them", p.chunks, listed)
 	}
 	return nil
-}
-
-// fingerprint is a number for a chunk at a place, as its record says it.
-func (c *checker) fingerprint(id, value []byte) uint64 {
-	c.buf = append(append(c.buf[:0], id...), value...)
-	return maphash.Bytes(c.seed, c.buf)
 }
 
 // entry says whether the index has a chunk where this entry of a pack is.
@@ -195,8 +205,10 @@ func (c *checker) entry(number uint64, e pack.Entry) (here bool, err error) {
 // read reads a chunk and holds it against its name, and the header of its part
 // against the footer.
 func (c *checker) read(number uint64, e pack.Entry, rec schema.PackRecord) error {
+	c.one.Lock()
 	c.stats.Read++
 	c.stats.ReadBytes += uint64(e.Stored)
+	c.one.Unlock()
 	b := c.buffers.get(int(e.Raw))
 	defer c.buffers.put(b)
 	err := c.fetch(e.ID, chunkLoc(number, e), rec, b.bytes)

@@ -201,6 +201,7 @@ func TestCheckFinds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f, a, b := checkedStore(t)
 			tc.harm(f, a, b)
+			f.files.drop() // of a file that was written anew, the old one may be open
 			seen := map[string]bool{}
 			for _, x := range findings(f, CheckOptions{Holders: mapHolders{}, ReadData: 1}) {
 				seen[string(x.Kind)+" "+x.What] = true

@@ -29,7 +29,7 @@
 //
 // Read first: pending.go (what a caller holds), claim.go (the dedupe
 // protocol), packwriter.go (how a pack becomes durable), then split.go
-// (cut points), base.go (what a chunk is a delta from), encode.go and read.go.
+// (cut points), base.go (what a chunk is a delta from; hot.go and ahead.go: where that is got), encode.go and read.go.
 // Garbage: refs.go, ledger.go (how it is counted), collect.go (how it goes). When
 // the index is lost: rebuild.go. The byte format is in package pack.
 package chunkstore
@@ -121,6 +121,10 @@ type Config struct {
 	CacheBytes int64         // decoded chunks kept for readers; 64 MiB
 	OpenFiles  int           // pack files kept open for readers; 64
 	IdleClose  time.Duration // an open pack that somebody waits for is closed after this; 2 s
+
+	// Background, if not nil, is the first that a goroutine calls which Ingest
+	// starts to work beside it: it may lower the priority of its thread.
+	Background func()
 
 	Events Events
 }

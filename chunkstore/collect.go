@@ -233,7 +233,7 @@ func (c *collector) candidates() (empty, sparse []candidate) {
 
 // encodes says whether what is in a pack is to be encoded. mu is held.
 func (c *collector) encodes(info *packInfo) bool {
-	return c.opts.Encode && info.rec.Hasty > 0 && !c.hurry.Load()
+	return c.opts.Encode && info.rec.Hasty > 0 && !c.hurried(Unencoded)
 }
 
 // cut takes as many candidates as make one group: what lives in them fits into

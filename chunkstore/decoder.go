@@ -28,11 +28,22 @@ func newDecoder(key [32]byte, keep int64) decoder {
 }
 
 // decode gives the plain bytes of a payload in dst, whose length says how many
-// there must be. It does not check their name. base is that of a delta.
+// there must be. It does not check their name. base is the window of a delta.
 func (d *decoder) decode(enc pack.Encoding, payload, dst, base []byte) error {
 	c := d.coders.get()
 	defer d.coders.put(c)
 	return decodeWith(c, enc, payload, dst, base)
+}
+
+// window gives what a delta of rawLen bytes is from, of its base, which it takes.
+func (d *decoder) window(link pack.Base, whole *buffer, rawLen uint32) *buffer {
+	if link.Window == (pack.Window{}) {
+		return whole
+	}
+	defer d.buffers.put(whole)
+	b := d.buffers.get(link.Size(rawLen))
+	link.Take(b.bytes, whole.bytes)
+	return b
 }
 
 func decodeWith(c *codec.Coder, enc pack.Encoding, payload, dst, base []byte) error {
@@ -73,7 +84,7 @@ func nameWith(h *blake3.Hasher, b []byte) (id ID) {
 // coders are those that are not in use: each holds a few MiB of scratch.
 type coders chan *codec.Coder
 
-func newCoders() coders { return make(coders, 4) }
+func newCoders() coders { return make(coders, maxLoads()) }
 
 func (p coders) get() *codec.Coder {
 	select {

@@ -88,7 +88,7 @@ func TestDeltas(t *testing.T) {
 	refs := f.storeSeries(versions)
 	x := audit(f)
 	n := depths(x)
-	if n[1] == 0 || n[4] == 0 || n[5] != 0 {
+	if n[1] == 0 || n[5] == 0 || n[6] != 0 {
 		t.Fatalf("chunks by depth: %v", n)
 	}
 	for i, rs := range refs {
@@ -99,7 +99,7 @@ func TestDeltas(t *testing.T) {
 			link, _ := linkOf(x.chunks[r.ID])
 			if turn := i % f.cfg.Turns; int(link.Turn) != turn {
 				t.Fatalf("version %d has turn %d", i, link.Turn)
-			} else if turn > 0 && link.ID != refs[i-i%f.cfg.Turns+turn&(turn-1)][rsIndex(rs, r)].ID {
+			} else if turn > 0 && link.ID != refs[i-turn+madeFrom(turn)][rsIndex(rs, r)].ID {
 				t.Fatalf("version %d is made from another than it should", i)
 			}
 		}
@@ -122,6 +122,14 @@ func TestDeltas(t *testing.T) {
 	if fs := findings(f, CheckOptions{ReadData: 1}); len(fs) > 0 {
 		t.Fatalf("%+v", fs)
 	}
+}
+
+// madeFrom gives the turn of the base of a turn.
+func madeFrom(turn int) int {
+	if turn%4 > 0 {
+		return turn - 1
+	}
+	return turn & (turn - 1)
 }
 
 func rsIndex(rs []Ref, r Ref) int {

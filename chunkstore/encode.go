@@ -5,11 +5,24 @@ import (
 	"stepfs/chunkstore/pack"
 )
 
-// Hurry has what is stored from now on left as it is, since somebody waits for
-// the room that staged bytes take: a backlog must not fill the disk while it is
-// being compressed. What would have gained is noted, and encoded later by
-// Collect.
-func (s *Store) Hurry(on bool) { s.hurry.Store(on) }
+// Haste says how little time there is to store content.
+type Haste int32
+
+const (
+	// Unhurried: all is done that saves space.
+	Unhurried Haste = iota
+	// NoDeltas: nothing is made from a base, since ingest lags behind the job.
+	NoDeltas
+	// Unencoded: chunks are left as they are, since somebody waits for the room
+	// that staged bytes take: a backlog must not fill the disk while it is being
+	// compressed. What would have gained is noted, and encoded later by Collect.
+	Unencoded
+)
+
+// Hurry says how what is stored from now on is to be stored.
+func (s *Store) Hurry(h Haste) { s.haste.Store(int32(h)) }
+
+func (s *Store) hurried(h Haste) bool { return Haste(s.haste.Load()) >= h }
 
 // encoded is how a chunk is stored: out has room for a part header and the
 // extension; scratch, if not nil, is the buffer that holds it and goes back to
@@ -28,21 +41,25 @@ func (c encoded) payload() []byte { return c.out[pack.PartHeaderSize+len(c.ext):
 // encode chooses how to store the plain bytes part[pack.PartHeaderSize:], which
 // lie at offset in their file: a number that only its last bits matter of.
 func (s *Store) encode(c *codec.Coder, part []byte, offset int64, base *base) encoded {
-	plain, raw := part[pack.PartHeaderSize:], encoded{enc: pack.EncRaw, out: part}
-	hint := codec.Hint{Offset: offset}
-	if s.hurry.Load() {
-		raw.hasty = c.Guess(plain, nil, hint) != codec.Raw
-		return raw
+	plain, hint := part[pack.PartHeaderSize:], base.hint(offset)
+	if s.hurried(Unencoded) {
+		return encoded{enc: pack.EncRaw, out: part, hasty: c.Plan(plain, nil, hint).Form() != codec.Raw}
 	}
+	return s.encodePlan(c, part, base, c.Plan(plain, base.content(), hint))
+}
+
+// encodePlan is encode by a plan that was made of the same.
+func (s *Store) encodePlan(c *codec.Coder, part []byte, base *base, plan codec.Plan) encoded {
+	plain, raw := part[pack.PartHeaderSize:], encoded{enc: pack.EncRaw, out: part}
 	var under, ext []byte
 	if base != nil {
-		under, ext = base.plain.bytes, base.link.Append(nil)
+		under, ext = base.content(), base.link.Append(nil)
 	}
 	room := pack.PartHeaderSize + len(ext)
 	scratch := s.buffers.get(room + codec.Bound(len(plain)))
-	out, form, _ := c.Encode(scratch.bytes[:room], plain, under, hint)
+	out, form, _ := c.EncodePlan(scratch.bytes[:room], plain, under, plan)
 	switch form {
-	case codec.Delta:
+	case codec.Delta, codec.Rounded:
 		copy(out[pack.PartHeaderSize:], ext)
 		return encoded{enc: pack.EncDelta, ext: ext, out: out, scratch: scratch}
 	case codec.Blocks:

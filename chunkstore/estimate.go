@@ -40,7 +40,7 @@ func (e *Estimator) Add(ctx context.Context, src Source) error {
 	if err != nil {
 		return err
 	}
-	e.w.begin(src, segs, nil)
+	e.w.begin(src, Plan{})
 	defer e.w.release()
 	for _, seg := range segs {
 		for e.w.seek(seg); e.w.pos < e.w.limit; {

@@ -22,7 +22,7 @@ import (
 	"stepfs/internal/state"
 )
 
-// A pack is away when its file is not here and the bucket has it (away.go says how
+// A pack is away when its file is not here and the bucket has it (evict.go says how
 // that comes). Its chunks are read from there: in ranges, ahead of readers, as those
 // of a Published are, and with the same checks. Whether a file is here is asked
 // first, each time: so one that came back is read.
@@ -304,7 +304,7 @@ func (f *far) take(ctx context.Context, id ID, loc schema.ChunkLoc) (r io.Reader
 	if kp := f.kept.find(loc.Pack, l.off); kp != nil {
 		return kp.file, func() { f.kept.release(kp) }, nil
 	}
-	sp, b, err := f.spans.take(ctx, l)
+	sp, b, err := f.spans.take(ctx, nil, l)
 	if err != nil {
 		return nil, nil, fmt.Errorf("chunk %x, in %s at %d: %w", id, p.at.Key(), loc.Offset, err)
 	}
@@ -326,12 +326,12 @@ func (s *Store) bring(ctx context.Context, id ID) (release func(), err error) {
 	}
 	chain, next, err := s.farChain(ctx, id)
 	if err == nil && len(chain) > 0 {
-		s.far.spans.demand(chain)
-		s.far.spans.ahead(next)
+		s.far.spans.demand(nil, chain)
+		s.far.spans.ahead(nil, next)
 	}
 	for k := 0; k < len(chain) && err == nil; k++ {
 		var sp *span
-		if sp, _, err = s.far.spans.take(ctx, chain[k]); err == nil {
+		if sp, _, err = s.far.spans.take(ctx, nil, chain[k]); err == nil {
 			pins = append(pins, sp)
 		}
 	}

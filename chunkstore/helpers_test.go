@@ -52,9 +52,12 @@ func openFixture(t tester, fs vfs.FS, dir string, cfg Config) *fixture {
 	return openStore(t, openEngine(t, fs, dir), fs, dir, cfg)
 }
 
-func openEngine(t tester, fs vfs.FS, dir string) *state.Engine {
+func openEngine(t tester, fs vfs.FS, dir string) *state.Engine { return openBoot(t, fs, dir, "") }
+
+// openBoot is openEngine in another boot of the machine: power was cut.
+func openBoot(t tester, fs vfs.FS, dir, boot string) *state.Engine {
 	t.Helper()
-	e, err := state.Open(state.Config{Dir: dir, FS: fs, SegmentSize: 128 << 10, MemTable: 512 << 10, Cache: 1 << 20})
+	e, err := state.Open(state.Config{Dir: dir, FS: fs, SegmentSize: 128 << 10, MemTable: 512 << 10, Cache: 1 << 20, BootID: boot})
 	if err != nil {
 		t.Fatal(err)
 	}

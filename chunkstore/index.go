@@ -46,6 +46,12 @@ func takeAll(*ledger, pack.Entry) (bool, error) { return true, nil }
 // index makes a durable pack known, with those of its chunks that want asks
 // for, in one transaction, and makes that durable too. A chunk that is new to
 // the index is dead until somebody holds it.
+//
+// What comes to rely on it is a later record of the same journal, of which a power
+// cut leaves the beginning; but for one thing that alone would not do. A chunk that
+// was stored again, since its place was found damaged, would be back at that place,
+// the pack that healed it be one more copy when the next Open adopts it, and nobody
+// know of the damage: new content would be a hit there, and lose its hot copy.
 func (s *Store) index(info *packInfo, rec *schema.PackRecord, entries []pack.Entry, want chooser) error {
 	pos, err := s.db.Update(schema.KindChunkIndex, func(tx *state.Tx) error {
 		number, err := s.takeNumber(tx)

@@ -9,12 +9,18 @@ import (
 
 // Ingest splits the content of src and stores what is new. prior are the refs
 // of an earlier version at the same offsets, in order; they only save work and
-// may be nil, or of anything else. It runs in the caller's goroutine; at most
-// Config.Workers calls run at a time, the others wait.
-//
-// No more than one chunk per worker is in memory, with its base and its
-// encoding: what Ingest needs does not grow with the content, but for its refs.
+// may be nil, or of anything else.
 func (s *Store) Ingest(ctx context.Context, src Source, prior []Ref) (*Pending, error) {
+	return s.IngestOver(ctx, src, Unmoved(prior, src.Segments()))
+}
+
+// IngestOver is Ingest of a content of which more is known. It runs in the
+// caller's goroutine; at most Config.Workers calls run at a time, the others wait.
+//
+// No more than one chunk per worker is in memory, with its base, its encoding and
+// the base of the next: what Ingest needs does not grow with the content, but for
+// its refs.
+func (s *Store) IngestOver(ctx context.Context, src Source, plan Plan) (*Pending, error) {
 	segs, err := coalesce(src.Segments())
 	if err != nil {
 		return nil, err
@@ -32,7 +38,7 @@ func (s *Store) Ingest(ctx context.Context, src Source, prior []Ref) (*Pending, 
 	}
 	defer func() { s.workers <- w }()
 	p := s.newPending()
-	w.begin(src, segs, prior)
+	w.begin(src, plan)
 	defer w.release()
 	for _, seg := range segs {
 		if err := w.segment(ctx, seg, p); err != nil {

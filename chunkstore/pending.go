@@ -126,7 +126,12 @@ func (p *Pending) add(coder *codec.Coder, c chunk, off int64, typ pack.Type) err
 			b = nil
 		}
 	}
-	e := s.encode(coder, part, off, b)
+	var e encoded
+	if b != nil && !s.hurried(Unencoded) {
+		e = s.encodePlan(coder, part, b, c.plan)
+	} else {
+		e = s.encode(coder, part, off, b)
+	}
 	defer s.buffers.put(e.scratch)
 	if e.enc == pack.EncDelta {
 		pw.keep(b)

@@ -18,15 +18,23 @@ import (
 // come in ranges, ahead of who reads (span.go), and stay encoded until a chunk is
 // asked for; decoded chunks are cached as those of a Store.
 type Published struct {
+	*Downloads
+	where *whereabouts
+	alone bool // the Downloads are its own
+}
+
+// Downloads is what the snapshots of one bucket that are open have in common:
+// what is fetched and what is kept of it, within one limit for all.
+type Downloads struct {
 	decoder
 	bucket remote.Bucket
-	where  *whereabouts
 	spans  *spans
 	cache  *chunkCache
 	loads  chan struct{} // chunks being decoded at a time, or waited for
 }
 
-// PublishedOptions bound what a Published keeps. Zero means the default.
+// PublishedOptions bound what a Published keeps, or all of one Downloads. Zero
+// means the default.
 type PublishedOptions struct {
 	AheadBytes int64 // encoded, fetched or being fetched: 64 MiB
 	CacheBytes int64 // decoded: 64 MiB
@@ -42,25 +50,51 @@ func (o PublishedOptions) withDefaults() PublishedOptions {
 	return o
 }
 
-// OpenPublished finds out where the chunks of a snapshot lie. key is that of the
-// bucket's config. Close gives its memory back and ends what it still fetches.
-func OpenPublished(ctx context.Context, b remote.Bucket, key [32]byte, ref *bucket.Ref, o PublishedOptions) (*Published, error) {
-	where, err := locateAll(ctx, b, ref)
-	if err != nil {
-		return nil, err
-	}
+// NewDownloads begins to read snapshots of a bucket. key is that of its config.
+func NewDownloads(b remote.Bucket, key [32]byte, o PublishedOptions) *Downloads {
 	o = o.withDefaults()
-	p := &Published{decoder: newDecoder(key, 32<<20), bucket: b, where: where, loads: make(chan struct{}, 8)}
-	p.cache = newChunkCache(o.CacheBytes, p.buffers)
-	p.spans = newSpans(o.AheadBytes, p.fetch, p.buffers.put)
-	return p, nil
+	d := &Downloads{decoder: newDecoder(key, 32<<20), bucket: b, loads: make(chan struct{}, 8)}
+	d.cache = newChunkCache(o.CacheBytes, d.buffers)
+	d.spans = newSpans(o.AheadBytes, d.fetch, d.buffers.put)
+	return d
 }
 
 // Close ends it. Nothing of it may be in use any more.
+func (d *Downloads) Close() {
+	d.spans.close()
+	d.cache.drop()
+	d.coders.close()
+}
+
+// Open finds out where the chunks of a snapshot lie.
+func (d *Downloads) Open(ctx context.Context, ref *bucket.Ref) (*Published, error) {
+	where, err := locateAll(ctx, d.bucket, ref)
+	if err != nil {
+		return nil, err
+	}
+	return &Published{Downloads: d, where: where}, nil
+}
+
+// OpenPublished is Open for who reads one snapshot alone.
+func OpenPublished(ctx context.Context, b remote.Bucket, key [32]byte, ref *bucket.Ref, o PublishedOptions) (*Published, error) {
+	d := NewDownloads(b, key, o)
+	p, err := d.Open(ctx, ref)
+	if err != nil {
+		d.Close()
+		return nil, err
+	}
+	p.alone = true
+	return p, nil
+}
+
+// Close gives its memory back, and ends what it still fetches unless that is for
+// others, too. Nothing of it may be in use any more.
 func (p *Published) Close() {
-	p.spans.close()
-	p.cache.drop()
-	p.coders.close()
+	if p.alone {
+		p.Downloads.Close()
+		return
+	}
+	p.spans.forget(p.where)
 }
 
 // Ahead says which chunks will be read soon, in that order. They are fetched in
@@ -78,7 +112,7 @@ func (p *Published) Ahead(ids []ID) {
 		}
 		parts = append(parts, chain...)
 	}
-	p.spans.ahead(parts)
+	p.spans.ahead(p.where, parts)
 }
 
 // ReadAt is as that of a Store: every byte comes from a chunk whose name was
@@ -118,7 +152,7 @@ func (p *Published) load(ctx context.Context, id ID, rawLen uint32) (*buffer, er
 }
 
 func (p *Published) loadChain(ctx context.Context, chain []*located) (*buffer, error) {
-	p.spans.demand(chain)
+	p.spans.demand(p.where, chain)
 	select {
 	case p.loads <- struct{}{}:
 		defer func() { <-p.loads }()
@@ -137,6 +171,9 @@ func (p *Published) loadChain(ctx context.Context, chain []*located) (*buffer, e
 func (p *Published) decodeChain(ctx context.Context, chain []*located, sure bool) (b *buffer, err error) {
 	for k := len(chain) - 1; k >= 0 && err == nil; k-- {
 		under := b
+		if l := chain[k]; l.base >= 0 {
+			under = p.window(p.where.bases[l.base], under, l.raw)
+		}
 		b, err = p.decodeOne(ctx, chain[k], under.content(), sure || k == 0)
 		p.buffers.put(under)
 	}
@@ -144,7 +181,7 @@ func (p *Published) decodeChain(ctx context.Context, chain []*located, sure bool
 }
 
 func (p *Published) decodeOne(ctx context.Context, l *located, base []byte, sure bool) (*buffer, error) {
-	sp, payload, err := p.spans.take(ctx, l)
+	sp, payload, err := p.spans.take(ctx, p.where, l)
 	if err != nil {
 		return nil, p.blame(l, err)
 	}
@@ -174,6 +211,6 @@ func (p *Published) blame(l *located, err error) error {
 }
 
 // fetch gets a range of a pack.
-func (p *Published) fetch(ctx context.Context, s *span) error {
-	return p.fetchSpan(ctx, p.bucket, p.where.packs[s.pack].Key(), s)
+func (d *Downloads) fetch(ctx context.Context, s *span) error {
+	return d.fetchSpan(ctx, d.bucket, s.where.packs[s.pack].Key(), s)
 }

@@ -54,7 +54,7 @@ func (p *Published) ReadAll(ctx context.Context, fn func(ChunkRead) error) error
 		if ctx.Err() != nil {
 			break
 		}
-		p.spans.ahead(order[k:min(k+64, len(order))])
+		p.spans.ahead(p.where, order[k:min(k+64, len(order))])
 		g.Go(func() error {
 			err := p.readWhere(ctx, l)
 			if err != nil && !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrMissing) {

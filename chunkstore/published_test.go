@@ -94,9 +94,9 @@ func openPublished(t *testing.T, b remote.Bucket, cfg Config, ref *bucket.Ref, o
 	return p
 }
 
-// readAhead reads a version front to back, as a file is read: in pieces, with what
+// readVersion reads a version front to back, as a file is read: in pieces, with what
 // follows announced.
-func readAhead(ctx context.Context, p *Published, refs []Ref, want []byte) error {
+func readVersion(ctx context.Context, p *Published, refs []Ref, want []byte) error {
 	var ids []ID
 	for _, r := range refs {
 		ids = append(ids, r.ID)
@@ -116,6 +116,38 @@ func readAhead(ctx context.Context, p *Published, refs []Ref, want []byte) error
 	return nil
 }
 
+// What is made from a part of a base, or rounded from one, comes back, too.
+func TestPublishedWindows(t *testing.T) {
+	f := openFixture(t, vfs.NewMem(), "store", deltaConfig())
+	versions := series(11, 10_000, 2)
+	versions[1] = longer(versions[1], 777)
+	versions = append(versions, rounded(versions[0]))
+	refs := f.storeSeries(versions[:1])
+	for i, plan := range []Plan{moved(refs[0], 777), halves(refs[0])} {
+		p := f.over(versions[i+1], plan)
+		f.hold(uint64(i+2), p.Refs())
+		refs = append(refs, p.Refs())
+		p.Release()
+	}
+	x, windows, wide := audit(f), 0, 0
+	for _, loc := range x.chunks {
+		if link, err := linkOf(loc); err == nil && link.Window != (pack.Window{}) {
+			windows++
+			if link.Wide {
+				wide++
+			}
+		}
+	}
+	if windows == wide || wide == 0 {
+		t.Fatalf("%d windows, %d wide: nothing proved", windows, wide)
+	}
+	b := mem.New()
+	p := openPublished(t, b, f.cfg, f.published(b), PublishedOptions{CacheBytes: 1})
+	for v, rs := range refs {
+		try(t, readVersion(t.Context(), p, rs, versions[v].data))
+	}
+}
+
 // Everything comes back, whatever its encoding, with little fetched in vain, and
 // within the memory that is allowed.
 func TestPublished(t *testing.T) {
@@ -133,7 +165,7 @@ func TestPublished(t *testing.T) {
 					wanted[l] = true
 				}
 			}
-			try(t, readAhead(t.Context(), p, refs[v], c.data))
+			try(t, readVersion(t.Context(), p, refs[v], c.data))
 		}
 		after := b.Stats().Get
 		bytes := int64(0)
@@ -172,7 +204,7 @@ func TestPublishedWhereabouts(t *testing.T) {
 		t.Error("no index object was looked for")
 	}
 	for v, c := range versions {
-		try(t, readAhead(t.Context(), p, refs[v], c.data))
+		try(t, readVersion(t.Context(), p, refs[v], c.data))
 	}
 }
 
@@ -220,7 +252,7 @@ func TestPublishedFaults(t *testing.T) {
 		var group sync.WaitGroup
 		for v, c := range versions {
 			group.Go(func() {
-				if err := readAhead(t.Context(), p, refs[v], c.data); err != nil {
+				if err := readVersion(t.Context(), p, refs[v], c.data); err != nil {
 					mu.Lock()
 					defer mu.Unlock()
 					failures++
@@ -263,7 +295,7 @@ func TestPublishedDamage(t *testing.T) {
 	}
 	for v, c := range versions {
 		if v != 8 {
-			try(t, readAhead(t.Context(), p, refs[v], c.data))
+			try(t, readVersion(t.Context(), p, refs[v], c.data))
 		}
 	}
 	p = openPublished(t, b, cfg, ref, PublishedOptions{})
@@ -296,7 +328,7 @@ func TestPublishedMissingPack(t *testing.T) {
 		}
 		readable, lost := 0, 0
 		for v, c := range versions {
-			switch err := readAhead(t.Context(), p, refs[v], c.data); {
+			switch err := readVersion(t.Context(), p, refs[v], c.data); {
 			case err == nil:
 				readable++
 			case errors.Is(err, ErrMissing) && strings.Contains(err.Error(), key):
@@ -343,7 +375,7 @@ func TestPublishedCancel(t *testing.T) {
 				time.AfterFunc(time.Duration(k)*50*time.Microsecond, cancel)
 			}
 			v := k / 2 % len(versions)
-			if err := readAhead(ctx, p, refs[v], versions[v].data); err != nil && (k%2 == 1 || !errors.Is(err, context.Canceled)) {
+			if err := readVersion(ctx, p, refs[v], versions[v].data); err != nil && (k%2 == 1 || !errors.Is(err, context.Canceled)) {
 				t.Errorf("reader %d: %v", k, err)
 			}
 		})
@@ -380,9 +412,9 @@ func TestAheadInVain(t *testing.T) {
 	}
 	read := int64(0)
 	for k := range 400 {
-		s.ahead(ahead[k/2:])
+		s.ahead(nil, ahead[k/2:])
 		l := &located{pack: 2, off: int64(k) << 21, stored: 1 << 20}
-		sp, _, err := s.take(t.Context(), l)
+		sp, _, err := s.take(t.Context(), nil, l)
 		try(t, err)
 		s.release(sp, l)
 		read += 1 << 20

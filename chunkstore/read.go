@@ -108,22 +108,27 @@ func (s *Store) under(id ID, loc schema.ChunkLoc, sure bool) (*buffer, error) {
 	return s.baseBytes(id, link, loc.Raw, sure)
 }
 
-// baseBytes gives the bytes of a base. The cache is asked, but neither filled nor
-// waited for: whoever loads holds a place in the queue that the one who is
-// waited for may need.
+// baseBytes gives what a delta of rawLen bytes is from, of its base. The cache is
+// asked, but neither filled nor waited for: whoever loads holds a place in the
+// queue that the one who is waited for may need.
 func (s *Store) baseBytes(id ID, link pack.Base, rawLen uint32, sure bool) (b *buffer, err error) {
+	n, size := link.BaseRaw(rawLen), link.Size(rawLen)
+	if size > pack.MaxRaw {
+		return nil, &baseError{id, fmt.Errorf("%w: %d bytes of a base", ErrCorrupt, size)}
+	}
 	if e := s.cache.peek(link.ID); e != nil {
 		defer s.cache.release(e)
-		b = s.buffers.get(int(rawLen))
-		err = copyOut(link.ID, b.bytes, e.buf.bytes, 0, rawLen)
-	} else {
-		b, err = s.whole(link.ID, rawLen, link.Depth, sure)
+		if len(e.buf.bytes) != int(n) {
+			return nil, &baseError{id, copyOut(link.ID, nil, e.buf.bytes, 0, n)}
+		}
+		b = s.buffers.get(size)
+		link.Take(b.bytes, e.buf.bytes)
+		return b, nil
 	}
-	if err != nil {
-		s.buffers.put(b)
+	if b, err = s.whole(link.ID, n, link.Depth, sure); err != nil {
 		return nil, &baseError{id, err}
 	}
-	return b, nil
+	return s.window(link, b, rawLen), nil
 }
 
 // baseError says that a chunk can't be decoded because of its base, which is no

@@ -237,7 +237,7 @@ func (c *collector) free(d *deltas, n need) error {
 		if ok, err := c.lend(d.g, move.loc.Pack); !ok || err != nil {
 			return err
 		}
-		link, err := d.above(n)
+		link, err := d.above(*move, going)
 		if err != nil {
 			return err
 		}
@@ -250,15 +250,20 @@ func (c *collector) free(d *deltas, n need) error {
 	return nil
 }
 
-// above gives what n's successor is made from: the first on the way up that stays.
-// It is then less deep than n was.
-func (d *deltas) above(n need) (pack.Base, error) {
-	for n.link.Depth > 0 {
+// above gives what x is made from when more are going: the first on the way up
+// that stays, and the window in that. It is less deep than those were.
+func (d *deltas) above(x need, more []need) (pack.Base, error) {
+	var window pack.Window
+	for n := x; n.link.Depth > 0; {
 		base, ok, err := d.look(n.link.ID)
 		if err != nil || !ok {
 			return pack.Base{}, err
 		}
+		if window, ok = window.Over(n.link.Window, x.loc.Raw); !ok {
+			return pack.Base{}, nil
+		}
 		_, going := d.g.going[base.id]
+		going = going || slices.ContainsFunc(more, func(y need) bool { return y.id == base.id })
 		if !going && base.dead {
 			needed, _, err := d.needs(base)
 			if err != nil {
@@ -267,10 +272,10 @@ func (d *deltas) above(n need) (pack.Base, error) {
 			going = len(needed) < 2
 		}
 		if !going {
-			if base.link.Depth >= n.link.Depth || base.loc.Raw != n.loc.Raw {
+			if base.link.Depth >= n.link.Depth || base.loc.Raw != window.BaseRaw(x.loc.Raw) {
 				return pack.Base{}, nil
 			}
-			return pack.Base{ID: base.id, Depth: base.link.Depth + 1}, nil
+			return pack.Base{ID: base.id, Depth: base.link.Depth + 1, Window: window}, nil
 		}
 		n = base
 	}

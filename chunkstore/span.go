@@ -23,6 +23,7 @@ const (
 
 // span is a range of a pack, fetched by one request.
 type span struct {
+	where *whereabouts // of what is in it
 	pack  uint32
 	off   int64
 	size  int        // of the range; later what its buffer takes
@@ -80,7 +81,7 @@ func (s *spans) close() {
 }
 
 // ahead begins to fetch parts that will be read soon, as far as there is room.
-func (s *spans) ahead(parts []*located) {
+func (s *spans) ahead(where *whereabouts, parts []*located) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.wasted > s.read/16+spanWaste {
@@ -90,21 +91,21 @@ func (s *spans) ahead(parts []*located) {
 		if !s.makeRoomLocked(int64(sp.size)) {
 			return
 		}
-		s.startLocked(sp)
+		s.startLocked(where, sp)
 	}
 }
 
 // demand begins to fetch what a reader is about to take.
-func (s *spans) demand(parts []*located) {
+func (s *spans) demand(where *whereabouts, parts []*located) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.demandLocked(parts)
+	s.demandLocked(where, parts)
 }
 
-func (s *spans) demandLocked(parts []*located) {
+func (s *spans) demandLocked(where *whereabouts, parts []*located) {
 	for _, sp := range merge(s.newLocked(parts, false)) {
 		s.makeRoomLocked(int64(sp.size)) // and if there is none: somebody waits
-		s.startLocked(sp)
+		s.startLocked(where, sp)
 	}
 }
 
@@ -154,8 +155,8 @@ func merge(parts []*located) []*span {
 }
 
 // startLocked enters a span and has it fetched.
-func (s *spans) startLocked(sp *span) {
-	sp.ready, sp.left, sp.born = make(chan struct{}), len(sp.parts), s.read
+func (s *spans) startLocked(where *whereabouts, sp *span) {
+	sp.where, sp.ready, sp.left, sp.born = where, make(chan struct{}), len(sp.parts), s.read
 	for _, l := range sp.parts {
 		s.of[l] = sp
 	}
@@ -178,9 +179,9 @@ func (s *spans) startLocked(sp *span) {
 // take waits for a part. What it gives is there until it is released. If a
 // request for several parts failed, this one is asked for alone: what is wrong may
 // be with another.
-func (s *spans) take(ctx context.Context, l *located) (*span, []byte, error) {
+func (s *spans) take(ctx context.Context, where *whereabouts, l *located) (*span, []byte, error) {
 	for {
-		sp := s.pin(l)
+		sp := s.pin(where, l)
 		var err error
 		select {
 		case <-sp.ready:
@@ -199,11 +200,11 @@ func (s *spans) take(ctx context.Context, l *located) (*span, []byte, error) {
 }
 
 // pin gives the span of a part, fetched or not, and keeps it.
-func (s *spans) pin(l *located) *span {
+func (s *spans) pin(where *whereabouts, l *located) *span {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.of[l] == nil {
-		s.demandLocked([]*located{l})
+		s.demandLocked(where, []*located{l})
 	}
 	sp := s.of[l]
 	sp.pins++
@@ -239,6 +240,20 @@ func (s *spans) makeRoomLocked(n int64) bool {
 		}
 	}
 	return s.bytes+n <= s.max
+}
+
+// forget drops all that is of a snapshot that nobody reads any more. What is
+// under way goes when it is stale.
+func (s *spans) forget(where *whereabouts) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for el := s.order.Front(); el != nil; {
+		sp := el.Value.(*span)
+		el = el.Next()
+		if sp.where == where && sp.pins == 0 {
+			s.dropLocked(sp)
+		}
+	}
 }
 
 func (s *spans) dropLocked(sp *span) {

@@ -17,7 +17,7 @@ import (
 // the fingerprint of the last 64.
 const chunkerWindow = 64
 
-// After missLimit prior chunks in a row that were of no use, the next few are
+// After missLimit pieces in a row that were of no use, the next few are
 // not tried: a try costs a read and a hash of a whole chunk, and the reading of
 // its base. How many are skipped doubles up to maxSkip, so that new content
 // pays next to nothing.
@@ -36,15 +36,15 @@ type worker struct {
 	hasher  *blake3.Hasher
 	coder   *codec.Coder
 	tail    bytes.Reader
+	ahead   ahead
 
 	src      Source
-	prior    []Ref // not yet passed by pos
-	same     bool  // the earlier version ends where this one does
+	plan     Plan // its pieces: not yet passed by pos
 	pos      int64
 	limit    int64 // of the segment
 	scanning bool  // chunker stands at pos
 	misses   int
-	skip     int // prior chunks to pass over untried
+	skip     int // pieces to pass over untried
 	backoff  int
 }
 
@@ -52,8 +52,9 @@ type worker struct {
 type chunk struct {
 	part      []byte // room for a part header, then the plain bytes
 	id        ID
-	inherited bool  // cut where the earlier version was
-	base      *base // what it may be made from; to be released
+	inherited bool       // cut where the plan has it
+	base      *base      // what it is to be made from; to be released
+	plan      codec.Plan // how, if there is a base
 }
 
 func (s *Store) newWorker() *worker {
@@ -66,15 +67,14 @@ func (s *Store) newWorker() *worker {
 	}
 }
 
-func (w *worker) begin(src Source, segs []Segment, prior []Ref) {
-	w.src, w.prior = src, prior
+func (w *worker) begin(src Source, plan Plan) {
+	w.src, w.plan = src, plan
 	w.misses, w.skip, w.backoff = 0, 0, missLimit
-	n, m := len(prior), len(segs)
-	w.same = n > 0 && m > 0 && prior[n-1].End() == segs[m-1].Off+segs[m-1].Len
 }
 
 func (w *worker) release() {
-	w.src, w.prior, w.scanning = nil, nil, false
+	w.stopFetching()
+	w.src, w.plan, w.scanning = nil, Plan{}, false
 	w.chunker.ResetWithBoundaries(nil, w.s.cfg.Polynomial, uint(w.s.cfg.MinSize), uint(w.s.cfg.MaxSize))
 }
 
@@ -86,6 +86,10 @@ func (w *worker) seek(seg Segment) {
 func (w *worker) next() (chunk, error) {
 	if c, err := w.inherit(); c.inherited || err != nil {
 		w.scanning = false // it starts anew behind this chunk
+		return c, err
+	}
+	if c, err := w.rejoin(); len(c.part) > 0 || err != nil {
+		w.scanning = false
 		return c, err
 	}
 	if !w.scanning {
@@ -105,75 +109,106 @@ func (w *worker) start(r io.Reader, minSize uint32) {
 	w.chunker.SetAverageBits(w.s.cfg.AverageBits)
 }
 
-// inherit tries to cut the chunk at pos where the earlier version was cut, and
-// says by the chunk's inherited whether it did. It does so in three cases.
+// inherit tries to cut the chunk at pos where its plan has a piece, and says by
+// the chunk's inherited whether it did. It does so in three cases.
 //
-// The bytes there have the prior chunk's name: they are that chunk. Only where
-// the earlier data ended it is cut no more, unless the chunker would (natural),
-// which starts afresh after every cut, and found none inside.
+// The bytes there have the name of the piece's chunk: they are that chunk. Only
+// where the earlier data ended it is cut no more, unless the chunker would
+// (natural), which starts afresh after every cut, and found none inside.
 //
-// The content is as long as the earlier version was: then the same things lie
-// at the same places, as in every checkpoint of a run, and what changed is
-// compared with what lay there. The chunker's cuts would move with the content.
+// The plan is whole: the same things lie there as in the earlier version, as in
+// every checkpoint of a run, and what changed is compared with what lay there. The
+// chunker's cuts would move with the content.
 //
-// The difference from the prior chunk pays: then what lies here is that of
+// The difference from the piece's chunk pays: then what lies here is that of
 // before, whatever comes behind it.
 func (w *worker) inherit() (chunk, error) {
-	for len(w.prior) > 0 && w.prior[0].Off < w.pos {
-		w.prior = w.prior[1:]
+	for len(w.plan.Pieces) > 0 && w.plan.Pieces[0].Off < w.pos {
+		w.plan.Pieces = w.plan.Pieces[1:]
 	}
-	if len(w.prior) == 0 || w.prior[0].Off != w.pos {
+	if len(w.plan.Pieces) == 0 || w.plan.Pieces[0].Off != w.pos {
 		return chunk{}, nil
 	}
-	ref := w.prior[0]
-	if ref.Len == 0 || ref.Len > w.s.cfg.MaxSize || ref.End() > w.limit {
+	piece := w.plan.Pieces[0]
+	if piece.Len == 0 || piece.Len > w.s.cfg.MaxSize || piece.End() > w.limit {
 		return chunk{}, nil
 	}
 	untried := w.skip > 0
 	if untried {
-		if w.skip--; !w.same {
+		if w.skip--; !w.plan.Whole {
 			return chunk{}, nil
 		}
 	}
-	c := chunk{part: w.part[:pack.PartHeaderSize+int(ref.Len)]}
+	c := chunk{part: w.part[:pack.PartHeaderSize+int(piece.Len)]}
 	data := c.part[pack.PartHeaderSize:]
 	if err := readFull(w.src, data, w.pos); err != nil {
 		return chunk{}, err
 	}
 	c.id = nameWith(w.hasher, data)
-	if c.id == ref.ID {
+	if c.id == piece.ID {
 		w.misses, w.skip, w.backoff = 0, 0, missLimit
-		if c.inherited = w.same || len(w.prior) > 1 && w.prior[1].Off == ref.End(); c.inherited {
+		next := w.plan.Pieces[1:]
+		if c.inherited = w.plan.Whole || len(next) > 0 && next[0].Off == piece.End(); c.inherited {
 			return c, nil
 		}
 		w.scanning = false
 		var err error
-		c.inherited, err = w.natural(data, ref.End())
+		c.inherited, err = w.natural(data, piece.End())
 		return c, err
 	}
-	if untried || w.s.has(c.id) {
-		c.inherited = w.same
+	if untried || piece.ID == (ID{}) || w.s.has(c.id) {
+		c.inherited = w.plan.Whole
 		return c, nil
 	}
-	if c.base = w.s.baseFor(ref.ID, ref.Len); c.base != nil && !w.pays(data, c.base) {
-		w.s.releaseBase(c.base)
-		c.base = nil
+	if w.s.hurried(NoDeltas) {
+		c.inherited = w.plan.Whole
+		w.s.counters.hurried.Add(uint64(piece.Len))
+		return c, nil
+	}
+	if c.base = w.baseFor(piece); c.base != nil {
+		c.plan = w.coder.Plan(data, c.base.content(), c.base.hint(w.pos))
+		if !c.plan.UsesBase() { // it does not pay
+			w.s.releaseBase(c.base)
+			c.base = nil
+		}
 	}
 	if c.base == nil {
 		w.missed()
 	} else {
 		w.misses, w.backoff = 0, missLimit
+		if next := w.plan.Pieces[1:]; len(next) > 0 && next[0].Off == piece.End() {
+			w.fetch(next[0])
+		}
 	}
-	c.inherited = w.same || c.base != nil
+	c.inherited = w.plan.Whole || c.base != nil
 	return c, nil
 }
 
-// pays says whether a chunk is worth being made from a base.
-func (w *worker) pays(data []byte, b *base) bool {
-	return w.coder.Guess(data, b.plain.bytes, codec.Hint{Offset: w.pos}) == codec.Delta
+// rejoin gives a chunk that ends where a piece of a whole plan begins, if one
+// can: else the chunker, once beside the plan, would not meet it again.
+func (w *worker) rejoin() (c chunk, err error) {
+	if !w.plan.Whole {
+		return c, nil
+	}
+	for _, piece := range w.plan.Pieces {
+		n := piece.Off - w.pos
+		if n < int64(w.s.cfg.MinSize) {
+			continue
+		}
+		if n > int64(w.s.cfg.MaxSize) || piece.Off > w.limit {
+			break
+		}
+		c.part = w.part[:pack.PartHeaderSize+int(n)]
+		if err := readFull(w.src, c.part[pack.PartHeaderSize:], w.pos); err != nil {
+			return chunk{}, err
+		}
+		c.id = nameWith(w.hasher, c.part[pack.PartHeaderSize:])
+		return c, nil
+	}
+	return c, nil
 }
 
-// missed: a chunk changed, and the one before it is of no use for it.
+// missed: a chunk changed, and what its plan has for it is of no use.
 func (w *worker) missed() {
 	if w.misses++; w.misses >= missLimit {
 		w.misses = missLimit - 1 // after the pause, one miss is enough for the next

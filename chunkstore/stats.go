@@ -5,6 +5,7 @@ import "sync/atomic"
 // counters count since Open.
 type counters struct {
 	ingested, duplicate, inherited, stored atomic.Uint64
+	hotBases, hurried                      atomic.Uint64
 	read, loads, cacheHits                 atomic.Uint64
 }
 
@@ -26,6 +27,8 @@ type Stats struct {
 	Duplicate uint64 // of those, already there
 	Inherited uint64 // of those, cut like the earlier version without scanning
 	Written   uint64 // bytes put into packs for the rest
+	HotBases  uint64 // plain bytes of bases that were taken from hot copies, not decoded
+	Hurried   uint64 // plain bytes for which no base was looked for, since there was hurry
 
 	Read      uint64 // bytes given to readers
 	Loads     uint64 // chunks read from packs
@@ -42,7 +45,7 @@ type Stats struct {
 func (s *Store) Stats() Stats {
 	c := &s.counters
 	st := Stats{
-		Ingested: c.ingested.Load(), Duplicate: c.duplicate.Load(), Inherited: c.inherited.Load(), Written: c.stored.Load(),
+		Ingested: c.ingested.Load(), Duplicate: c.duplicate.Load(), Inherited: c.inherited.Load(), Written: c.stored.Load(), HotBases: c.hotBases.Load(), Hurried: c.hurried.Load(),
 		Read: c.read.Load(), Loads: c.loads.Load(), CacheHits: c.cacheHits.Load(),
 	}
 	st.LostPacks, st.DamagedChunks, st.BadPacks = s.damage.counts()

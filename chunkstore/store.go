@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -48,13 +49,17 @@ type Store struct {
 	cache *chunkCache
 	loads chan struct{} // chunks being read and decoded at a time
 
+	prefetches chan struct{} // of those, that nobody waits for yet
+
 	damage   damage
 	counters counters
 	tmpSeq   atomic.Uint64
 	firstNew uint64        // no pack found at Open has this number or a greater one
 	refsFrom atomic.Uint64 // packs below it are older than references: never collected
 
-	hurry atomic.Bool // nothing is encoded, see Hurry
+	haste atomic.Int32 // see Hurry
+
+	copies atomic.Pointer[func(holder uint64, id [32]byte, off int64, dst []byte) bool] // see Copies
 
 	collecting chan struct{} // held by the one Collect that runs, and by Close for good
 
@@ -109,7 +114,9 @@ func newStore(db DB, fs vfs.FS, dir string, cfg Config) (*Store, error) {
 		workers: make(chan *worker, cfg.Workers),
 		slots:   make(chan struct{}, cfg.Sealing+1),
 		closing: make(chan struct{}),
-		loads:   make(chan struct{}, 4),
+		loads:   make(chan struct{}, maxLoads()),
+
+		prefetches: make(chan struct{}, min(runtime.GOMAXPROCS(0), maxLoads()-1)),
 
 		collecting: make(chan struct{}, 1),
 		stale:      make(map[uint64]struct{}),
@@ -184,6 +191,10 @@ func (s *Store) Close() error {
 		<-pw.done
 	}
 	s.collecting <- struct{}{} // a running Collect ends at its next step
+	s.far.spans.stop()         // a prefetch may wait for the bucket
+	for range cap(s.prefetches) {
+		s.prefetches <- struct{}{}
+	}
 	s.far.close()
 	s.cache.drop()
 	s.files.drop()

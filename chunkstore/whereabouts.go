@@ -41,7 +41,7 @@ type located struct {
 type whereabouts struct {
 	packs  []bucket.Pack
 	chunks []located // by ID; of one ID the least deep first
-	bases  []ID
+	bases  []pack.Base
 	lost   []error // of packs of which nothing is known
 }
 
@@ -107,7 +107,7 @@ func (f *finder) add(p bucket.Pack, entries []pack.Entry) {
 				continue // no footer that was parsed has such a one
 			}
 			l.base, l.depth = int32(len(f.found.bases)), link.Depth
-			f.found.bases = append(f.found.bases, link.ID)
+			f.found.bases = append(f.found.bases, link)
 		}
 		f.found.chunks = append(f.found.chunks, l)
 	}
@@ -248,9 +248,10 @@ func (w *whereabouts) chain(id ID) ([]*located, error) {
 func (w *whereabouts) chainOf(l *located) ([]*located, error) {
 	chain := []*located{l}
 	for l.base >= 0 {
-		base, err := w.find(w.bases[l.base])
-		if err == nil && (base.depth >= l.depth || base.raw != l.raw) {
-			err = fmt.Errorf("%w: its base %x is %d deep and has %d bytes, it is %d deep and has %d", ErrCorrupt, base.id, base.depth, base.raw, l.depth, l.raw)
+		link := w.bases[l.base]
+		base, err := w.find(link.ID)
+		if err == nil && (base.depth >= l.depth || base.raw != link.BaseRaw(l.raw) || link.Size(l.raw) > pack.MaxRaw) {
+			err = fmt.Errorf("%w: its base %x is %d deep and has %d bytes, it is %d deep, has %d, and takes it for %d", ErrCorrupt, base.id, base.depth, base.raw, l.depth, l.raw, link.BaseRaw(l.raw))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("chunk %x, in %s, needs its base: %w", l.id, w.key(l), err)

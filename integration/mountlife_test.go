@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -228,6 +229,9 @@ func newTerminal(t *testing.T, name string, args ...string) *terminal {
 	cmd := exec.Command(name, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, unix.SIGHUP) // so it is not ignored by cmd, though nohup may have started the tests
+	defer signal.Stop(hangup)
 	must(t, cmd.Start())
 	must(t, slave.Close())
 	return &terminal{t, master, cmd}

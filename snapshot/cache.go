@@ -78,7 +78,7 @@ func (c *packCache) hotLimit() int64 {
 
 // run keeps the limit until ctx ends.
 func (c *packCache) run(ctx context.Context) {
-	beNice()
+	BeNice()
 	var last string
 	for ctx.Err() == nil {
 		wait := cacheTick

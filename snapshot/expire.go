@@ -49,8 +49,9 @@ func (m *Manager) expire(vs []victim, pressed bool) (gone []Info, err error) {
 	}
 	m.dropNames(nameless)
 	m.keeper.expired(gone)
-	// For those who are told: what frees (fs/stage reap, chunkstore sweep) syncs
-	// the journal itself before it unlinks anything.
+	// For those who are told: what they heard is gone does not come back with a
+	// power cut. (What frees, fs/stage reap and chunkstore sweep, syncs the journal
+	// itself before it unlinks anything.)
 	if err := m.db.Sync(pos); err != nil {
 		return gone, err
 	}

@@ -119,6 +119,7 @@ func (w *world) open() {
 	}
 	w.tree, err = stage.Open(live)
 	must("tree")
+	w.chunks.Copies(w.tree.HotChunk)
 	cfg := snapshot.Config{DB: w.eng, Tree: livetree.New(w.tree), Chunks: w.chunks, SealQuiet: 24 * time.Hour, Workers: 2,
 		Collector: livetree.Collector(w.chunks, 0),
 		Events: snapshot.Events{Fault: w.fault, Sealed: func(i snapshot.Info) {

@@ -25,11 +25,12 @@ type splitted struct {
 	path    string // "" when it has none any more
 	key     string // of the content for the next version of the same file
 	done    bool   // there was nothing to be stored
+	later   bool   // its turn comes when nothing else is due
 	err     error
 }
 
 // ingest splits a batch with a few workers, waits until all its chunks are
-// durable, and swaps each content from staged to stored.
+// durable, and swaps each content from staged to stored. What it puts off it notes.
 func (s *storer) ingest(ctx context.Context, batch []Frozen) error {
 	// Large contents first: the workers then end together.
 	sort.SliceStable(batch, func(i, j int) bool { return batch[i].Bytes() > batch[j].Bytes() })
@@ -40,7 +41,7 @@ func (s *storer) ingest(ctx context.Context, batch []Frozen) error {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			beNice()
+			BeNice()
 			for k := range jobs {
 				results[k] = s.split(ctx, batch[k])
 			}
@@ -69,7 +70,7 @@ func (s *storer) swap(ctx context.Context, results []splitted) error {
 	var failures []*splitted
 	for k := range results {
 		r := &results[k]
-		if r.done {
+		if r.done || r.later {
 			continue
 		}
 		if r.err == nil {
@@ -104,7 +105,12 @@ func (s *storer) note(results []splitted) {
 	defer s.mu.Unlock()
 	for _, r := range results {
 		ino := r.f.Ino()
+		if r.later {
+			s.later[ino] = true
+			continue
+		}
 		if r.err == nil {
+			delete(s.later, ino)
 			delete(s.bad, ino)
 			s.stored++
 			continue
@@ -166,9 +172,9 @@ func (s *storer) workers() int {
 	return max(1, runtime.NumCPU()/4)
 }
 
-// beNice lowers the priority of the calling goroutine's thread, which ends
+// BeNice lowers the priority of the calling goroutine's thread, which ends
 // with the goroutine. Without the right to, it stays as it is.
-func beNice() {
+func BeNice() {
 	runtime.LockOSThread()
 	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), niceness)
 }
@@ -180,6 +186,15 @@ type source struct {
 }
 
 func (s source) Segments() []chunkstore.Segment { return s.segs }
+
+// size is where its data ends.
+func (s source) size() int64 {
+	if len(s.segs) == 0 {
+		return 0
+	}
+	last := s.segs[len(s.segs)-1]
+	return last.Off + last.Len
+}
 
 // split hands one content to the chunk store. It is settled first: what is
 // stored is read from its hot copy, which a power cut must not tear.
@@ -202,20 +217,13 @@ func (s *storer) split(ctx context.Context, f Frozen) (r splitted) {
 		r.err = err
 		return r
 	}
-	var prior []chunkstore.Ref
+	var plan chunkstore.Plan
 	if named {
 		r.key = maskNumbers(path)
-		es, err := s.m.tree.Prior(r.key)
-		if err != nil {
-			r.err = err
+		if plan, r.later, r.err = s.plan(ctx, source{f, segs}, r.key); r.later || r.err != nil {
 			return r
 		}
-		for _, e := range es {
-			if e.Skip == 0 && e.Len == e.Raw {
-				prior = append(prior, chunkstore.Ref{Off: e.Off, Len: e.Len, ID: e.ID})
-			}
-		}
 	}
-	r.pending, r.err = s.m.cfg.Chunks.Ingest(ctx, source{f, segs}, prior)
+	r.pending, r.err = s.m.cfg.Chunks.IngestOver(ctx, source{f, segs}, plan)
 	return r
 }

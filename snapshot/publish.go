@@ -118,7 +118,7 @@ func (p *publisher) waits(seq uint64) bool {
 
 // run publishes what is due until ctx ends.
 func (p *publisher) run(ctx context.Context) {
-	beNice()
+	BeNice()
 	var renewing sync.WaitGroup
 	renewing.Go(func() { p.renew(ctx) })
 	defer p.release()

@@ -24,8 +24,8 @@ import (
 	"stepfs/snapshot"
 )
 
-// weights gives versions of n fp32 weights, each a small step from the one before.
-func weights(n, versions int) (out []string) {
+// drifting gives versions of n fp32 weights, each a small step from the one before.
+func drifting(n, versions int) (out []string) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	w := make([]float32, n)
 	for i := range w {
@@ -49,7 +49,7 @@ func TestPublishDeltas(t *testing.T) {
 	b := mem.New()
 	w.publishTo(b, snapshot.Publish{Complete: true, Every: 4})
 	var steps []snapshot.Info
-	for k, data := range weights(100<<10, 6) {
+	for k, data := range drifting(100<<10, 6) {
 		w.put("w", data)
 		steps = append(steps, w.step(fmt.Sprint(k)))
 		w.drain()

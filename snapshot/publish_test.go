@@ -63,7 +63,6 @@ func (w *world) published() {
 func refs(t testing.TB, b remote.Bucket) map[uint64]*bucket.Ref {
 	t.Helper()
 	out := map[uint64]*bucket.Ref{}
-	indexed := indexedPacks(t, b)
 	for o, err := range b.List(t.Context(), bucket.RefsPrefix, "") {
 		if err != nil {
 			t.Fatal(err)
@@ -83,6 +82,9 @@ func refs(t testing.TB, b remote.Bucket) map[uint64]*bucket.Ref {
 			t.Errorf("snapshot %d has two refs", f.Snapshot)
 		}
 		out[f.Snapshot] = f
+	}
+	indexed := indexedPacks(t, b) // looked at after the refs, since they are put before them
+	for _, f := range out {
 		for _, p := range f.Packs {
 			data := object(t, b, p.Key())
 			if _, foot, name, err := pack.Verify(strings.NewReader(string(data)), int64(len(data))); err != nil || name != p.Name || len(foot.Entries) == 0 || int64(len(data)) != p.Size {

@@ -129,7 +129,7 @@ func (s *scrubber) wanted() int64 {
 
 // run scrubs and heals until ctx ends.
 func (s *scrubber) run(ctx context.Context) {
-	beNice()
+	BeNice()
 	s.pace = pace.New(ctx, true)
 	first := s.due()
 	if s.m.cfg.ScrubRate == 0 {

@@ -33,6 +33,7 @@ type storer struct {
 	cond    *sync.Cond        // signalled after each pass, and when closed
 	steps   []*step           // sealed, not stored, oldest first
 	bad     map[uint64]*retry // by inode: contents that could not be stored
+	later   map[uint64]bool   // by inode: contents that were put off
 	drains  map[*drain]struct{}
 	passes  uint64 // that have begun
 	ended   uint64
@@ -45,8 +46,10 @@ type storer struct {
 
 	pressed atomic.Bool // room is scarce: what snapshots hold is due, whatever its age
 
-	// Used by the goroutine of run alone:
-	scan time.Time // until then no content becomes due by its age
+	// Changed by the goroutine of run alone:
+	scan  time.Time // until then no content becomes due by its age
+	room  uint64    // free when no two steps waited, hot copies among it
+	hasty bool      // what is stored now is stored as fast as it can be
 }
 
 // step is a sealed snapshot that is not stored yet.
@@ -74,7 +77,7 @@ func (r *retry) failed(err error) {
 func (r *retry) due(now time.Time) bool { return !now.Before(r.next) }
 
 func newStorer(m *Manager) *storer {
-	s := &storer{m: m, nudge: make(chan struct{}, 1), hurry: make(chan struct{}, 1), bad: map[uint64]*retry{}, drains: map[*drain]struct{}{}}
+	s := &storer{m: m, nudge: make(chan struct{}, 1), hurry: make(chan struct{}, 1), bad: map[uint64]*retry{}, later: map[uint64]bool{}, drains: map[*drain]struct{}{}}
 	s.cond = sync.NewCond(&s.mu)
 	return s
 }
@@ -236,10 +239,13 @@ func (s *storer) pass(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	s.m.cfg.Chunks.Hurry(pressed)
 	var errs []error
 	if len(batch) > 0 {
-		errs = append(errs, s.ingest(ctx, batch))
+		haste, err := s.haste(pressed)
+		s.hasty = pressed
+		s.m.cfg.Chunks.Hurry(haste)
+		errs = append(errs, err, s.ingest(ctx, batch))
+		more = more || s.putOff()
 		s.m.evict.wake() // there are more hot copies, and more packs
 	}
 	if !more && st != nil {
@@ -249,6 +255,13 @@ func (s *storer) pass(ctx context.Context) (more bool, err error) {
 		more = true // perhaps another step is due
 	}
 	return more, errors.Join(errs...)
+}
+
+// putOff says whether contents have been put off.
+func (s *storer) putOff() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.later) > 0
 }
 
 // goal is what is to be stored now.
@@ -311,13 +324,14 @@ const (
 )
 
 // collect gives the contents that are due, at most a batch: what the goal has,
-// and what lasts and is old; when room is scarce (pressed), what lasts.
+// and what lasts and is old; when room is scarce (pressed), what lasts. What was
+// put off comes when nothing else is due.
 func (s *storer) collect(g goal) (batch []Frozen, pressed, more bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
 	pressed = s.pressed.Swap(false)
-	if g.empty() && now.Before(s.scan) && len(s.bad) == 0 && !pressed {
+	if g.empty() && now.Before(s.scan) && len(s.bad) == 0 && len(s.later) == 0 && !pressed {
 		return nil, false, false, nil
 	}
 	limit := int64(batchBytes)
@@ -336,6 +350,7 @@ func (s *storer) collect(g goal) (batch []Frozen, pressed, more bool, err error)
 	}
 	s.scan = now.Add(s.m.cfg.BarrierAge)
 	var bytes, left int64
+	var waiting []Frozen
 	err = s.m.tree.Pending(func(f Frozen) bool {
 		if f.Lasting() || s.wantedLocked(f.Epoch(), f.Until()) {
 			left += f.Bytes()
@@ -346,6 +361,12 @@ func (s *storer) collect(g goal) (batch []Frozen, pressed, more bool, err error)
 		if r := s.bad[f.Ino()]; r != nil && !r.due(now) {
 			return true
 		}
+		if s.later[f.Ino()] && !pressed {
+			if len(waiting) < batchFiles {
+				waiting = append(waiting, f)
+			}
+			return true
+		}
 		if more = bytes >= limit || len(batch) >= batchFiles; more {
 			s.scan = now
 			return false
@@ -354,6 +375,11 @@ func (s *storer) collect(g goal) (batch []Frozen, pressed, more bool, err error)
 		bytes += f.Bytes()
 		return true
 	})
+	if len(batch) > 0 {
+		more = more || len(waiting) > 0
+	} else if batch = waiting; len(batch) == 0 {
+		clear(s.later) // what is left in it is gone
+	}
 	s.left = left
 	return batch, pressed, more, err
 }

@@ -45,8 +45,10 @@ type Tree interface {
 
 	// Pending calls fn for frozen contents that wait for ingest, oldest first.
 	Pending(fn func(f Frozen) (more bool)) error
-	// Prior gives the chunks of the content last stored under a key.
-	Prior(key string) ([]schema.ChunkExtent, error)
+	// Prior gives the generation last stored under a key, and its chunks; PriorKeys
+	// the first of the keys that begin with prefix.
+	Prior(key string) (gen uint64, es []schema.ChunkExtent, err error)
+	PriorKeys(prefix string, max int) (keys []string, err error)
 	// Hot calls fn for generations that are stored and still have their own
 	// copy, oldest first.
 	Hot(fn func(gen uint64, bytes int64) (more bool)) error
@@ -170,14 +172,18 @@ type Frozen interface {
 
 // Chunks is what the package needs of the chunk store.
 type Chunks interface {
-	Ingest(ctx context.Context, src chunkstore.Source, prior []chunkstore.Ref) (*chunkstore.Pending, error)
+	IngestOver(ctx context.Context, src chunkstore.Source, plan chunkstore.Plan) (*chunkstore.Pending, error)
+	// Limits gives the lengths between which chunks are kept.
+	Limits() (min, max int64)
+	// ReadAt reads of a chunk, whose length is raw, from off on.
+	ReadAt(ctx context.Context, id chunkstore.ID, raw uint32, dst []byte, off int) error
 	Put(ctx context.Context, data []byte) (*chunkstore.Pending, error)
 	Flush(ctx context.Context) error
 	// ReadBack reads a chunk from its pack, past every cache, and verifies it.
 	ReadBack(ctx context.Context, id chunkstore.ID, buf []byte) ([]byte, error)
-	// Hurry has what is ingested from now on stored as fast as it can be, at the
-	// cost of space that Collect gets back later.
-	Hurry(on bool)
+	// Hurry says how much work may go into what is ingested from now on, at the
+	// cost of space, some of which Collect gets back later.
+	Hurry(h chunkstore.Haste)
 	// Hold notes in a transaction that holder needs chunks.
 	Hold(tx *state.Tx, holder uint64, ids [][32]byte) error
 

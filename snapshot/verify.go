@@ -78,7 +78,7 @@ func (m *Manager) Verify(ctx context.Context, seq uint64, tell func(done, total 
 	start := time.Now()
 	done := make(chan error, 1)
 	go func() { // a thread of its own, which ends with it
-		beNice()
+		BeNice()
 		done <- v.snapshot(i)
 	}()
 	if err := <-done; err != nil || ctx.Err() != nil {

@@ -121,14 +121,22 @@ func TestWriterInfo(t *testing.T) {
 
 // TestEveryBit flips each bit of each kind of object: none is believed.
 func TestEveryBit(t *testing.T) {
-	f, x := testRef(), testIndex()
+	f, x, l, r := testRef(), testIndex(), testLease(), testRetired()
 	for name, o := range map[string]struct {
 		b      []byte
 		decode func(b []byte) error
 	}{
-		"ref":    {f.Encode(), func(b []byte) error { _, err := DecodeRef(b, f.Writer, f.Seq); return err }},
-		"index":  {x.Encode(), func(b []byte) error { _, err := DecodeIndex(b, x.Writer, x.Seq); return err }},
-		"config": {testConfig().Encode(), func(b []byte) error { _, err := DecodeConfig(b); return err }},
+		"ref":     {f.Encode(), func(b []byte) error { _, err := DecodeRef(b, f.Writer, f.Seq); return err }},
+		"index":   {x.Encode(), func(b []byte) error { _, err := DecodeIndex(b, x.Writer, x.Seq); return err }},
+		"config":  {testConfig().Encode(), func(b []byte) error { _, err := DecodeConfig(b); return err }},
+		"lease":   {l.Encode(), func(b []byte) error { _, err := DecodeLease(b, l.Slot); return err }},
+		"retired": {r.Encode(), func(b []byte) error { _, err := DecodeRetired(b, r.Epoch); return err }},
+		"tombstone": {Gone(testWriter, 1), func(b []byte) error {
+			if _, err := DecodeRef(b, testWriter, 1); !errors.Is(err, ErrGone) {
+				return err
+			}
+			return nil
+		}},
 	} {
 		if err := o.decode(o.b); err != nil {
 			t.Fatal(name, err)

@@ -46,40 +46,6 @@ func TestPruneRoundTrip(t *testing.T) {
 	}
 }
 
-// TestPruneEveryBit flips each bit of each kind of object: none is believed.
-func TestPruneEveryBit(t *testing.T) {
-	l, r := testLease(), testRetired()
-	for name, o := range map[string]struct {
-		b      []byte
-		decode func(b []byte) error
-	}{
-		"lease":   {l.Encode(), func(b []byte) error { _, err := DecodeLease(b, l.Slot); return err }},
-		"retired": {r.Encode(), func(b []byte) error { _, err := DecodeRetired(b, r.Epoch); return err }},
-		"tombstone": {Gone(testWriter, 1), func(b []byte) error {
-			if _, err := DecodeRef(b, testWriter, 1); !errors.Is(err, ErrGone) {
-				return err
-			}
-			return nil
-		}},
-	} {
-		if err := o.decode(o.b); err != nil {
-			t.Fatal(name, err)
-		}
-		for bit := range 8 * len(o.b) {
-			b := bytes.Clone(o.b)
-			b[bit/8] ^= 1 << (bit % 8)
-			if err := o.decode(b); err == nil {
-				t.Errorf("%s: bit %d: believed", name, bit)
-			}
-		}
-		for n := range len(o.b) {
-			if err := o.decode(o.b[:n]); err == nil {
-				t.Errorf("%s: its first %d bytes are believed", name, n)
-			}
-		}
-	}
-}
-
 // TestPackSet holds sets against maps.
 func TestPackSet(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

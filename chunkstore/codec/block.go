@@ -124,26 +124,21 @@ func (c *Coder) appendBlock(dst []byte, b block, plain, base []byte) []byte {
 
 // appendElements codes elements as planes, or over base, if there is one.
 func appendElements[W word](c *Coder, dst, elements, base []byte, sorted bool) []byte {
-	n := len(elements) / width[W]()
-	w := c.words(0, len(elements))
-	load[W](w, elements)
-	o := &c.order
-	o.unsorted(n)
-	if base == nil {
-		rotate[W](w)
-	} else {
-		under := c.words(1, len(elements))
-		load[W](under, base)
-		subtract[W](w, under)
-		if sorted {
-			out := c.words(2, len(elements))
-			orderOf(o, wordsOf[W](under, n))
-			deal(wordsOf[W](out, n), wordsOf[W](w, n), wordsOf[W](under, n), o)
-			w = out
-		}
-	}
 	c.planes = grow(c.planes, len(elements))
-	split[W](c.planes, w, n)
+	o := &c.order
+	o.unsorted(len(elements) / width[W]())
+	switch {
+	case !c.fused(log2(width[W]())):
+		plainPlanes[W](c, elements, base, sorted)
+	case sorted:
+		n := len(elements) / width[W]()
+		w := c.words(0, len(elements))
+		orderFor[W](o, base)
+		subtractDeal(wordsOf[W](w, n), elements, base, o)
+		splitFast[W](c.planes, w, n)
+	default:
+		planesOf[W](c.planes, elements, base)
+	}
 	rest := c.planes
 	for range width[W]() {
 		for _, size := range o.size[:o.n] {
@@ -194,15 +189,12 @@ func (c *Coder) decodeBlock(b block, dst, src, base []byte) ([]byte, error) {
 }
 
 func decodeElements[W word](c *Coder, dst, src, base []byte, sorted bool) ([]byte, error) {
-	n := len(dst) / width[W]()
-	w, under := c.words(0, len(dst)), c.words(1, len(dst))
-	o := &c.order
-	o.unsorted(n)
-	if base != nil {
-		load[W](under, base)
-		if sorted {
-			orderOf(o, wordsOf[W](under, n))
-		}
+	o, fused := &c.order, c.fused(log2(width[W]()))
+	o.unsorted(len(dst) / width[W]())
+	if sorted && fused {
+		orderFor[W](o, base)
+	} else if sorted {
+		orderOf(o, loaded[W](c, base))
 	}
 	c.planes = grow(c.planes, len(dst))
 	rest := c.planes
@@ -215,19 +207,64 @@ func decodeElements[W word](c *Coder, dst, src, base []byte, sorted bool) ([]byt
 			rest = rest[size:]
 		}
 	}
-	merge[W](w, c.planes, n)
-	if sorted {
-		out := c.words(2, len(dst))
-		gather(wordsOf[W](out, n), wordsOf[W](w, n), wordsOf[W](under, n), o)
-		w = out
+	switch {
+	case !fused:
+		plainElements[W](c, dst, base, sorted)
+	case sorted:
+		n := len(dst) / width[W]()
+		w := c.words(0, len(dst))
+		mergeFast[W](w, c.planes, n)
+		gatherAdd(dst, wordsOf[W](w, n), base, o)
+	default:
+		elementsOf[W](dst, c.planes, base)
 	}
+	return src, nil
+}
+
+// loaded gives the elements of a base.
+func loaded[W word](c *Coder, base []byte) []W {
+	under := c.words(1, len(base))
+	load[W](under, base)
+	return wordsOf[W](under, len(base)/width[W]())
+}
+
+// plainPlanes fills c.planes, of which there are as many bytes as elements.
+func plainPlanes[W word](c *Coder, elements, base []byte, sorted bool) {
+	n := len(elements) / width[W]()
+	w := c.words(0, len(elements))
+	load[W](w, elements)
+	if base == nil {
+		rotate[W](w)
+	} else {
+		under := loaded[W](c, base)
+		subtract[W](w, c.words(1, len(base)))
+		if sorted {
+			out := c.words(2, len(elements))
+			orderOf(&c.order, under)
+			deal(wordsOf[W](out, n), wordsOf[W](w, n), under, &c.order)
+			w = out
+		}
+	}
+	split[W](c.planes, w, n)
+}
+
+// plainElements is the inverse of plainPlanes; the order is known.
+func plainElements[W word](c *Coder, dst, base []byte, sorted bool) {
+	n := len(dst) / width[W]()
+	w := c.words(0, len(dst))
+	merge[W](w, c.planes, n)
 	if base == nil {
 		unrotate[W](w)
 	} else {
-		add[W](w, under)
+		under := loaded[W](c, base)
+		if sorted {
+			out := c.words(2, len(dst))
+			gather(wordsOf[W](out, n), wordsOf[W](w, n), under, &c.order)
+			w = out
+		}
+		add[W](w, c.words(1, len(base)))
 	}
 	store[W](dst, w)
-	return src, nil
 }
 
 // words gives scratch for size bytes of elements.

@@ -92,6 +92,7 @@ type Coder struct {
 	values  []byte      // of a sparse segment: those bytes
 	narrow  []byte      // of a wide base: what the block at hand is a delta from
 	order   order
+	plain   bool // for tests: without the fused kernels
 	plan    []block
 	sample  sampler
 	huff    huff0.Scratch
@@ -116,25 +117,50 @@ func (c *Coder) Close() {
 // Bound is the capacity with which Encode needs no more for n plain bytes.
 func Bound(n int) int { return FormSize + n + n/64 + 64 }
 
-// Encode appends an encoding of plain to dst and says which form it has and
-// whether decoding it will take base. base is nil, or the plain bytes of an
-// earlier version, as long as plain, or the fp32 elements of which those of plain
-// are the bf16, twice as long; another length counts as none. Encode never fails:
-// what gains nothing is Raw, of which the caller may keep plain itself in place
-// of the copy.
-func (c *Coder) Encode(dst, plain, base []byte, hint Hint) (encoded []byte, form Form, usesBase bool) {
+// Plan is how a chunk will be encoded. It is good until its Coder is asked for
+// another, or encodes without one.
+type Plan struct {
+	form   Form
+	blocks []block
+}
+
+// Form is what the chunk is likely to get.
+func (p Plan) Form() Form { return p.form }
+
+// UsesBase says whether the base is of use.
+func (p Plan) UsesBase() bool { return p.form.usesBase() }
+
+// Plan says, without encoding it, how a chunk is best encoded. base is nil, or
+// the plain bytes of an earlier version, as long as plain, or the fp32 elements
+// of which those of plain are the bf16, twice as long; another length counts as
+// none.
+func (c *Coder) Plan(plain, base []byte, hint Hint) Plan {
 	if !fits(base, plain) || hint.MinGain >= 1 {
 		base = nil
 	}
+	form := c.choose(plain, base, hint)
+	return Plan{form, c.plan}
+}
+
+// Encode appends an encoding of plain to dst and says which form it has and
+// whether decoding it will take base, which is as for Plan. Encode never fails:
+// what gains nothing is Raw, of which the caller may keep plain itself in place
+// of the copy.
+func (c *Coder) Encode(dst, plain, base []byte, hint Hint) (encoded []byte, form Form, usesBase bool) {
+	return c.EncodePlan(dst, plain, base, c.Plan(plain, base, hint))
+}
+
+// EncodePlan is Encode by a plan that was made of the same plain and base.
+func (c *Coder) EncodePlan(dst, plain, base []byte, p Plan) (encoded []byte, form Form, usesBase bool) {
 	start := len(dst)
 	dst = slices.Grow(dst, Bound(len(plain)))
-	switch form = c.choose(plain, base, hint); form {
+	switch p.form {
 	case Zstd:
-		dst = c.appendZstd(append(dst, byte(form)), plain)
+		dst = c.appendZstd(append(dst, byte(p.form)), plain)
 	case Blocks, Delta, Rounded:
-		dst = append(dst, byte(form))
+		dst = append(dst, byte(p.form))
 		at := 0
-		for _, b := range c.plan {
+		for _, b := range p.blocks {
 			var under []byte
 			if b.mode == modeDelta {
 				under = c.under(b, base, at, len(plain))
@@ -144,18 +170,10 @@ func (c *Coder) Encode(dst, plain, base []byte, hint Hint) (encoded []byte, form
 		}
 	}
 	// The estimate may have been wrong: raw is the worst case.
-	if form == Raw || len(dst)-start >= FormSize+len(plain) {
+	if p.form == Raw || len(dst)-start >= FormSize+len(plain) {
 		return append(append(dst[:start], byte(Raw)), plain...), Raw, false
 	}
-	return dst, form, form.usesBase()
-}
-
-// Guess says, without encoding it, which form a chunk is likely to get.
-func (c *Coder) Guess(plain, base []byte, hint Hint) Form {
-	if len(base) != len(plain) || hint.MinGain >= 1 {
-		base = nil
-	}
-	return c.choose(plain, base, hint)
+	return dst, p.form, p.form.usesBase()
 }
 
 // Decode fills dst, whose length is that of the plain bytes. base is what Encode

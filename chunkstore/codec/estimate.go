@@ -29,6 +29,7 @@ type sampler struct {
 	under  []byte
 	wide   []byte // of a wide base, before it is rounded
 	order  order
+	words  [2][maxSample / 8]uint64 // the elements of both
 }
 
 const maxSample = max(pieces*pieceSize, segSample)
@@ -95,18 +96,8 @@ func (s *sampler) segment(src []byte, deep bool) byte {
 			h[1][b]++
 			h[2][c]++
 			h[3][d]++
-			if a == b {
-				same++
-			}
-			if c == d {
-				same++
-			}
-			if a|b == 0 {
-				nulls++
-			}
-			if c|d == 0 {
-				nulls++
-			}
+			same += isZero(a^b) + isZero(c^d)
+			nulls += isZero(a|b) + isZero(c|d)
 			pairs += 2
 		}
 	}
@@ -126,6 +117,9 @@ func (s *sampler) segment(src []byte, deep bool) byte {
 	}
 	return pick(float64(n), total/float64(n), float64(most), zeros, squares, float64(same)/float64(pairs), deep)
 }
+
+// isZero is 1 or 0, without a branch that nobody can foresee.
+func isZero(b byte) int { return int((uint32(b) - 1) >> 31) }
 
 // pick decides for n bytes of entropy bits each.
 func pick(n, entropy, most, zeros, squares, same float64, deep bool) byte {
@@ -343,32 +337,39 @@ func (s *sampler) delta(log uint8, head int) (bits float64, sorted bool) {
 	a, b := s.bytes[head:head+n], s.under[head:head+n]
 	switch log {
 	case 0:
-		return sampleDelta(s, a, b, func(b []byte) uint8 { return b[0] })
+		return sampleDelta[uint8](s, a, b)
 	case 1:
-		return sampleDelta(s, a, b, le.Uint16)
+		return sampleDelta[uint16](s, a, b)
 	case 2:
-		return sampleDelta(s, a, b, le.Uint32)
+		return sampleDelta[uint32](s, a, b)
 	default:
-		return sampleDelta(s, a, b, le.Uint64)
+		return sampleDelta[uint64](s, a, b)
 	}
 }
 
-func sampleDelta[W word](s *sampler, a, b []byte, get func([]byte) W) (bits float64, sorted bool) {
+// elements gives the elements in b; scratch may take them.
+func elements[W word](scratch *[maxSample / 8]uint64, b []byte) []W {
+	load[W](scratch[:], b)
+	return wordsOf[W](scratch[:], len(b)/width[W]())
+}
+
+func sampleDelta[W word](s *sampler, v, under []byte) (bits float64, sorted bool) {
 	w := width[W]()
+	a, b := elements[W](&s.words[0], v), elements[W](&s.words[1], under)
+	a = a[:len(b)]
 	s.order.count = [orderLanes][256]uint32{}
-	for i := 0; i < len(b); i += w {
-		s.order.count[0][key(get(b[i:]))]++
+	for _, u := range b {
+		s.order.count[0][key(u)]++
 	}
-	s.order.settle(len(b) / w)
+	s.order.settle(len(b))
 	for c := range s.order.n {
 		for k := range w {
 			s.ctx[c][k] = [256]uint32{}
 		}
 	}
 	same, pairs, last := 0, 0, W(1)
-	for i := 0; i < len(b); i += w {
-		under := get(b[i:])
-		d := difference(get(a[i:]), under)
+	for i, u := range b {
+		d := difference(a[i], u)
 		if last == 0 {
 			pairs++
 			if d == 0 {
@@ -376,7 +377,7 @@ func sampleDelta[W word](s *sampler, a, b []byte, get func([]byte) W) (bits floa
 			}
 		}
 		last = d
-		h := &s.ctx[s.order.context[key(under)]]
+		h := &s.ctx[s.order.context[key(u)]]
 		for k := range w {
 			h[k][byte(d>>(8*k))]++
 		}
@@ -397,7 +398,7 @@ func sampleDelta[W word](s *sampler, a, b []byte, get func([]byte) W) (bits floa
 	}
 	// Unchanged elements stand together if one is mostly followed by another,
 	// though not all are unchanged.
-	n := len(b) / w
+	n := len(b)
 	together := float64(same) > 0.9*float64(pairs) && pairs > n/8
 	if together || inOrder > gainSorted*asIs {
 		return asIs, false

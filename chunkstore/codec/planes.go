@@ -94,6 +94,11 @@ func split[W word](planes []byte, w []uint64, n int) {
 			split64(planes, w, n)
 		}
 	}
+	splitRest[W](planes, w, n, done)
+}
+
+// splitRest splits what follows those that are done, one by one.
+func splitRest[W word](planes []byte, w []uint64, n, done int) {
 	for i, v := range wordsOf[W](w, n)[done:] {
 		for k := range width[W]() {
 			planes[k*n+done+i] = byte(v >> (8 * k))
@@ -118,6 +123,11 @@ func merge[W word](w []uint64, planes []byte, n int) {
 			merge64(w, planes, n)
 		}
 	}
+	mergeRest[W](w, planes, n, done)
+}
+
+// mergeRest is the inverse of splitRest.
+func mergeRest[W word](w []uint64, planes []byte, n, done int) {
 	rest := wordsOf[W](w, n)[done:]
 	for i := range rest {
 		v := W(0)

@@ -77,13 +77,22 @@ func readyPipe() *os.File {
 	return os.NewFile(uintptr(fd), "ready")
 }
 
-// detach gives up the terminal: log to a file from here on, then tell the parent.
-func (d *daemon) detach(ready *os.File) error {
-	defer ready.Close()
-	path := d.opts.logFile
-	if path == "" {
-		path = d.dir.Join(logName)
+// announce says that a mount is ready: in the background to the parent, once
+// the terminal is given up, else where people and systemd look.
+func announce(ready *os.File, o *mountOptions, log string, line readyLine, out io.Writer) error {
+	if ready == nil {
+		notifyReady(line)
+		return printReady(out, line, o.json)
 	}
+	if o.logFile != "" {
+		log = o.logFile
+	}
+	return detach(ready, log, line)
+}
+
+// detach gives up the terminal: log to a file from here on, then tell the parent.
+func detach(ready *os.File, path string, line readyLine) error {
+	defer ready.Close()
 	log, err := openLog(path)
 	if err != nil {
 		return err
@@ -103,7 +112,7 @@ func (d *daemon) detach(ready *os.File) error {
 	if err := os.Chdir("/"); err != nil {
 		return fmt.Errorf("detaching: %w", err)
 	}
-	return printJSON(ready, d.readyLine())
+	return printJSON(ready, line)
 }
 
 // openLog appends to the log; a large one is moved aside first, so that two of

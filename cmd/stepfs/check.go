@@ -73,7 +73,7 @@ show them: up to 8 of each, and how many more.
 
 --read-data also reads the packs and hot copies and holds every chunk against its
 hash; --read-data=10% does that for chunks and copies picked at random, so that a check a day
-comes by all of them in time.
+comes by all of them in time. Both read all of the index.
 
 With --json each finding is a line, and the last line sums up.
 
@@ -285,6 +285,12 @@ func (l *local) Check(ctx context.Context, r CheckRequest, fn func(CheckEvent) e
 			})
 			sum.ReadBytes += n
 			return err
+		}},
+		{"index", func() error {
+			if r.ReadData == 0 {
+				return nil
+			}
+			return run.Index(ctx)
 		}},
 	} {
 		run.Progress = stepwise(func(done float64) { send(CheckEvent{Progress: &CheckProgress{part.name, done}}) })

@@ -132,6 +132,20 @@ func (c *client) Stats(ctx context.Context) (Stats, error) {
 	return fetch[Stats](ctx, c, http.MethodGet, "stats", nil)
 }
 
+// StepStats has the daemon count.
+func (c *client) StepStats(ctx context.Context, r StepStatsRequest, fn func(FileStats) error) (total StepStats, err error) {
+	err = c.lines(ctx, "step-stats", r, func(l streamLine) error {
+		if l.Stats != nil {
+			total = *l.Stats
+		}
+		if l.File == nil {
+			return nil
+		}
+		return fn(*l.File)
+	})
+	return total, err
+}
+
 func (c *client) Find(ctx context.Context, scope, name string) (SnapshotInfo, error) {
 	return fetch[SnapshotInfo](ctx, c, http.MethodPost, "find", RollbackRequest{Scope: scope, Step: name})
 }

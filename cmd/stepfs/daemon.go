@@ -103,6 +103,9 @@ func startDaemon(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, sto
 	if err := ctx.Err(); err != nil {
 		return nil, err // a signal during a long replay
 	}
+	if err := d.adopt(ctx); err != nil {
+		return nil, err
+	}
 	if d.mount, err = mountParts(d.store, d.point, o); err != nil {
 		return nil, err
 	}
@@ -127,8 +130,9 @@ func (d *daemon) listenToSignals() {
 }
 
 // openStore opens the store, or creates it. After umount(8), which does not wait
-// for the daemon, it may still be closing the store: it is waited for. A daemon
-// that answers is not leaving.
+// for the daemon, it may still be closing the store: it is waited for, also when
+// its lease is gone already, and no more than its lock is left. A daemon that
+// answers is not leaving.
 func (d *daemon) openStore(ctx context.Context, path string) (err error) {
 	how := storedir.Options{Create: d.opts.create, Command: mountVerb, Mountpoint: d.point}
 	if d.opts.remote != "" {
@@ -140,7 +144,7 @@ func (d *daemon) openStore(ctx context.Context, path string) (err error) {
 			return fmt.Errorf("%w; if its disk is mounted, make it with -o create", err)
 		}
 		var held *storedir.InUseError
-		if !errors.As(err, &held) || held.Remote || held.Holder.Command != mountVerb || time.Now().After(end) {
+		if !errors.As(err, &held) || held.Remote || held.Holder.Command != mountVerb && held.Holder.PID != 0 || time.Now().After(end) {
 			return err
 		}
 		if c := dial(ctx, path); c != nil {

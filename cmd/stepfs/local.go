@@ -309,7 +309,7 @@ func (l *local) Stats(context.Context) (Stats, error) {
 	c := l.parts.chunks.Stats()
 	s := Stats{
 		Packs: c.Packs, Chunks: c.Chunks, Raw: c.Raw, Stored: c.Stored, PackBytes: c.Size, AwayBytes: c.Away, AwayPacks: c.AwayPacks, Dead: int64(c.Dead),
-		Ingested: c.Ingested, Duplicate: c.Duplicate, Inherited: c.Inherited, Written: c.Written,
+		Ingested: c.Ingested, Duplicate: c.Duplicate, Inherited: c.Inherited, Written: c.Written, Hurried: c.Hurried,
 		SavedZstd: c.SavedZstd, SavedPlanes: c.SavedPlanes, SavedDeltas: c.SavedDeltas,
 		Read: c.Read, Loads: c.Loads, CacheHits: c.CacheHits,
 		LostPacks: c.LostPacks, BadPacks: c.BadPacks, DamagedChunks: c.DamagedChunks,

@@ -47,10 +47,12 @@ type mountOptions struct {
 	exclude       excludes
 	include       pathList
 	included      *include.Set // made of it
+	adopt         string       // a published step
 	remote        string       // URL of a bucket; "": nothing is uploaded
 	publish       publishFlag
-	uploadRate    byteSize // a second
-	durability    string   // local or remote: when fsync returns
+	uploadRate    byteSize      // a second
+	durability    string        // local or remote: when fsync returns
+	refresh       time.Duration // of a bucket without a store
 	logFile       string
 	save          bool
 	kernel        stepfsfs.MountFlags // of -o
@@ -68,16 +70,25 @@ const onEventFlag = "on-event"
 
 // notSettings are the flags of mount that describe one start of it, and are
 // never kept in the store's config.
-var notSettings = []string{"daemon", "log-file", "save-settings", "json", "debug", "store", "help", optionsFlag, createFlag}
+var notSettings = []string{"daemon", "log-file", "save-settings", "json", "debug", "store", "help", optionsFlag, createFlag, adoptFlag}
 
 func mountCommand(g *global) *cobra.Command {
 	var o mountOptions
-	const usage = "mount [flags] STORE MOUNTPOINT"
+	const usage = "mount [flags] STORE|URL MOUNTPOINT"
 	c := &cobra.Command{
 		Use:   usage,
 		Short: "Mount a store, and create it when it is not there",
 		Long: `Mount the store in the directory STORE on MOUNTPOINT, an empty directory.
 STORE is created when it is not there; its parent directory must be.
+
+With a URL (see stepfs remote --help) it attaches to a bucket, without a store:
+MOUNTPOINT/snapshots/12000 is the newest revision of what is published there as
+12000, read-only, and is fetched as it is read. Each byte is checked against its
+hash; what can't be had or is wrong is EIO, and the log says why. What is published
+meanwhile appears within --refresh; what is forgotten goes, and reads of it fail
+with ESTALE. A step that several writers have published under one name is in the
+directories of the writers alone, snapshots/WRITER/12000, which are listed if there
+are several and can be used always; latest is the link to what restore calls so.
 
 The command stays in the foreground until the mount ends (SIGTERM, Ctrl-C,
 stepfs umount) and prints a line once it is ready. With -d it goes to the
@@ -137,6 +148,9 @@ under the condition that its command is; --include "" takes them back.`,
 			if err := o.validate(); err != nil {
 				return &usageError{err}
 			}
+			if isURL(store) {
+				return runAttach(c.Context(), c.Flags(), &o, store, rest[0], c.OutOrStdout())
+			}
 			return mountError(runMount(c.Context(), c.Flags(), &o, store, rest[0], c.OutOrStdout()))
 		},
 	}
@@ -164,10 +178,12 @@ under the condition that its command is; --include "" takes them back.`,
 	f.Var(&o.exclude, "exclude", "keep what matches out of every snapshot: a name, or with a slash a path from the root on, with *, ** and ? as in gitignore; for caches and temporaries (can be given several times)")
 	f.Var(&o.include, includeFlag, "take a file, directory or quoted pattern from outside the mount into .stepfs/included of each step (repeatable; see above)")
 	f.StringVar(&o.remote, remoteFlag, "", "upload sealed steps to this object store (see stepfs remote); a store keeps to the one that it was first given, and its later mounts need no flag; \"\" uploads nothing while this mount lasts")
+	f.StringVar(&o.adopt, adoptFlag, "", "with --remote: have the live tree of a store that has no files start as this published step, as stepfs restore names it; the mount answers once all of it is there")
 	f.Var(&o.publish, publishName, "which sealed steps are uploaded: all, complete (not those that are partial), or a number, for one of so many; kept as --remote is")
 	f.StringVar(&o.durability, durabilityFlag, durableHere, "when fsync, and taking a snapshot, return: once it is durable here (local), or once it is in the bucket, too (remote); kept as --remote is")
 	f.Var(&o.uploadRate, "upload-rate", "upload no more than this a second, like 50M (default as fast as it goes)")
-	f.StringVar(&o.logFile, "log-file", "", "where a mount in the background logs (default STORE/stepfs.log)")
+	f.DurationVar(&o.refresh, refreshFlag, 30*time.Second, "with a URL: how often to look for what was published or forgotten meanwhile")
+	f.StringVar(&o.logFile, "log-file", "", "where a mount in the background logs (default STORE/stepfs.log; with a URL a file named after MOUNTPOINT in /var/log/stepfs, or in ~/.local/state/stepfs if you are not root)")
 	f.BoolVar(&o.save, "save-settings", false, "keep the flags given here as the store's defaults")
 	return c
 }
@@ -259,13 +275,7 @@ func runMount(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, store,
 	if err != nil {
 		return err
 	}
-	if ready != nil {
-		err = d.detach(ready)
-	} else {
-		notifyReady(d.readyLine())
-		err = printReady(out, d.readyLine(), o.json)
-	}
-	if err != nil {
+	if err := announce(ready, o, d.dir.Join(logName), d.readyLine(), out); err != nil {
 		return errors.Join(err, d.teardown())
 	}
 	return d.run()

@@ -276,3 +276,21 @@ func TestHumanSpan(t *testing.T) {
 		}
 	}
 }
+
+// TestLeaving: a daemon that has given back its lease, and not yet its lock, is
+// waited for: after umount(8) one may be mounting again at once.
+func TestLeaving(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store")
+	d := &daemon{opts: &mountOptions{create: true}}
+	must(t, d.openStore(t.Context(), path))
+	must(t, d.dir.Close())
+	lock, err := os.Open(filepath.Join(path, "lock"))
+	must(t, err)
+	must(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX))
+	go func() {
+		time.Sleep(200 * time.Millisecond)
+		_ = lock.Close()
+	}()
+	must(t, d.openStore(t.Context(), path))
+	must(t, d.dir.Close())
+}

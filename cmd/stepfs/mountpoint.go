@@ -23,6 +23,23 @@ const autofsType = "autofs"
 // what is in the way. What daemons of ours that have died left there is taken
 // away, and said hears of it.
 func checkMountpoint(arg, store string, said func(string)) (string, error) {
+	point, err := cleared(arg, said)
+	if err != nil {
+		return "", err
+	}
+	auto, err := checkPlaces(point, store)
+	if err != nil || auto {
+		return point, err
+	}
+	// Import first: the originals are where they were until all of it is in the
+	// store. -T, lest a directory that is there swallows them.
+	at, old := shellQuote(point), shellQuote(point+".before")
+	return point, checkEmpty(point, fmt.Sprintf("; bring what is there in, while no job writes to it, with:\n  stepfs import --create %s %s &&\n  mv -T %s %s && mkdir %s &&\n  stepfs mount -d %s %s",
+		shellQuote(store), at, at, old, at, shellQuote(store), at))
+}
+
+// cleared is the directory of a mountpoint, with what has died there taken away.
+func cleared(arg string, said func(string)) (string, error) {
 	abs, err := filepath.Abs(arg)
 	if err != nil {
 		return "", fmt.Errorf("resolving the mountpoint: %w", err)
@@ -39,11 +56,7 @@ func checkMountpoint(arg, store string, said func(string)) (string, error) {
 	if err := clearStale(point, said); err != nil {
 		return "", err
 	}
-	auto, err := checkPlaces(point, store)
-	if err != nil || auto {
-		return point, err
-	}
-	return point, checkEmpty(point, store)
+	return point, nil
 }
 
 // checkPlaces refuses a mountpoint that would hide the store, or be in it. It
@@ -80,7 +93,7 @@ func checkPlaces(point, store string) (auto bool, err error) {
 
 // checkEmpty: what is in the directory would be hidden for as long as stepfs is
 // mounted, and a job that looks for its last checkpoint would not find it.
-func checkEmpty(point, store string) error {
+func checkEmpty(point, wayOut string) error {
 	d, err := os.Open(point)
 	if err != nil {
 		return fmt.Errorf("opening the mountpoint: %w", err)
@@ -100,11 +113,7 @@ func checkEmpty(point, store string) error {
 		}
 		return nil
 	}
-	// Import first: the originals are where they were until all of it is in the
-	// store. -T, lest a directory that is there swallows them.
-	at, old := shellQuote(point), shellQuote(point+".before")
-	return fmt.Errorf("the mountpoint %s is not empty (%s); bring what is there in, while no job writes to it, with:\n  stepfs import --create %s %s &&\n  mv -T %s %s && mkdir %s &&\n  stepfs mount -d %s %s",
-		point, names[0], shellQuote(store), at, at, old, at, shellQuote(store), at)
+	return fmt.Errorf("the mountpoint %s is not empty (%s)%s", point, names[0], wayOut)
 }
 
 // checkFuse says what a FUSE mount lacks here.

@@ -10,6 +10,8 @@ import (
 type service interface {
 	Status(ctx context.Context) (Status, error)
 	Stats(ctx context.Context) (Stats, error)
+	// StepStats says what a snapshot brought; fn hears of each of its files.
+	StepStats(ctx context.Context, r StepStatsRequest, fn func(FileStats) error) (StepStats, error)
 	// Snapshots calls fn for each snapshot that the query selects, in order.
 	Snapshots(ctx context.Context, q SnapshotQuery, fn func(SnapshotInfo) error) error
 	// Find resolves a name of one: "12000", "12000@77", "@77" or a given name.
@@ -361,6 +363,7 @@ type Stats struct {
 	Duplicate uint64 `json:"duplicate_bytes"`
 	Inherited uint64 `json:"inherited_bytes"`
 	Written   uint64 `json:"written_bytes"`
+	Hurried   uint64 `json:"hurried_bytes"` // of ingested ones, changed ones for which there was no time to make deltas
 	Read      uint64 `json:"read_bytes"`
 	Loads     uint64 `json:"chunk_loads"`
 	CacheHits uint64 `json:"cache_hits"`
@@ -368,4 +371,47 @@ type Stats struct {
 	LostPacks     int `json:"lost_packs"`
 	BadPacks      int `json:"bad_packs"`
 	DamagedChunks int `json:"damaged_chunks"`
+}
+
+// StepStatsRequest names a snapshot, as Find does, or as "scope/name".
+type StepStatsRequest struct {
+	Scope string `json:"scope,omitempty"`
+	Step  string `json:"step"`
+	Files bool   `json:"files,omitempty"` // each is wanted
+}
+
+// StepStats is the last line of `stepfs stats --json STORE STEP`.
+type StepStats struct {
+	Event    string `json:"event"` // total
+	Snapshot string `json:"snapshot"`
+	Before   string `json:"before,omitempty"` // what it is compared with: the step before it, if one is kept
+	Files    int    `json:"files"`
+	Saved
+}
+
+// FileStats is one line of `stepfs stats --files --json STORE STEP`.
+type FileStats struct {
+	Event string `json:"event"` // file
+	Path  string `json:"path"`
+	Saved
+}
+
+// Saved says what became of the bytes of files. Duplicates were there in the step
+// before, or are there twice.
+type Saved struct {
+	Size      int64   `json:"size_bytes"`
+	Holes     int64   `json:"hole_bytes"`
+	Staged    int64   `json:"staged_bytes"` // not stored yet
+	Duplicate int64   `json:"duplicate_bytes"`
+	Delta     SavedAs `json:"delta"`
+	Planes    SavedAs `json:"planes"`
+	Zstd      SavedAs `json:"zstd"`
+	Raw       SavedAs `json:"raw"`
+	Missing   int64   `json:"missing_bytes,omitempty"` // in chunks that the index does not know
+}
+
+// SavedAs is about chunks that are kept in one way.
+type SavedAs struct {
+	Plain  int64 `json:"plain_bytes"`
+	Stored int64 `json:"stored_bytes"`
 }

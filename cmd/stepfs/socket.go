@@ -110,6 +110,14 @@ func newAPI(s service, leave chan<- leaveCall) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) { answer(w)(s.Status(r.Context())) })
 	mux.HandleFunc("GET /v1/stats", func(w http.ResponseWriter, r *http.Request) { answer(w)(s.Stats(r.Context())) })
+	handle(mux, "/v1/step-stats", func(ctx context.Context, w http.ResponseWriter, q StepStatsRequest) {
+		st := newStream(w)
+		total, err := s.StepStats(ctx, q, func(f FileStats) error { return st.send(streamLine{File: &f}) })
+		if err == nil {
+			err = st.send(streamLine{Stats: &total})
+		}
+		st.end(err)
+	})
 	handle(mux, "/v1/find", func(ctx context.Context, w http.ResponseWriter, q RollbackRequest) {
 		answer(w)(s.Find(ctx, q.Scope, q.Step))
 	})
@@ -229,6 +237,8 @@ type streamLine struct {
 	Change   *DiffChange     `json:"change,omitempty"`
 	Diff     *DiffTotal      `json:"diff,omitempty"`
 	History  *HistoryLine    `json:"history,omitempty"`
+	File     *FileStats      `json:"file,omitempty"`
+	Stats    *StepStats      `json:"stats,omitempty"`
 	End      bool            `json:"end,omitempty"`
 	Error    *apiError       `json:"error,omitempty"`
 }

@@ -84,6 +84,10 @@ func (s scripted) Check(_ context.Context, r CheckRequest, fn func(CheckEvent) e
 func (s scripted) Explain(_ context.Context, r ExplainRequest) (ExplainInfo, error) {
 	return ExplainInfo{Path: r.Path, Lines: []string{"why"}}, s.fail
 }
+func (s scripted) StepStats(_ context.Context, r StepStatsRequest, fn func(FileStats) error) (StepStats, error) {
+	return StepStats{Snapshot: r.Step}, errors.Join(fn(FileStats{Path: "f"}), s.fail)
+}
+
 func (s scripted) Diff(_ context.Context, r DiffRequest, fn func(DiffChange) error) (DiffTotal, error) {
 	return DiffTotal{Old: r.Old, New: r.New}, errors.Join(fn(DiffChange{Path: "p"}), s.fail)
 }
@@ -115,6 +119,11 @@ func TestClient(t *testing.T) {
 		t.Errorf("status %+v, %v", s, err)
 	}
 	paths := ""
+	stats, err := c.StepStats(ctx, StepStatsRequest{Step: "7"}, func(f FileStats) error { paths += f.Path; return nil })
+	if err != nil || stats.Snapshot != "7" || paths != "f" {
+		t.Errorf("step stats: %+v, %q, %v", stats, paths, err)
+	}
+	paths = ""
 	total, err := c.Diff(ctx, DiffRequest{Old: "1", New: "2"}, func(d DiffChange) error { paths += d.Path; return nil })
 	if err = errors.Join(err, c.History(ctx, HistoryRequest{Path: "q"}, func(l HistoryLine) error { paths += l.Path; return nil })); err != nil || paths != "pq" || total.New != "2" {
 		t.Errorf("diff and history: %q, %+v, %v", paths, total, err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -8,20 +9,35 @@ import (
 )
 
 func statsCommand(g *global) *cobra.Command {
-	const usage = "stats STORE"
-	return &cobra.Command{
+	var r StepStatsRequest
+	const usage = "stats [flags] STORE [STEP]"
+	c := &cobra.Command{
 		Use:   usage,
-		Short: "Count what the store holds",
+		Short: "Count what the store holds, or what a step brought",
+		Long: `Count what the store holds and what its encodings save, or, of one STEP, what
+became of its bytes: those in chunks that the step before it has too, or that are
+there twice, and of the others, as what they are kept now: deltas from earlier
+versions, planes of floats, zstd, or as they are.
+
+STEP is a step (its newest revision), a revision like 12000@77, a barrier like
+@77, or the name of a snapshot. Files of several names count once.`,
 		RunE: func(c *cobra.Command, args []string) error {
-			store, _, err := g.storeAnd(args, usage, 0, 0)
+			store, rest, err := g.storeAnd(args, usage, 0, 1)
 			if err != nil {
 				return err
+			}
+			if len(rest) == 0 && (r.Files || r.Scope != "") {
+				return &usageError{errors.New("--files and --scope are of a STEP")}
 			}
 			s, err := openService(c.Context(), store, c.Name())
 			if err != nil {
 				return err
 			}
 			defer s.Close()
+			if len(rest) == 1 {
+				r.Step = rest[0]
+				return stepStats(c.Context(), s, r, c.OutOrStdout(), g.json)
+			}
 			st, err := s.Stats(c.Context())
 			if err != nil {
 				return err
@@ -32,6 +48,9 @@ func statsCommand(g *global) *cobra.Command {
 			return st.print(c.OutOrStdout())
 		},
 	}
+	c.Flags().BoolVar(&r.Files, "files", false, "say it of each file of STEP, too")
+	c.Flags().StringVar(&r.Scope, "scope", "", "the directory of the mount that STEP is of")
+	return c
 }
 
 func (s *Stats) print(w io.Writer) error {
@@ -58,6 +77,7 @@ func (s *Stats) print(w io.Writer) error {
 	size("  ingested", s.Ingested)
 	size("  of that, there already", s.Duplicate)
 	size("  of that, cut as before", s.Inherited)
+	size("  of that, without deltas for want of time", s.Hurried)
 	size("  written to packs", s.Written)
 	size("  read from chunks", s.Read)
 	fmt.Fprintf(t, "  chunks loaded\t%d (and %d from cache)\n", s.Loads, s.CacheHits)

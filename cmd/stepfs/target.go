@@ -61,6 +61,9 @@ func openServiceAs(ctx context.Context, arg string, how storedir.Options) (servi
 		return nil, err
 	}
 	remarkOnDead(t)
+	if isURL(t.Store) {
+		return nil, fmt.Errorf("%s has no store: it is the bucket %s, see stepfs remote --help", t.Mount, t.Store)
+	}
 	for end := time.Now().Add(startPatience); ; {
 		if c := dial(ctx, t.Store); c != nil {
 			return c, nil

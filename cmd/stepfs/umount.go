@@ -18,7 +18,8 @@ func umountCommand(g *global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   usage,
 		Short: "Unmount, and end the daemon",
-		Long: `Unmount the mountpoint or store STORE and wait until its daemon has left.
+		Long: `Unmount the mountpoint or store STORE and wait until its daemon has left. Of a
+mount of a bucket, which has no store, the daemon may be there a moment longer.
 
 A mount that somebody uses is not unmounted; the message says who uses it. With
 --force it goes at once and its users lose it.`,

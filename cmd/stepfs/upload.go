@@ -38,7 +38,7 @@ const (
 
 	uploadRequests = 8 // at a time
 	readRequests   = 16
-	readPatience   = 10 * time.Second
+	farPatience    = 10 * time.Second
 )
 
 // publishFlag is snapshot.Publish as a flag.
@@ -80,7 +80,7 @@ func openReads(url string) chunkstore.OpenBucket {
 		if err != nil {
 			return nil, err
 		}
-		b, _, err = location.Wrap(b, retry.Options{Within: readPatience}, limit.Options{Requests: readRequests})
+		b, _, err = location.Wrap(b, retry.Options{Within: farPatience}, limit.Options{Requests: readRequests})
 		return b, err
 	}
 }

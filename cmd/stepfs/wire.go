@@ -62,7 +62,7 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 	}
 	cfg := dir.Config()
 	packs := chunkstore.Config{
-		Polynomial: cfg.Polynomial, Key: cfg.Key, Domain: cfg.Domain, Workers: o.ingestWorkers(),
+		Polynomial: cfg.Polynomial, Key: cfg.Key, Domain: cfg.Domain, Workers: o.ingestWorkers(), Background: snapshot.BeNice,
 		Events: chunkstore.Events{Damage: func(err error) {
 			l.faults.add("stored data is damaged", err)
 			if m := p.ready.Load(); m != nil {
@@ -100,6 +100,7 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 	if err != nil {
 		return nil, err
 	}
+	p.chunks.Copies(p.tree.HotChunk)
 	if o.mount && !o.readOnly && !o.snapshotsOnly { // else what the last mount excluded stays excluded
 		if err := p.tree.Exclude(o.exclude.parsed); err != nil {
 			return nil, err

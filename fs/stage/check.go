@@ -3,9 +3,9 @@ package stage
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/maphash"
+	"sync"
 
 	"stepfs/internal/check"
 	"stepfs/internal/schema"
@@ -28,9 +28,19 @@ type CheckStats struct {
 // Check looks whether the tree's records and staging files agree, while the
 // tree is used. An error says that it could not look; findings go to r.
 func (t *Tree) Check(ctx context.Context, r *check.Run) (CheckStats, error) {
+	return t.check(ctx, r, batchRoom)
+}
+
+func (t *Tree) check(ctx context.Context, r *check.Run, room int) (CheckStats, error) {
 	run := *r
-	run.Report = func(f check.Finding) { t.named(&f); r.Report(f) }
-	c := &treeCheck{Tree: t, r: &run, ctx: ctx, unsure: map[uint64]bool{}}
+	var mu sync.Mutex // the walks go on side by side
+	run.Report = func(f check.Finding) {
+		t.named(&f)
+		mu.Lock()
+		defer mu.Unlock()
+		r.Report(f)
+	}
+	c := &treeCheck{Tree: t, r: &run, ctx: ctx, room: room, unsure: map[uint64]bool{}}
 	for _, step := range [...]func() error{c.holds, c.deaths, c.expired, c.strangers} {
 		if err := step(); err != nil {
 			return c.stats, fmt.Errorf("check the live tree: %w", err)
@@ -45,14 +55,15 @@ type treeCheck struct {
 	r     *check.Run
 	ctx   context.Context
 	stats CheckStats
-	page  mapPage
+	room  int                  // of a batch
+	es    []schema.ChunkExtent // chunkMapOf's, for reuse
 	// unsure has the inodes of which something can't be read, so that nobody
 	// knows what they name.
 	unsure map[uint64]bool
 }
 
-// holds does both walks. Each is asked for what it yields more than once if
-// they differ; what it finds beside that it says once.
+// holds does both walks, side by side. Each is asked for what it yields more than
+// once if they differ; what it finds beside that it says once.
 func (c *treeCheck) holds() error {
 	owned := c.once(c.generations)
 	named := c.once(c.inodeHolds)
@@ -90,18 +101,6 @@ func (c *treeCheck) counter(name string) float64 {
 	}
 	n, _ := schema.ParseCounter(v)
 	return float64(max(n, 1))
-}
-
-// record gives a generation's record as the view has it.
-func (c *treeCheck) record(gen uint64) (g schema.Generation, found bool, err error) {
-	v, err := c.r.View.Get(schema.Numbered(schema.PrefixGen, gen))
-	if errors.Is(err, state.ErrNotFound) {
-		return g, false, nil
-	}
-	if err == nil {
-		g, err = schema.DecodeGeneration(v)
-	}
-	return g, err == nil, err
 }
 
 // Held yields each chunk that a generation, or the tree of a sealed step,

@@ -33,15 +33,7 @@ func (c *treeCheck) deaths() error {
 		}
 		return nil
 	}
-	listed := func(yield func([]byte) error) error {
-		return c.r.Each(c.ctx, []byte{schema.PrefixDeath}, func(k, _ []byte) error {
-			if _, err := versionOf(k); err != nil {
-				return nil // said by expired
-			}
-			return yield(k[9:])
-		})
-	}
-	return check.Compare(superseded, listed, func(k []byte) error {
+	return check.Compare(superseded, c.once(c.listed), func(k []byte) error {
 		c.r.Leak("version-unlisted", versionName(k), "a newer version has taken its place, and no list of deaths names it")
 		return nil
 	}, func(k []byte) error {
@@ -50,6 +42,32 @@ func (c *treeCheck) deaths() error {
 		if k[0] == schema.PrefixInode {
 			c.r.Damage("death-dangling", versionName(k), "a list of deaths names it, and it is not there or not superseded")
 		}
+		return nil
+	})
+}
+
+// listed checks the lists of deaths and yields what they name. What is listed
+// behind a snapshot is freed once that is gone, and queued.
+func (c *treeCheck) listed(r *check.Run, yield func(m []byte) error) error {
+	last := uint64(0)
+	return r.Each(c.ctx, []byte{schema.PrefixDeath}, func(k, _ []byte) error {
+		if _, err := versionOf(k); err != nil {
+			return r.Corrupt(fmt.Sprintf("key %x", k), err)
+		}
+		if kind := k[9]; kind != schema.PrefixInode && kind != schema.PrefixDentry && kind != schema.PrefixXattr {
+			r.Damage("record", fmt.Sprintf("key %x", k), "a death of what has no versions")
+		}
+		seq := binary.BigEndian.Uint64(k[1:])
+		if err := yield(k[9:]); err != nil || seq == last {
+			return err
+		}
+		last = seq
+		for _, kind := range [...]byte{schema.PrefixSnapshot, schema.PrefixExpired} {
+			if ok, err := r.Has(schema.Numbered(kind, seq-1)); err != nil || ok {
+				return err
+			}
+		}
+		r.Leak("deaths-unqueued", fmt.Sprintf("snapshot %d", seq-1), "it is gone and not queued to be freed, and versions are listed behind it")
 		return nil
 	})
 }
@@ -69,11 +87,11 @@ func versionName(k []byte) string {
 	return fmt.Sprintf("attribute %q of inode %d, version %d", k[9:len(k)-9], ino, seq)
 }
 
-// expired checks the queue of snapshots that are gone: what is listed behind a
-// number is freed once the number is queued, and kept while it is a snapshot's.
+// expired checks the queue of snapshots that are gone: nothing that is queued is
+// a snapshot.
 func (c *treeCheck) expired() error {
 	c.r.Done(0.9)
-	err := c.r.Each(c.ctx, []byte{schema.PrefixExpired}, func(k, _ []byte) error {
+	return c.r.Each(c.ctx, []byte{schema.PrefixExpired}, func(k, _ []byte) error {
 		seq, err := schema.ParseNumbered(k)
 		if err != nil {
 			return c.r.Corrupt(fmt.Sprintf("key %x", k), err)
@@ -83,29 +101,5 @@ func (c *treeCheck) expired() error {
 			c.r.Damage("snapshot-expired", fmt.Sprintf("snapshot %d", seq), "it is there, and what it shows is about to be freed")
 		}
 		return err
-	})
-	if err != nil {
-		return err
-	}
-	last := uint64(0)
-	return c.r.Each(c.ctx, []byte{schema.PrefixDeath}, func(k, _ []byte) error {
-		if _, err := versionOf(k); err != nil {
-			return c.r.Corrupt(fmt.Sprintf("key %x", k), err)
-		}
-		if kind := k[9]; kind != schema.PrefixInode && kind != schema.PrefixDentry && kind != schema.PrefixXattr {
-			c.r.Damage("record", fmt.Sprintf("key %x", k), "a death of what has no versions")
-		}
-		seq := binary.BigEndian.Uint64(k[1:])
-		if seq == last {
-			return nil
-		}
-		last = seq
-		for _, kind := range [...]byte{schema.PrefixSnapshot, schema.PrefixExpired} {
-			if ok, err := c.r.Has(schema.Numbered(kind, seq-1)); err != nil || ok {
-				return err
-			}
-		}
-		c.r.Leak("deaths-unqueued", fmt.Sprintf("snapshot %d", seq-1), "it is gone and not queued to be freed, and versions are listed behind it")
-		return nil
 	})
 }

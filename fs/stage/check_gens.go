@@ -20,11 +20,9 @@ var kindsByGen = string([]byte{
 // generations checks all that is kept by generation, and yields who has a hold
 // on each: the inode that wrote it, and those that share it.
 func (c *treeCheck) generations(r *check.Run, yield func(m []byte) error) error {
-	last := c.counter(schema.MetaNextGen)
 	var buf []byte
 	return r.Join(c.ctx, kindsByGen, 8, func(g *check.Group) error {
 		gen := binary.BigEndian.Uint64(g.ID)
-		r.Done(0.4 * min(1, float64(gen)/last))
 		if schema.IsTreeHolder(gen) { // a snapshot's, in PrefixDeadHold
 			return nil
 		}
@@ -36,7 +34,7 @@ func (c *treeCheck) generations(r *check.Run, yield func(m []byte) error) error 
 			if unread = err != nil; !unread {
 				rec = &x
 			}
-			return r.Corrupt(genName(gen), err)
+			return corruptGen(r, gen, err)
 		})
 		if err == nil {
 			err = g.Each(schema.PrefixGenRef, func(k, _ []byte) error {
@@ -73,6 +71,14 @@ func (c *treeCheck) generations(r *check.Run, yield func(m []byte) error) error 
 	})
 }
 
+// corruptGen is Run.Corrupt: no name is made for each of a million generations.
+func corruptGen(r *check.Run, gen uint64, err error) error {
+	if err == nil {
+		return nil
+	}
+	return r.Corrupt(genName(gen), err)
+}
+
 // remains reports what is left of a generation that has no record.
 func (c *treeCheck) remains(r *check.Run, g *check.Group, gen uint64, others int) {
 	if others > 0 {
@@ -96,32 +102,31 @@ func (c *treeCheck) remains(r *check.Run, g *check.Group, gen uint64, others int
 
 // generationOf checks a generation that has a record.
 func (c *treeCheck) generationOf(r *check.Run, g *check.Group, gen uint64, rec *schema.Generation, others int) error {
-	name := genName(gen)
 	copied := rec.File || rec.Inline
 	if rec.Ino == 0 && others == 0 {
-		r.Leak("generation-unnamed", name, "no inode has a hold on it")
+		r.Leak("generation-unnamed", genName(gen), "no inode has a hold on it")
 	}
 	if g.Has(schema.PrefixDeadHold) {
-		r.Damage("generation-leaving", name, "its chunks are about to be given up, and it is still there")
+		r.Damage("generation-leaving", genName(gen), "its chunks are about to be given up, and it is still there")
 	}
 	if rec.File && g.Has(schema.PrefixDoomed) {
-		r.Damage("generation-leaving", name, "its staging file is about to be unlinked, and it is still in it")
+		r.Damage("generation-leaving", genName(gen), "its staging file is about to be unlinked, and it is still in it")
 	}
 	if g.Has(schema.PrefixHot) && !copied {
-		r.Leak("hot-mark", name, "it is marked as a hot copy, and has none")
+		r.Leak("hot-mark", genName(gen), "it is marked as a hot copy, and has none")
 	}
 	if copied && rec.Stored > 0 && !g.Has(schema.PrefixHot) {
-		r.Leak("hot-mark", name, "it is stored and has a copy of its own, which is not marked as one: it is never given up")
+		r.Leak("hot-mark", genName(gen), "it is stored and has a copy of its own, which is not marked as one: it is never given up")
 	}
 	if g.Has(schema.PrefixInline) && !rec.Inline {
-		r.Leak("inline-blocks", name, "it has blocks in the index, and is not there")
+		r.Leak("inline-blocks", genName(gen), "it has blocks in the index, and is not there")
 	}
 	if g.Has(schema.PrefixChunkMap) && rec.Stored == 0 {
-		r.Leak("chunk-map", name, "it has a chunk map, and is not stored")
+		r.Leak("chunk-map", genName(gen), "it has a chunk map, and is not stored")
 	}
 	err := g.Each(schema.PrefixPending, func(_, v []byte) error {
 		_, err := schema.DecodePending(v)
-		return r.Corrupt(name, err)
+		return corruptGen(r, gen, err)
 	})
 	if err == nil {
 		err = c.chunkMapOf(r, g, gen)
@@ -138,12 +143,12 @@ func (c *treeCheck) generationOf(r *check.Run, g *check.Group, gen uint64, rec *
 
 // chunkMapOf checks the pages of a generation's chunk map.
 func (c *treeCheck) chunkMapOf(r *check.Run, g *check.Group, gen uint64) error {
-	return g.Each(schema.PrefixChunkMap, func(k, v []byte) error {
-		_, err := schema.DecodeChunkMap(v)
+	return g.Each(schema.PrefixChunkMap, func(k, v []byte) (err error) {
+		c.es, err = schema.AppendChunkMap(c.es[:0], v)
 		if len(k) != 13 {
 			r.Damage("record", genName(gen), "a key %x", k)
 		}
-		return r.Corrupt(genName(gen), err)
+		return corruptGen(r, gen, err)
 	})
 }
 

@@ -21,21 +21,35 @@ type inodeCheck struct {
 	*treeCheck
 	r      *check.Run
 	ino    uint64
-	name   string        // for reports
 	newest *schema.Inode // nil: there is none that can be read
 	needs  needs
 	need   []schema.Content
-	queued bool                // the reaper will look at it
-	gens   map[uint64]*holding // that its contents and stripes name, or did until it was queued
+	queued bool // the reaper will look at it
+	frags  []schema.Fragment
+	claims *claims
+	leads  *entries
 }
 
-// holding is a generation as an inode that names it finds it.
-type holding struct {
-	rec   schema.Generation
-	found bool
-	held  bool // the inode has a hold on it
-	// unread: there is a record, and it can't be read.
-	unread bool
+// name is what the inode is called in reports.
+func (n *inodeCheck) name() string { return inodeName(n.ino, n.newest) }
+
+func inodeName(ino uint64, rec *schema.Inode) string {
+	if rec == nil || rec.Name == "" {
+		return fmt.Sprintf("inode %d", ino)
+	}
+	return fmt.Sprintf("inode %d (%q)", ino, rec.Name)
+}
+
+// inodeName is what an inode is called whose turn is over.
+func (c *treeCheck) inodeName(ino uint64) string {
+	var rec *schema.Inode
+	_ = c.r.Each(c.ctx, schema.InodePrefix(ino), func(_, v []byte) (err error) { // it is for a name only
+		if rec == nil {
+			rec, err = schema.DecodeInode(v)
+		}
+		return unlessCorrupt(err)
+	})
+	return inodeName(ino, rec)
 }
 
 // corrupt reports a record of the inode that can't be read: what it needs is
@@ -44,7 +58,10 @@ func (n *inodeCheck) corrupt(err error) error {
 	if errors.Is(err, schema.ErrCorrupt) {
 		n.unsure[n.ino] = true
 	}
-	return n.r.Corrupt(n.name, err)
+	if err == nil { // no name is made for each record
+		return nil
+	}
+	return n.r.Corrupt(n.name(), err)
 }
 
 // unlessCorrupt drops an error that says that a record can't be read.
@@ -59,28 +76,29 @@ func unlessCorrupt(err error) error {
 // each inode names, or is queued to give up, and has a hold on.
 func (c *treeCheck) inodeHolds(r *check.Run, yield func(m []byte) error) error {
 	last := c.counter(schema.MetaNextIno)
-	var buf []byte
-	return r.Join(c.ctx, kindsByInode, 8, func(g *check.Group) error {
-		ino := binary.BigEndian.Uint64(g.ID)
-		r.Done(0.4 + 0.4*min(1, float64(ino)/last))
+	n := &inodeCheck{treeCheck: c, r: r, claims: c.newClaims(r, yield), leads: c.newEntries(r)}
+	err := r.Join(c.ctx, kindsByInode, 8, func(g *check.Group) error {
+		n.begin(binary.BigEndian.Uint64(g.ID))
+		r.Done(0.8 * min(1, float64(n.ino)/last))
 		if r == c.r {
 			c.stats.Inodes++
 		}
-		n := &inodeCheck{treeCheck: c, r: r, ino: ino, name: fmt.Sprintf("inode %d", ino), gens: map[uint64]*holding{}}
-		if err := n.all(g); err != nil {
-			return err
-		}
-		for gen, h := range n.gens {
-			if !h.held {
-				continue
-			}
-			buf = hold(buf, gen, ino)
-			if err := yield(buf); err != nil {
-				return err
-			}
-		}
-		return nil
+		return n.all(g)
 	})
+	if err == nil {
+		err = n.claims.held.end()
+	}
+	if err == nil {
+		err = n.leads.held.end()
+	}
+	return err
+}
+
+// begin begins an inode.
+func (n *inodeCheck) begin(ino uint64) {
+	n.ino, n.claims.ino = ino, ino
+	n.newest, n.queued = nil, false
+	n.needs = needs{marks: n.needs.marks[:0], all: n.needs.all[:0]}
 }
 
 func (n *inodeCheck) all(g *check.Group) error {
@@ -105,20 +123,15 @@ func (n *inodeCheck) marks(g *check.Group) error {
 			return n.corrupt(err)
 		}
 		n.needs.marks = append(n.needs.marks, mark{gen, u})
-		rec, found, err := n.record(gen)
-		if err == nil && (!found || rec.Ino != n.ino || !rec.File) {
-			n.r.Leak("unsettled-mark", n.name, "generation %d is marked as not synced, and is not a staging file of this inode", gen)
-		}
-		return unlessCorrupt(err)
+		return n.claims.add(gen, claimMark, 0, 0)
 	})
 }
 
 // versions reads the inode's versions.
 func (n *inodeCheck) versions(g *check.Group) error {
-	n.needs.waits = map[uint64]bool{}
 	err := g.Each(schema.PrefixInode, func(k, v []byte) error {
 		if len(k) != 17 {
-			n.r.Damage("record", n.name, "a key %x", k)
+			n.r.Damage("record", n.name(), "a key %x", k)
 			return nil
 		}
 		rec, err := schema.DecodeInode(v)
@@ -126,47 +139,24 @@ func (n *inodeCheck) versions(g *check.Group) error {
 			n.needs.versions++
 			return n.corrupt(err)
 		}
+		live := claimNamed
 		if n.newest == nil {
 			n.newest = rec
-			if rec.Name != "" {
-				n.name += fmt.Sprintf(" (%q)", rec.Name)
+			if !rec.Deleted {
+				live = claimLive
 			}
 		}
 		n.needs.add(rec)
-		for _, gen := range gensOf(rec) {
-			if _, err := n.gen(gen); err != nil {
-				return err
+		err = n.claims.add(rec.Live.Gen, live, 0, 0)
+		for _, c := range [...]*schema.Content{rec.Committed, rec.Settled} {
+			if c != nil && err == nil {
+				err = n.claims.add(c.Gen, claimNamed, 0, 0)
 			}
 		}
-		return nil
+		return err
 	})
 	n.need = n.needs.contents()
-	if err != nil || n.newest == nil || n.newest.Deleted || n.newest.Live.Gen == 0 {
-		return err
-	}
-	if h := n.gens[n.newest.Live.Gen]; h != nil && !h.found && !h.unread {
-		n.r.Damage("generation-missing", n.name, "its content goes on in generation %d, of which there is no record", n.newest.Live.Gen)
-	}
-	return nil
-}
-
-// gen finds a generation that the inode names; 0 is none.
-func (n *inodeCheck) gen(gen uint64) (*holding, error) {
-	h := n.gens[gen]
-	if h != nil || gen == 0 {
-		return h, nil
-	}
-	h = &holding{}
-	n.gens[gen] = h
-	var err error
-	if h.rec, h.found, err = n.record(gen); err != nil {
-		h.unread = true // which is said by generation
-		return h, unlessCorrupt(err)
-	}
-	if h.held = h.found && h.rec.Ino == n.ino; h.found && !h.held {
-		h.held, err = n.r.Has(schema.GenRefKey(gen, n.ino))
-	}
-	return h, err
+	return err
 }
 
 // queue reads what the reaper has to do.
@@ -176,8 +166,7 @@ func (n *inodeCheck) queue(g *check.Group) error {
 		if len(k) != 17 {
 			return nil
 		}
-		_, err := n.gen(binary.BigEndian.Uint64(k[9:]))
-		return err
+		return n.claims.add(binary.BigEndian.Uint64(k[9:]), claimNamed, 0, 0)
 	})
 }
 
@@ -187,7 +176,7 @@ func (n *inodeCheck) entries(g *check.Group) error {
 	var first schema.Dentry
 	end := func() {
 		if versions == 1 && first.Ino == 0 {
-			n.r.Leak("tombstone", n.name, "the entry %q is gone, and nothing older of it is left to hide", last)
+			n.r.Leak("tombstone", n.name(), "the entry %q is gone, and nothing older of it is left to hide", last)
 		}
 	}
 	err := g.Each(schema.PrefixDentry, func(k, v []byte) error {
@@ -211,30 +200,15 @@ func (n *inodeCheck) entries(g *check.Group) error {
 	return err
 }
 
-// entry checks that what a name leads to is there.
+// entry checks a name; what it leads to is looked up later.
 func (n *inodeCheck) entry(name string, d schema.Dentry, live bool) error {
 	if d.Ino == 0 {
 		return nil
 	}
 	if live && (n.needs.versions == 0 || n.newest != nil && n.newest.Deleted) {
-		n.r.Damage("entry-unreachable", n.name, "the entry %q is in a directory that is not there", name)
+		n.r.Damage("entry-unreachable", n.name(), "the entry %q is in a directory that is not there", name)
 	}
-	prefix := schema.InodePrefix(d.Ino)
-	it, err := n.r.View.NewIter(prefix, schema.After(prefix))
-	if err != nil {
-		return err
-	}
-	defer it.Close()
-	if !it.First() {
-		if it.Error() == nil {
-			n.r.Damage("entry-dangling", n.name, "the entry %q leads to inode %d, which is not there", name, d.Ino)
-		}
-		return it.Error()
-	}
-	if rec, err := schema.DecodeInode(it.Value()); err == nil && live && (rec.Deleted || rec.Nlink == 0) {
-		n.r.Damage("entry-dangling", n.name, "the entry %q leads to inode %d, which is deleted", name, d.Ino)
-	}
-	return nil
+	return n.leads.held.add(entry{ino: d.Ino, dir: n.ino, live: live})
 }
 
 // rest checks what else hangs on an inode.
@@ -242,16 +216,16 @@ func (n *inodeCheck) rest(g *check.Group) error {
 	gone := n.needs.versions == 0 && !n.queued
 	switch {
 	case g.Has(schema.PrefixOrphan) && (n.needs.versions == 0 || n.newest != nil && n.newest.Deleted):
-		n.r.Leak("orphan", n.name, "it is listed as unlinked and open, and is not there")
+		n.r.Leak("orphan", n.name(), "it is listed as unlinked and open, and is not there")
 	case n.needs.versions == 1 && n.newest != nil && n.newest.Deleted && !n.queued:
-		n.r.Leak("tombstone", n.name, "it is deleted, and nothing older of it is left to hide")
+		n.r.Leak("tombstone", n.name(), "it is deleted, and nothing older of it is left to hide")
 	case g.Has(schema.PrefixSymlink) && gone:
-		n.r.Leak("inode-remains", n.name, "there is the target of a symbolic link of it, and no version")
+		n.r.Leak("inode-remains", n.name(), "there is the target of a symbolic link of it, and no version")
 	case n.newest != nil && n.newest.Mode&ModeType == ModeLink && !n.newest.Deleted && !g.Has(schema.PrefixSymlink):
-		n.r.Damage("symlink-target", n.name, "it is a symbolic link without a target")
+		n.r.Damage("symlink-target", n.name(), "it is a symbolic link without a target")
 	}
 	if gone && g.Has(schema.PrefixXattr) {
-		n.r.Leak("inode-remains", n.name, "there are extended attributes of it, and no version")
+		n.r.Leak("inode-remains", n.name(), "there are extended attributes of it, and no version")
 	}
 	return g.Each(schema.PrefixXattr, func(k, v []byte) error {
 		_, _, err := schema.ParseXattrKey(k)

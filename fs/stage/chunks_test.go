@@ -62,6 +62,7 @@ func (c *memChunks) Drop(tx *state.Tx, gen uint64, ids [][32]byte) error {
 }
 
 func (c *memChunks) Sole(uint64, [][32]byte, func(uint64) bool) (int64, error) { return 0, nil }
+func (c *memChunks) Prefetch([32]byte, uint32) bool                            { return false }
 func (c *memChunks) Watch(func(uint64))                                        {}
 
 // storeAll ingests all that waits.

@@ -216,6 +216,9 @@ func (t *Tree) cutIn(tx *txn, cut *Cut, nodes []*inode, marked map[uint64]bool, 
 		if !isReg(n.rec) {
 			continue
 		}
+		if marked[n.ino] && !n.growing() {
+			continue // meanwhile it was closed, which has committed it, or overwritten
+		}
 		cut.inos = append(cut.inos, n.ino)
 		rec := *n.rec
 		if rec.Failed {
@@ -271,12 +274,17 @@ func (c *cutSet) took(seq, changes uint64) {
 func (t *Tree) openLogs() (inos []uint64) {
 	for _, n := range t.inodes.open() {
 		n.mu.RLock()
-		if n.writers > 0 && n.appendOnly && n.rec != nil && isReg(n.rec) && !n.rec.Excluded && n.isLog() {
+		if n.growing() {
 			inos = append(inos, n.ino)
 		}
 		n.mu.RUnlock()
 	}
 	return inos
+}
+
+// growing says whether n, which is locked, is a log that somebody writes.
+func (n *inode) growing() bool {
+	return n.writers > 0 && n.appendOnly && n.rec != nil && isReg(n.rec) && !n.rec.Excluded && n.isLog()
 }
 
 func (n *inode) isLog() bool {

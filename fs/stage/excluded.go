@@ -244,16 +244,15 @@ func (t *Tree) Exclude(e Excludes) error {
 // halfwayMark begins the record of patterns that may not be in force everywhere.
 const halfwayMark = "\x00"
 
-// putExcludes records patterns, and makes that durable.
+// putExcludes records patterns. That they are in force is no more durable than the
+// flags: a power cut leaves the beginning of the journal, so if any flag of a walk
+// is there, the mark before it is, and if the patterns are, all flags are.
 func (t *Tree) putExcludes(text string) error {
-	pos, err := t.update(schema.KindNamespace, func(tx *txn) error {
+	_, err := t.update(schema.KindNamespace, func(tx *txn) error {
 		tx.Put(schema.MetaKey(schema.MetaExclude), []byte(text))
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	return wrapDisk(t.db.Sync(pos))
+	return err
 }
 
 // apply sets the flags below a directory that is not excluded.

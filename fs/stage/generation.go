@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"sort"
 	"sync"
 	"sync/atomic"
 
@@ -36,6 +37,8 @@ type generation struct {
 	marked  bool                  // the index holds an unsettled mark: unsynced bytes
 	settled int64                 // what that mark says
 	failed  atomic.Pointer[error] // a sync failed: what is in the file is unknown
+
+	walk walk // of one that is read from chunks
 }
 
 type genTable struct {
@@ -197,7 +200,7 @@ func (gt *genTable) read(id uint64, dst []byte, off int64) error {
 	stored := 0
 	if gt.isWrong(id) {
 		stored = g.storedAt(off, len(dst))
-		if err := gt.readChunks(id, dst[:stored], off); err != nil {
+		if err := gt.readChunks(g, dst[:stored], off); err != nil {
 			return err
 		}
 	}
@@ -209,7 +212,7 @@ func (gt *genTable) read(id uint64, dst []byte, off int64) error {
 		return nil
 	}
 	if g.storedAt(off, len(dst)) == len(dst) {
-		cerr := gt.readChunks(id, dst, off)
+		cerr := gt.readChunks(g, dst, off)
 		if has && cerr == nil {
 			gt.distrust(id, err)
 		}
@@ -300,15 +303,17 @@ func (gt *genTable) readInline(g *generation, dst []byte, off int64) error {
 }
 
 // readChunks reads through the chunk map of a stored generation.
-func (gt *genTable) readChunks(id uint64, dst []byte, off int64) error {
+func (gt *genTable) readChunks(g *generation, dst []byte, off int64) error {
 	if gt.t.cfg.Chunks == nil {
 		return fmt.Errorf("%w: no chunk store", ErrIO)
 	}
+	m := &mapReader{t: gt.t, gen: g.id}
 	for len(dst) > 0 {
-		e, err := gt.t.chunkAt(id, off)
+		e, err := m.at(off)
 		if err != nil {
 			return err
 		}
+		gt.readAhead(g, m, e)
 		in := off - e.Off
 		n := min(int64(len(dst)), int64(e.Len)-in)
 		if err := gt.t.cfg.Chunks.ReadChunk(context.Background(), e.ID, e.Raw, dst[:n], int(int64(e.Skip)+in)); err != nil {
@@ -321,16 +326,32 @@ func (gt *genTable) readChunks(id uint64, dst []byte, off int64) error {
 
 // chunkAt finds the chunk that holds file offset off of a stored generation.
 func (t *Tree) chunkAt(gen uint64, off int64) (schema.ChunkExtent, error) {
-	es, err := t.chunkPage(gen, uint32(off/schema.ChunkPage))
-	if err != nil {
-		return schema.ChunkExtent{}, err
-	}
-	for _, e := range es {
-		if off >= e.Off && off < e.Off+int64(e.Len) {
-			return e, nil
+	return (&mapReader{t: t, gen: gen}).at(off)
+}
+
+// mapReader looks things up in the chunk map of a stored generation. It keeps the
+// page that was asked for last: one of a database has thousands of extents.
+type mapReader struct {
+	t    *Tree
+	gen  uint64
+	page uint32
+	es   []schema.ChunkExtent // of page; nil: none was read
+}
+
+// at finds the chunk that holds file offset off.
+func (m *mapReader) at(off int64) (schema.ChunkExtent, error) {
+	if page := uint32(off / schema.ChunkPage); m.es == nil || page != m.page {
+		es, err := m.t.chunkPage(m.gen, page)
+		if err != nil {
+			return schema.ChunkExtent{}, err
 		}
+		m.page, m.es = page, es
 	}
-	return schema.ChunkExtent{}, fmt.Errorf("%w: generation %d: no chunk holds offset %d", ErrIO, gen, off)
+	k := sort.Search(len(m.es), func(k int) bool { return off < m.es[k].Off+int64(m.es[k].Len) })
+	if k == len(m.es) || off < m.es[k].Off {
+		return schema.ChunkExtent{}, fmt.Errorf("%w: generation %d: no chunk holds offset %d", ErrIO, m.gen, off)
+	}
+	return m.es[k], nil
 }
 
 func (t *Tree) chunkPage(gen uint64, page uint32) ([]schema.ChunkExtent, error) {

@@ -42,7 +42,7 @@ func (t *Tree) needed(f *findings) (need []schema.Content, waits map[uint64]bool
 // needs gathers what the versions of one inode need, newest first.
 type needs struct {
 	marks    []mark
-	waits    map[uint64]bool
+	waits    map[uint64]bool // nil: nobody asks
 	versions int
 	all      []schema.Content
 }
@@ -66,12 +66,18 @@ func (n *needs) add(rec *schema.Inode) {
 	}
 	add(rec.Committed)
 	if rec.Committed != nil {
-		n.waits[rec.Committed.Gen] = true
+		n.wait(rec.Committed.Gen)
 	}
 	// A content that is durable never gives way to the one before it.
 	if rec.Settled != nil && (rec.Committed == nil || !settledBy(n.marks, rec.Committed)) {
 		add(rec.Settled)
-		n.waits[rec.Settled.Gen] = true
+		n.wait(rec.Settled.Gen)
+	}
+}
+
+func (n *needs) wait(gen uint64) {
+	if n.waits != nil {
+		n.waits[gen] = true
 	}
 }
 

@@ -116,21 +116,35 @@ func (t *Tree) path(ino, seq uint64) (string, error) {
 	return path, nil
 }
 
-// Prior gives the chunks of the content that was last stored under a key
-// (such as a path with its step number masked), or nil.
-func (t *Tree) Prior(key string) ([]schema.ChunkExtent, error) {
+// Prior gives the generation that was last stored under a key (such as a path
+// with its step number masked), and its chunks; 0 and nil: there is none.
+func (t *Tree) Prior(key string) (gen uint64, es []schema.ChunkExtent, err error) {
 	v, err := t.db.Get(priorKey(key))
 	if errors.Is(err, state.ErrNotFound) {
-		return nil, nil
+		return 0, nil, nil
 	}
+	if err != nil {
+		return 0, nil, wrapDisk(err)
+	}
+	if gen, err = schema.ParseCounter(v); err != nil {
+		return 0, nil, wrapDisk(err)
+	}
+	es, err = t.chunkMap(gen)
+	return gen, es, err
+}
+
+// PriorKeys gives the first of the keys for Prior that begin with prefix.
+func (t *Tree) PriorKeys(prefix string, max int) (keys []string, err error) {
+	lower := priorKey(prefix)
+	it, err := t.db.NewIter(lower, schema.After(lower))
 	if err != nil {
 		return nil, wrapDisk(err)
 	}
-	gen, err := schema.ParseCounter(v)
-	if err != nil {
-		return nil, wrapDisk(err)
+	defer it.Close()
+	for ok := it.First(); ok && len(keys) < max; ok = it.Next() {
+		keys = append(keys, string(it.Key()[1:]))
 	}
-	return t.chunkMap(gen)
+	return keys, wrapDisk(it.Error())
 }
 
 func priorKey(key string) []byte { return append([]byte{schema.PrefixLastPath}, key...) }

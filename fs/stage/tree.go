@@ -43,6 +43,9 @@ type Chunks interface {
 	ReadChunk(ctx context.Context, id [32]byte, raw uint32, dst []byte, off int) error
 	// AnyDamaged says whether one of these chunks is known to be damaged or gone.
 	AnyDamaged(ids [][32]byte) (bool, error)
+	// Prefetch begins to make ready a chunk that is about to be read; false: there
+	// is no room for that now.
+	Prefetch(id [32]byte, raw uint32) bool
 	// Hold notes, in the transaction that makes a generation consist of chunks,
 	// that it needs them; Drop that it does no more. Chunks that nobody holds
 	// may be taken away.

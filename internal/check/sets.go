@@ -4,6 +4,8 @@ import (
 	"hash/maphash"
 	"maps"
 	"slices"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Set yields its members, in any order, each at least once. It can be asked
@@ -32,16 +34,16 @@ const (
 )
 
 // Compare finds what only a and only b have. Either func may be nil: then
-// nobody asks. A set that yields members more than once makes the first pass
+// nobody asks. Both sets are asked at the same time; the funcs are called
+// afterwards. A set that yields members more than once makes the first pass
 // useless, not the result wrong.
 func Compare(a, b Set, onlyA, onlyB func(member []byte) error) error {
 	c := comparison{seed: maphash.MakeSeed()}
-	ta, err := c.tally(a)
-	if err != nil {
-		return err
-	}
-	tb, err := c.tally(b)
-	if err != nil {
+	var ta, tb *tally
+	var both errgroup.Group
+	both.Go(func() (err error) { ta, err = c.tally(a); return err })
+	both.Go(func() (err error) { tb, err = c.tally(b); return err })
+	if err := both.Wait(); err != nil {
 		return err
 	}
 	wanted, held := map[uint64]bool{}, uint64(0)

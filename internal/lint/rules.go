@@ -13,11 +13,13 @@ const module = "stepfs/"
 // import. A layer is a package with all that lies below it, unless something
 // below is a layer of its own. Tests are free: they may wire layers together.
 var mayImport = map[string][]string{
-	"cmd": {"fs", "fs/stage", "snapshot", "snapshot/include", "snapshot/inspect", "snapshot/published", "snapshot/rules", "chunkstore", "chunkstore/bucket", "chunkstore/codec/simulate", "chunkstore/pack", "chunkstore/remote",
+	"cmd": {"fs", "fs/attach", "fs/stage", "snapshot", "snapshot/include", "snapshot/inspect", "snapshot/published", "snapshot/rules", "chunkstore", "chunkstore/bucket", "chunkstore/codec/simulate", "chunkstore/pack", "chunkstore/remote",
 		"internal/check", "internal/journal", "internal/livetree", "internal/schema", "internal/state", "internal/storedir"},
 	"fs":                 {"fs/stage", "snapshot"},
+	"fs/attach":          {"snapshot/published", "internal/schema"},
 	"fs/stage":           {"internal/check", "internal/journal", "internal/pace", "internal/schema", "internal/state"},
-	"snapshot":           {"snapshot/include", "snapshot/inspect", "snapshot/rules", "chunkstore", "chunkstore/bucket", "chunkstore/remote", "internal/check", "internal/journal", "internal/pace", "internal/schema", "internal/state"},
+	"snapshot":           {"snapshot/align", "snapshot/include", "snapshot/inspect", "snapshot/rules", "chunkstore", "chunkstore/bucket", "chunkstore/remote", "internal/check", "internal/journal", "internal/pace", "internal/schema", "internal/state"},
+	"snapshot/align":     {"snapshot/inspect", "chunkstore", "chunkstore/pack"},
 	"snapshot/include":   {},
 	"snapshot/inspect":   {},
 	"snapshot/rules":     {},
@@ -39,6 +41,7 @@ var mayImport = map[string][]string{
 	"internal/simdisk":  {}, // for tests alone, of every layer that writes to a disk
 	"internal/sim":      {},
 	"internal/lint":     {},
+	"tools":             {},
 	// What chunks would take, without a store.
 	"chunkstore/codec/simulate": {"chunkstore/codec"},
 	// These drive the built binary from outside and know nothing of its inside.
@@ -62,12 +65,12 @@ type ban struct {
 
 var bans = []ban{
 	{"github.com/spf13/", []string{"cmd"}, "flags belong to the command"},
-	{"flag", []string{"cmd", "bench", "bench/series/compare"}, "flags belong to the command"},
-	{"log", []string{"cmd"}, "the core reports by errors and events, it does not log"},
+	{"flag", []string{"cmd", "bench", "bench/series/compare", "tools"}, "flags belong to the command"},
+	{"log", []string{"cmd", "tools"}, "the core reports by errors and events, it does not log"},
 	{"log/slog", []string{"cmd"}, "the core reports by errors and events, it does not log"},
 	{"github.com/prometheus/", []string{"cmd"}, "metrics are registered by the command"},
-	{"github.com/hanwen/go-fuse/", []string{"cmd", "fs", "bench"}, "only fs speaks to the kernel; fs/stage and below know nothing of FUSE"},
-	{"github.com/aws/", []string{"chunkstore/remote"}, "the object store is behind one interface"},
+	{"github.com/hanwen/go-fuse/", []string{"cmd", "fs", "fs/attach", "bench"}, "only fs and fs/attach speak to the kernel; fs/stage and below know nothing of FUSE"},
+	{"github.com/aws/", []string{"chunkstore/remote", "bench"}, "the object store is behind one interface"},
 	{"testing", []string{"integration/harness", "chunkstore/remote/remotetest"}, "test code belongs in _test.go files, or in what they share"},
 }
 

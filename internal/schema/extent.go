@@ -150,9 +150,11 @@ func EncodeChunkMap(es []ChunkExtent) []byte {
 }
 
 // DecodeChunkMap is the inverse of EncodeChunkMap.
-func DecodeChunkMap(v []byte) ([]ChunkExtent, error) {
+func DecodeChunkMap(v []byte) ([]ChunkExtent, error) { return AppendChunkMap(nil, v) }
+
+// AppendChunkMap is DecodeChunkMap for who decodes many: it appends to es.
+func AppendChunkMap(es []ChunkExtent, v []byte) ([]ChunkExtent, error) {
 	r := &reader{b: v}
-	var es []ChunkExtent
 	for len(r.b) > 0 && r.err == nil {
 		off, n, skip, raw := r.uint(), r.uint(), r.uint(), r.uint()
 		e := ChunkExtent{Off: int64(off), Len: uint32(n), Skip: uint32(skip), Raw: uint32(raw)}

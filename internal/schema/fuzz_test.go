@@ -183,7 +183,11 @@ func FuzzObjects(f *testing.F) {
 	decoders := []func(b []byte) error{
 		func(b []byte) error { _, _, _, err := DecodeRoot(b); return err },
 		func(b []byte) error { _, err := DecodePage(b); return err },
-		func(b []byte) error { _, err := DecodePages(b); return err },
+		func(b []byte) error {
+			_, _, err := DecodeIndex(b)
+			_, same := DecodePages(b)
+			return errors.Join(err, same)
+		},
 		func(b []byte) error { _, err := DecodeExtents(b); return err },
 	}
 	for i, b := range [][]byte{

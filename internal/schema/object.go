@@ -112,12 +112,18 @@ func DecodePage(b []byte) (es []TreeEntry, err error) {
 
 // DecodePages reads the index of a large directory.
 func DecodePages(b []byte) (pages []ObjectRef, err error) {
+	_, pages, err = DecodeIndex(b)
+	return pages, err
+}
+
+// DecodeIndex is DecodePages with the first name of each page.
+func DecodeIndex(b []byte) (firsts []string, pages []ObjectRef, err error) {
 	r := object(b, ObjectIndex)
 	for n := r.uint(); n > 0 && r.err == nil; n-- {
-		r.bytes() // its first name
+		firsts = append(firsts, string(r.bytes()))
 		pages = append(pages, r.ref())
 	}
-	return pages, r.done("index of a directory")
+	return firsts, pages, r.done("index of a directory")
 }
 
 // DecodeExtents reads a part of the extents of a large file.

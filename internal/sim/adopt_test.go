@@ -48,7 +48,7 @@ func TestAdoptedPackIsDurable(t *testing.T) {
 	for seed := range uint64(16) {
 		left, err := open(killed.Cut(rand.New(rand.NewPCG(seed, 1))), storeConf{boot: fmt.Sprint("cut", seed), passive: true})
 		ok(err)
-		found, err := left.findings()
+		found, err := left.findings(true)
 		ok(err)
 		if len(found) > 0 {
 			t.Errorf("seed %d: the check finds %+v", seed, found)

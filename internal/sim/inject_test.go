@@ -233,10 +233,9 @@ func (i *injection) String() string {
 
 // run is one run with one injection. through says that it was over before the
 // operation that should fail.
-func (i *injection) run(told *atomic.Int64, kept *atomic.Int64) (through bool, err error) {
+func (i *injection) run(told, kept *atomic.Int64) (through bool, err error) {
 	disk := newDisk()
 	disk.Before(i.see)
-	before := ours()
 	j := &job{rng: rand.New(rand.NewPCG(i.seed, 1)), files: map[string]*jobFile{}}
 	ended := make(chan error, 1)
 	go func() {
@@ -257,12 +256,6 @@ func (i *injection) run(told *atomic.Int64, kept *atomic.Int64) (through bool, e
 		return false, fmt.Errorf("it hangs: a lock is held\n%s", b[:runtime.Stack(b, true)])
 	}
 	disk.Before(nil)
-	for end := time.Now().Add(20 * time.Second); ours() > before; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			b := make([]byte, 1<<20)
-			return false, fmt.Errorf("%d goroutines are left, %d were before\n%s", ours(), before, b[:runtime.Stack(b, true)])
-		}
-	}
 	if j.wrong != nil {
 		return false, j.wrong
 	}
@@ -278,6 +271,36 @@ func (i *injection) run(told *atomic.Int64, kept *atomic.Int64) (through bool, e
 		}
 	}
 	return i.hits == 0 && i.ops < i.k, nil
+}
+
+// runAll runs injections at the same time; none of them leaves a goroutine.
+func runAll(is []*injection, told, kept *atomic.Int64) (through bool, err error) {
+	before := ours()
+	var wg sync.WaitGroup
+	var over atomic.Int64
+	errs := make([]error, len(is))
+	for n, i := range is {
+		wg.Go(func() {
+			done, err := i.run(told, kept)
+			if err != nil {
+				errs[n] = fmt.Errorf("%v: %w", i, err)
+			}
+			if done {
+				over.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return false, err
+	}
+	for end := time.Now().Add(20 * time.Second); ours() > before; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			b := make([]byte, 1<<20)
+			return false, fmt.Errorf("after one of %v: %d goroutines are left, %d were before\n%s", is, ours(), before, b[:runtime.Stack(b, true)])
+		}
+	}
+	return int(over.Load()) == len(is), nil
 }
 
 // ours counts goroutines that the store has started. (Pebble leaves one of its
@@ -325,7 +348,7 @@ func keeps(disk *simdisk.Disk, boot string, promises []promise) error {
 			return fmt.Errorf("snapshot %d, %s: %s and not %s, %v", p.seq, p.path, brief(string(b[:n])), brief(p.data), errors.Join(err))
 		}
 	}
-	found, err := s.findings()
+	found, err := s.findings(true)
 	if err != nil {
 		return err
 	}
@@ -356,19 +379,18 @@ func TestInjectedErrors(t *testing.T) {
 	hits := map[string]int{}
 	total := 0
 	for seed := uint64(1); total < want; seed++ {
-		for k, open := 1, len(injections); open > 0 && total < want; k += stride {
-			open = 0
+		for k, through := 1, false; !through && total < want; k += stride {
+			var is []*injection
 			for _, what := range injections {
-				i := &injection{injected: what, k: k, seed: seed}
-				through, err := i.run(&told, &kept)
-				if err != nil {
-					t.Fatalf("%v: %v", i, err)
-				}
-				if !through {
-					open++
-				}
+				is = append(is, &injection{injected: what, k: k, seed: seed})
+			}
+			var err error
+			if through, err = runAll(is, &told, &kept); err != nil {
+				t.Fatal(err)
+			}
+			for _, i := range is {
 				if i.hits > 0 {
-					hits[what.name]++
+					hits[i.name]++
 					total++
 				}
 			}

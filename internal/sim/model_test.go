@@ -6,9 +6,11 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"stepfs/fs/stage"
 	"stepfs/snapshot"
+	"stepfs/snapshot/include"
 )
 
 // workers is how many goroutines use a store at once, each in a directory of
@@ -19,6 +21,7 @@ const workers = 2
 type file struct {
 	contents []string // by version
 	commits  []int    // versions that were closed or synced: what snapshots show
+	logs     []int    // versions that a seal may have taken while they were appended to
 	acks     []int    // versions that a caller was told are durable
 }
 
@@ -30,8 +33,19 @@ type node struct {
 	f      *file  // of a file
 	live   int    // version that the live tree shows
 	commit int    // newest one that snapshots show; -1: none
-	log    bool   // open, and only appended to: a seal may take it up to its size
-	maybe  []int  // newer versions of which a kill left open whether they are committed
+	log    bool   // open by O_APPEND, and only appended to: a seal may take it up to its size
+	unseen bool   // excluded: no close commits it, and no snapshot makes it durable
+	maybe  []int  // newer versions that may be committed: a kill left it open, or a seal took a log
+}
+
+// unlogged is a node that is appended to no more: which of its versions a seal has
+// taken, and so committed, is not known.
+func (n node) unlogged() node {
+	for v := n.commit + 1; n.log && v <= n.live; v++ {
+		n.maybe = append(slices.Clip(n.maybe), v)
+	}
+	n.log = false
+	return n
 }
 
 // treeState is a worker's directory between two of its operations.
@@ -42,6 +56,9 @@ type treeState struct {
 	// wild: an operation of several transactions is under way, and what is seen
 	// is anything.
 	wild bool
+	// pieces: the operation under way is of several transactions, each of which
+	// changes the next part of a file.
+	pieces bool
 }
 
 func (s treeState) clone(what string) treeState {
@@ -50,7 +67,14 @@ func (s treeState) clone(what string) treeState {
 
 // ack is what one caller was told of a snapshot: it shows one state of each
 // worker's line from lo to hi.
-type ack struct{ lo, hi [workers]int }
+type ack struct {
+	lo, hi       [workers]int
+	inLo, inHigh int  // versions of what is included from outside,
+	sealed       bool // if it was sealed then, and not found as it was by a barrier
+	late         bool // it took so long that what is included may be missing
+
+	begun time.Time
+}
 
 // snap is what is known of a snapshot that somebody was told of.
 type snap struct {
@@ -75,8 +99,9 @@ type model struct {
 	files  []*file
 	snaps  map[uint64]*snap
 	steps  map[string]ack // by scope and step: where the workers were when it was committed
-	pruned bool           // somebody asked for it
-	from   uint64         // cuts before this one may be of recovery, in no state of a line
+	out    *outside
+	pruned bool   // somebody asked for it
+	from   uint64 // cuts before this one may be of recovery, in no state of a line
 	trace  []string
 	ops    atomic.Int64
 }
@@ -89,6 +114,13 @@ func newModel() *model {
 	return m
 }
 
+// long says that a life has gone on for long enough.
+func (m *model) long() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.trace) >= 4000
+}
+
 func (m *model) note(format string, args ...any) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -99,10 +131,10 @@ func (m *model) noteLocked(format string, args ...any) {
 	m.trace = append(m.trace, fmt.Sprintf(format, args...))
 }
 
-func (m *model) newFile() *file {
+func (m *model) newFile(contents ...string) *file {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	f := &file{}
+	f := &file{contents: contents}
 	m.files = append(m.files, f)
 	return f
 }
@@ -134,7 +166,8 @@ func (m *model) end(w int) {
 func (m *model) span() (a ack) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	a.lo = m.done
+	a.inLo, a.inHigh = m.out.span()
+	a.lo, a.begun = m.done, time.Now()
 	for w, l := range m.lines {
 		a.hi[w] = len(l) - 1
 	}
@@ -145,23 +178,27 @@ func (m *model) span() (a ack) {
 // before now; own is the caller, or -1, whose last state it shows, and synced
 // are its files.
 func (m *model) acked(seq uint64, own int, from ack, name string, strict bool, synced ...int) {
-	a := ack{from.lo, m.span().hi}
+	a := m.span()
+	a.lo, a.inLo, a.sealed = from.lo, from.inLo, name != ""
+	a.late = a.begun.Sub(from.begun) >= include.MaxTime
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if own >= 0 {
 		a.lo[own] = a.hi[own]
 	}
-	s := m.snaps[seq]
-	if s == nil {
-		s = &snap{}
-		m.snaps[seq] = s
-	}
-	if s.fixed == nil {
-		s.acks = append(s.acks, a)
-	}
-	s.strict = s.strict || strict
-	if name != "" {
-		s.name = name
+	if seq != 0 { // else it is of what is excluded
+		s := m.snaps[seq]
+		if s == nil {
+			s = &snap{}
+			m.snaps[seq] = s
+		}
+		if s.fixed == nil {
+			s.acks = append(s.acks, a)
+		}
+		s.strict = s.strict || strict
+		if name != "" {
+			s.name = name
+		}
 	}
 	for w := range m.synced {
 		m.synced[w] = max(m.synced[w], a.lo[w])
@@ -203,7 +240,7 @@ func (m *model) committing(w int, step string) {
 
 func (m *model) ackStrict(w, lo, hi int) {
 	for _, n := range m.lines[w][lo].nodes {
-		if n.f == nil || n.commit < 0 || n.log || n.maybe != nil {
+		if n.f == nil || n.commit < 0 || n.log || n.maybe != nil || n.unseen {
 			continue
 		}
 		same := true
@@ -231,7 +268,7 @@ type known struct {
 	from   uint64
 	trace  []string
 
-	expired []uint64
+	expired []uint64 // somebody was told that they are gone
 }
 
 // before is what was acknowledged; it is taken before the crash is.
@@ -254,7 +291,7 @@ func (m *model) after(k *known) *known {
 	defer m.mu.Unlock()
 	k.lines, k.trace, k.pruned, k.from = m.lines, m.trace, m.pruned, m.from
 	for _, f := range m.files {
-		k.files[f] = file{contents: f.contents, commits: f.commits, acks: k.files[f].acks}
+		k.files[f] = file{contents: f.contents, commits: f.commits, logs: f.logs, acks: k.files[f].acks}
 	}
 	for seq, s := range k.snaps {
 		now := m.snaps[seq]
@@ -287,48 +324,69 @@ func (k *known) least(f *file, commit int) int {
 	return least
 }
 
+// mismatch says how what is found differs from a state, when it is asked: most
+// states that are tried do not fit. Nil: it does not differ.
+type mismatch func() string
+
+func differs(format string, args ...any) mismatch {
+	return func() string {
+		for i, a := range args {
+			if s, ok := a.(content); ok {
+				args[i] = brief(string(s))
+			}
+		}
+		return fmt.Sprintf(format, args...)
+	}
+}
+
+// content is shown in brief.
+type content string
+
 // shows holds what a snapshot shows of a worker's directory against one of its
-// states; it says what is wrong, or nothing. exact: nothing had to be durable.
-func (k *known) shows(view map[string]seen, s treeState, exact bool) (older int, wrong string) {
+// states. exact: nothing had to be durable.
+func (k *known) shows(view map[string]seen, s treeState, exact bool) (older int, wrong mismatch) {
 	if s.wild {
-		return 0, ""
+		return 0, nil
 	}
 	inos := map[int]uint64{}
 	for path, id := range s.names {
+		if hidden(path) {
+			continue
+		}
 		n, v := s.nodes[id], seen{}
 		v, there := view[path]
 		if there {
 			if ino := inos[id]; ino != 0 && ino != v.ino {
-				return 0, fmt.Sprintf("%s is inode %d, another name of it %d", path, v.ino, ino)
+				return 0, differs("%s is inode %d, another name of it %d", path, v.ino, ino)
 			}
 			inos[id] = v.ino
 		}
 		if n.f == nil || there && n.mode != v.mode {
 			if !there || v.mode != n.mode || v.xattr != n.xattr || v.data != n.target {
-				return 0, fmt.Sprintf("%s: there %v, mode %o and not %o, xattr %q and not %q, leads to %q and not %q", path, there, v.mode, n.mode, v.xattr, n.xattr, v.data, n.target)
+				return 0, differs("%s: there %v, mode %o and not %o, xattr %q and not %q, leads to %q and not %q", path, there, v.mode, n.mode, v.xattr, n.xattr, v.data, n.target)
 			}
 			continue
 		}
 		version, ok := k.version(n, v, there, exact)
 		if !ok {
-			return 0, fmt.Sprintf("%s: %s (there: %v), none of versions %d to %d", path, brief(v.data), there, k.least(n.f, n.commit), n.commit)
+			return 0, differs("%s: %s (there: %v), none of versions %d to %d", path, content(v.data), there, k.least(n.f, n.commit), n.commit)
 		}
 		if there && v.xattr != n.xattr {
-			return 0, fmt.Sprintf("%s: xattr %q and not %q", path, v.xattr, n.xattr)
+			return 0, differs("%s: xattr %q and not %q", path, v.xattr, n.xattr)
 		}
 		if version < n.commit {
 			older++
 			if there && v.mark == "" {
-				return 0, fmt.Sprintf("%s shows version %d instead of %d and is not marked", path, version, n.commit)
+				return 0, differs("%s shows version %d instead of %d and is not marked", path, version, n.commit)
 			}
 		}
 	}
 	for path := range view {
-		if _, ok := s.names[path]; !ok {
-			return 0, fmt.Sprintf("%s is there and should not be", path)
+		if _, ok := s.names[path]; !ok || hidden(path) {
+			return 0, differs("%s is there and should not be", path)
 		}
 	}
-	return older, ""
+	return older, nil
 }
 
 // version is which of the versions that a snapshot may show of a file it does.
@@ -356,9 +414,11 @@ func (k *known) version(n node, v seen, there, exact bool) (int, bool) {
 			}
 		}
 	}
-	for _, version := range slices.Backward(f.commits) {
-		if version >= least && version <= n.commit && f.contents[version] == v.data {
-			return version, true
+	for _, shown := range [][]int{f.commits, f.logs} {
+		for _, version := range slices.Backward(shown) {
+			if version >= least && version <= n.commit && f.contents[version] == v.data {
+				return version, true
+			}
 		}
 	}
 	return 0, false
@@ -367,15 +427,15 @@ func (k *known) version(n node, v seen, there, exact bool) (int, bool) {
 // liveAs holds the live tree after a power cut, or with exact after a kill,
 // against a state. Each byte is that of some version since the last one that
 // was acknowledged.
-func (k *known) liveAs(view map[string]seen, s, next treeState, exact bool) (wrong string) {
+func (k *known) liveAs(view map[string]seen, s, next treeState, exact bool) mismatch {
 	if s.wild || exact && next.wild {
-		return ""
+		return nil
 	}
 	for path, id := range s.names {
 		n := s.nodes[id]
 		v, there := view[path]
 		if !there || v.mode != n.mode || v.xattr != n.xattr || n.f == nil && v.data != n.target {
-			return fmt.Sprintf("%s: there %v, mode %o and not %o, xattr %q and not %q, leads to %q and not %q", path, there, v.mode, n.mode, v.xattr, n.xattr, v.data, n.target)
+			return differs("%s: there %v, mode %o and not %o, xattr %q and not %q, leads to %q and not %q", path, there, v.mode, n.mode, v.xattr, n.xattr, v.data, n.target)
 		}
 		if n.f == nil {
 			continue
@@ -383,21 +443,21 @@ func (k *known) liveAs(view map[string]seen, s, next treeState, exact bool) (wro
 		contents := k.files[n.f].contents
 		if exact {
 			got := contents[n.live]
-			if v.data != got && !torn(got, contents[next.nodes[id].versionOf(n.f, n.live)], v.data) {
-				return fmt.Sprintf("%s: %s, want %s", path, brief(v.data), brief(got))
+			if v.data != got && !torn(got, contents[next.nodes[id].versionOf(n.f, n.live)], v.data, next.pieces) {
+				return differs("%s: %s, want %s", path, content(v.data), content(got))
 			}
 			continue
 		}
-		if wrong := mixed(contents[max(0, k.least(n.f, len(contents))):], v.data); wrong != "" {
-			return path + ": " + wrong
+		if wrong := mixed(contents[max(0, k.least(n.f, len(contents))):], v.data); wrong != nil {
+			return func() string { return path + ": " + wrong() }
 		}
 	}
 	for path := range view {
 		if _, ok := s.names[path]; !ok {
-			return fmt.Sprintf("%s is there and should not be", path)
+			return differs("%s is there and should not be", path)
 		}
 	}
-	return ""
+	return nil
 }
 
 func (n node) versionOf(f *file, def int) int {
@@ -408,29 +468,30 @@ func (n node) versionOf(f *file, def int) int {
 }
 
 // torn: the daemon died between the bytes of a write and its record: some bytes
-// are new, and the length is the old one.
-func torn(before, after, got string) bool {
-	if len(got) != len(before) || len(after) < len(before) {
+// are new, and the length is the old one; or, of one that is done in pieces, any up
+// to the new one.
+func torn(before, after, got string, pieces bool) bool {
+	if len(after) < len(before) || len(got) < len(before) || len(got) > len(after) || len(got) > len(before) && !pieces {
 		return false
 	}
-	for i := range got {
-		if got[i] != before[i] && got[i] != after[i] {
+	for i := range len(got) {
+		if got[i] != after[i] && (i >= len(before) || got[i] != before[i]) {
 			return false
 		}
 	}
 	return true
 }
 
-func mixed(versions []string, got string) (wrong string) {
+func mixed(versions []string, got string) mismatch {
 	lo, hi := len(versions[0]), len(versions[0])
 	for _, v := range versions {
 		lo, hi = min(lo, len(v)), max(hi, len(v))
 		if v == got {
-			return ""
+			return nil
 		}
 	}
 	if len(got) < lo || len(got) > hi {
-		return fmt.Sprintf("%d bytes, want %d to %d", len(got), lo, hi)
+		return differs("%d bytes, want %d to %d", len(got), lo, hi)
 	}
 	for i := range len(got) {
 		ok := got[i] == 0 && i >= lo
@@ -438,10 +499,10 @@ func mixed(versions []string, got string) (wrong string) {
 			ok = ok || i < len(v) && v[i] == got[i]
 		}
 		if !ok {
-			return fmt.Sprintf("byte %d of %s is %d, in none of %d versions", i, brief(got), got[i], len(versions))
+			return differs("byte %d of %s is %d, in none of %d versions", i, content(got), got[i], len(versions))
 		}
 	}
-	return ""
+	return nil
 }
 
 func brief(s string) string {

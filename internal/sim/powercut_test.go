@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,7 +23,13 @@ import (
 var ctx = context.Background()
 
 // counts say what a run has proved.
-type counts struct{ points, kills, creation, recovery, acked, older, staged, packed, lives, ops, sealed, deltas, leaks atomic.Int64 }
+type counts struct {
+	points, kills, creation, recovery, acked, older, staged, packed, lives, ops, sealed, deltas, leaks atomic.Int64
+	// Of the calls of the workers, by kind, and of what is included from outside.
+	synced, excluded, exposed, shared, moved, logs, outdated, included, expired atomic.Int64
+
+	packs packsRead
+}
 
 // machine is one disk, the store on it and those that use it.
 type machine struct {
@@ -44,9 +51,11 @@ type machine struct {
 	end    int          // the operation before which the disk goes; 0: not yet
 	last   *image       // what it left
 
-	images chan<- *image
-	node   int
-	step   int
+	images  chan<- *image
+	points  int64 // how many crashes all machines are to see
+	outside *outside
+	node    int
+	step    int
 }
 
 // hook sees each operation of the disk.
@@ -85,7 +94,7 @@ func (m *machine) goDark(op simdisk.Op) {
 
 // image crashes the disk; the disk goes on.
 func (m *machine) image(op simdisk.Op) *image {
-	i := &image{at: m.ops, op: op, recent: slices.Clone(m.recent), kill: m.rng.IntN(8) == 0, boot: fmt.Sprint("boot", m.boots)}
+	i := &image{seed: m.seed, at: m.ops, op: op, recent: slices.Clone(m.recent), kill: m.rng.IntN(8) == 0, boot: fmt.Sprint("boot", m.boots), packs: &m.did.packs, out: m.outside}
 	rng := rand.New(rand.NewPCG(m.seed, uint64(m.ops)))
 	switch {
 	case m.base != nil:
@@ -98,9 +107,9 @@ func (m *machine) image(op simdisk.Op) *image {
 		m.did.creation.Add(1)
 	default:
 		known := m.model.before()
+		known.expired = m.store.gone()
 		i.disk = m.crash(i.kill, rng)
 		i.known = m.model.after(known)
-		i.known.expired = m.store.gone()
 	}
 	if !i.kill {
 		i.boot += "+"
@@ -139,6 +148,8 @@ func inspect(img *image, did *counts, active bool) error {
 	did.acked.Add(int64(f.acked))
 	did.older.Add(int64(f.older))
 	did.leaks.Add(int64(len(f.findings)))
+	did.logs.Add(int64(f.logs))
+	did.expired.Add(int64(f.gone))
 	if cerr := s.close(false); err == nil {
 		err = cerr
 	}
@@ -149,6 +160,9 @@ func inspect(img *image, did *counts, active bool) error {
 func (m *machine) life(lives int) error {
 	m.disk = newDisk()
 	for n := range lives {
+		if m.did.points.Load() >= m.points {
+			return nil
+		}
 		if err := m.live(n); err != nil {
 			return fmt.Errorf("life %d: %w", n, err)
 		}
@@ -170,8 +184,9 @@ func (m *machine) live(n int) error {
 	rng := rand.New(rand.NewPCG(m.seed, uint64(n)<<32))
 	m.mu.Unlock()
 	model := newModel()
+	model.out = m.outside
 	m.disk.Before(m.hook(m.disk))
-	s, err := open(m.disk, storeConf{boot: fmt.Sprint("boot", m.boots), cold: rng.IntN(2) == 0, sealed: func(i snapshot.Info) {
+	s, err := open(m.disk, storeConf{boot: fmt.Sprint("boot", m.boots), cold: rng.IntN(2) == 0, out: m.outside, exclude: append(slices.Clone(excludes), fmt.Sprintf("*.none%d", n/2)), sealed: func(i snapshot.Info) {
 		m.did.sealed.Add(1)
 		model.sealed(i)
 	}})
@@ -199,7 +214,8 @@ func (m *machine) live(n int) error {
 	if cerr := s.close(false); err == nil {
 		err = cerr
 	}
-	if err != nil {
+	if err != nil { // of a machine that fails, the test gives the first error alone
+		m.t.Logf("seed %d, life %d: %v", m.seed, n, err)
 		for _, l := range model.trace {
 			m.t.Log(l)
 		}
@@ -222,7 +238,7 @@ func (m *machine) begin(s *store, model *model, rng *rand.Rand) (ws []*worker, e
 	m.next = 0 // nobody knows what is right while the model is made
 	m.mu.Unlock()
 	for w := range workers {
-		k := &worker{w: w, rng: rand.New(rand.NewPCG(rng.Uint64(), 1)), m: model, s: s, inos: map[int]uint64{}, fhs: map[int]uint64{}, next: &m.node, step: &m.step}
+		k := &worker{w: w, rng: rand.New(rand.NewPCG(rng.Uint64(), 1)), m: model, s: s, inos: map[int]uint64{}, fhs: map[int]uint64{}, how: map[int]uint32{}, next: &m.node, step: &m.step, out: m.outside, did: m.did}
 		a, err := s.tree.Lookup(stage.RootIno, dirName(w))
 		if err != nil {
 			a, err = s.tree.Mknod(stage.RootIno, dirName(w), stage.ModeDir|0o755, 0, stage.Cred{})
@@ -251,9 +267,18 @@ func (m *machine) settle(s *store, model *model, ws []*worker) error {
 	if err != nil {
 		return err
 	}
-	var inos []uint64
-	for _, v := range live {
-		inos = append(inos, v.ino)
+	var inos, unseen []uint64
+	for path, v := range live {
+		if _, below, _ := strings.Cut(path, "/"); hidden(below) {
+			unseen = append(unseen, v.ino)
+		} else {
+			inos = append(inos, v.ino)
+		}
+	}
+	if len(unseen) > 0 {
+		if _, err := s.m.Barrier(ctx, "fsync", unseen...); err != nil {
+			return err
+		}
 	}
 	if model.from, err = s.m.Barrier(ctx, "fsync", inos...); err != nil {
 		return err
@@ -334,7 +359,7 @@ func (m *machine) work(ws []*worker, rng *rand.Rand) error {
 	var wg sync.WaitGroup
 	for _, k := range ws {
 		wg.Go(func() {
-			for !m.out() && k.err == nil && len(m.model.trace) < 4000 {
+			for !m.out() && k.err == nil && !m.model.long() {
 				k.run(1)
 			}
 			k.closeAll()
@@ -362,6 +387,10 @@ func envInt(name string, def int) int {
 	return def
 }
 
+// machinesAtOnce is how many stores live at the same time: each of them waits now
+// and then, and there should be something to inspect meanwhile.
+const machinesAtOnce = 3
+
 // TestPowerCut has workers use stores at random, cuts the power (or kills the
 // daemon) at operations of the disk of any kind, also while the store is made
 // and while it recovers from the last crash, and holds what comes back against
@@ -379,35 +408,53 @@ func TestPowerCut(t *testing.T) {
 	var did counts
 	var bad atomic.Pointer[error]
 	fail := func(err error) { bad.CompareAndSwap(nil, &err) }
-	for seed := first; did.points.Load() < points && bad.Load() == nil && (seed == first || !only); seed++ {
-		images := make(chan *image, 4)
-		var pool sync.WaitGroup
-		for range max(1, runtime.GOMAXPROCS(0)) {
-			pool.Go(func() {
-				for img := range images {
-					if bad.Load() != nil {
-						continue
-					}
-					if err := inspect(img, &did, img.at%8 == 0); err != nil {
-						fail(fmt.Errorf("seed %d, %v: %w%s", seed, img, err, img.tail()))
-					}
+	images := make(chan *image, 4)
+	var pool, machines sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		pool.Go(func() {
+			for img := range images {
+				if bad.Load() != nil {
+					continue
 				}
-			})
-		}
-		m := &machine{t: t, seed: seed, did: &did, rng: rand.New(rand.NewPCG(seed, 2)), every: 4, images: images, boots: 1}
-		if err := m.life(6); err != nil {
-			fail(fmt.Errorf("seed %d: %w", seed, err))
-		}
-		close(images)
-		pool.Wait()
+				if err := inspect(img, &did, img.at%8 == 0); err != nil {
+					fail(fmt.Errorf("seed %d, %v: %w%s", img.seed, img, err, img.tail()))
+				}
+			}
+		})
 	}
-	t.Logf("seeds from %d: %d crashes (%d of them kills), %d while a store was made, %d in recovery, %d lives, %d operations; %d acknowledged snapshots found, %d files in them back to an older content, %d crashes with staged files, %d lives with packs, %d steps sealed, %d crashes with deltas, %d leaks",
-		first, did.points.Load(), did.kills.Load(), did.creation.Load(), did.recovery.Load(), did.lives.Load(), did.ops.Load(), did.acked.Load(), did.older.Load(), did.staged.Load(), did.packed.Load(), did.sealed.Load(), did.deltas.Load(), did.leaks.Load())
+	var next atomic.Uint64
+	next.Store(first)
+	for range machinesAtOnce {
+		machines.Go(func() {
+			for did.points.Load() < points && bad.Load() == nil {
+				seed := next.Add(1) - 1
+				if only && seed != first {
+					return
+				}
+				m := &machine{t: t, seed: seed, did: &did, rng: rand.New(rand.NewPCG(seed, 2)), every: 4, images: images, points: points, boots: 1, outside: newOutside(t, &did)}
+				if err := m.life(6); err != nil {
+					fail(fmt.Errorf("seed %d: %w", seed, err))
+				}
+			}
+		})
+	}
+	machines.Wait()
+	close(images)
+	pool.Wait()
+	t.Logf("seeds from %d: %d crashes (%d of them kills), %d while a store was made, %d in recovery, %d lives, %d operations; %d acknowledged snapshots found, %d files in them back to an older content, %d crashes with staged files, %d lives with packs, %d steps sealed, %d crashes with deltas, %d leaks; %d synchronous writes, %d files excluded, %d exposed, %d ranges shared, %d moved, %d logs taken, %d old formats, %d snapshots with what is included, %d expired and gone",
+		first, did.points.Load(), did.kills.Load(), did.creation.Load(), did.recovery.Load(), did.lives.Load(), did.ops.Load(), did.acked.Load(), did.older.Load(), did.staged.Load(), did.packed.Load(), did.sealed.Load(), did.deltas.Load(), did.leaks.Load(),
+		did.synced.Load(), did.excluded.Load(), did.exposed.Load(), did.shared.Load(), did.moved.Load(), did.logs.Load(), did.outdated.Load(), did.included.Load(), did.expired.Load())
 	if err := bad.Load(); err != nil {
 		t.Fatalf("after %d crashes: %v", did.points.Load(), *err)
 	}
-	for what, n := range map[string]int64{"crashes": did.points.Load(), "kills": did.kills.Load(), "crashes in recovery": did.recovery.Load(), "acknowledged snapshots": did.acked.Load(),
-		"older contents": did.older.Load(), "staged files": did.staged.Load(), "packs": did.packed.Load(), "sealed steps": did.sealed.Load(), "crashes with deltas": did.deltas.Load()} {
+	proved := map[string]int64{"crashes": did.points.Load(), "kills": did.kills.Load(), "crashes in recovery": did.recovery.Load(), "acknowledged snapshots": did.acked.Load(),
+		"older contents": did.older.Load(), "staged files": did.staged.Load(), "packs": did.packed.Load(), "sealed steps": did.sealed.Load(), "crashes with deltas": did.deltas.Load()}
+	if points >= 5000 { // what is rarer
+		maps.Copy(proved, map[string]int64{"synchronous writes": did.synced.Load(), "files that are excluded": did.excluded.Load(), "files that come into sight": did.exposed.Load(),
+			"ranges that are shared": did.shared.Load(), "ranges that are copied": did.moved.Load(), "logs that are taken": did.logs.Load(), "old formats": did.outdated.Load(),
+			"snapshots with what is included": did.included.Load(), "expired snapshots": did.expired.Load()})
+	}
+	for what, n := range proved {
 		if n == 0 && !only {
 			t.Errorf("no %s: nothing proved", what)
 		}

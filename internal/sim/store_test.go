@@ -20,6 +20,7 @@ import (
 	"stepfs/internal/simdisk"
 	"stepfs/internal/state"
 	"stepfs/snapshot"
+	"stepfs/snapshot/include"
 )
 
 // store is an open store, wired as cmd/stepfs/wire.go does it.
@@ -32,18 +33,30 @@ type store struct {
 	mu      sync.Mutex
 	faults  []string
 	expired []uint64
+
+	reading struct {
+		sync.Mutex
+		buf  []byte
+		last map[uint64]string // of each inode, what it showed
+	}
 }
 
-const stagingDir = "s/staging"
+const (
+	stagingDir = "s/staging"
+	packDir    = "s/packs"
+)
 
 func newDisk() *simdisk.Disk { return simdisk.New("s", stagingDir) }
 
 // storeConf is what differs between the stores of the simulation.
 type storeConf struct {
 	boot    string
-	passive bool // nothing is sealed, stored or expired by itself
-	cold    bool // hot copies go at once
-	roomy   bool // memtable, journal segments and packs that nothing here fills
+	passive bool  // nothing is sealed, stored or expired by itself
+	cold    bool  // hot copies go at once
+	roomy   bool  // memtable, journal segments and packs that nothing here fills
+	segment int64 // of the journal; 0: as the others say
+	exclude []string
+	out     *outside // what is included from; nil: nothing
 	sealed  func(snapshot.Info)
 }
 
@@ -85,10 +98,13 @@ func open(disk *simdisk.Disk, conf storeConf) (s *store, err error) {
 	if conf.roomy {
 		meta.MemTable, meta.SegmentSize, packs.PackSize = 4<<20, 4<<20, 8<<20
 	}
+	if conf.segment != 0 {
+		meta.SegmentSize = conf.segment
+	}
 	if s.eng, err = state.Open(meta); err != nil {
 		return s, fmt.Errorf("open state: %w", err)
 	}
-	if s.chunks, err = chunkstore.Open(s.eng, disk.FS(), "s/packs", packs); err != nil {
+	if s.chunks, err = chunkstore.Open(s.eng, disk.FS(), packDir, packs); err != nil {
 		return s, fmt.Errorf("open chunks: %w", err)
 	}
 	var ready atomic.Pointer[snapshot.Manager]
@@ -118,6 +134,16 @@ func open(disk *simdisk.Disk, conf storeConf) (s *store, err error) {
 	if err != nil {
 		return s, fmt.Errorf("open tree: %w", err)
 	}
+	if conf.exclude != nil {
+		e, err := stage.ParseExcludes(conf.exclude)
+		if err == nil {
+			err = s.tree.Exclude(e)
+		}
+		if err != nil {
+			return s, err
+		}
+	}
+	s.chunks.Copies(s.tree.HotChunk)
 	policy, err := snapshot.ParsePolicy(map[string]string{"keep-barriers": "0s", "keep-barriers-last": fmt.Sprint(barriersKept)})
 	if err != nil {
 		return s, err
@@ -131,6 +157,11 @@ func open(disk *simdisk.Disk, conf storeConf) (s *store, err error) {
 		}}}
 	if conf.cold {
 		cfg.HotLimit = 1
+	}
+	if conf.out != nil {
+		if cfg.Include, err = include.New(include.Config{Paths: []string{conf.out.path}}); err != nil {
+			return s, err
+		}
 	}
 	if s.m, err = snapshot.Open(cfg); err != nil {
 		return s, fmt.Errorf("open snapshots: %w", err)
@@ -158,7 +189,7 @@ func (s *store) close(clean bool) error {
 }
 
 func (s *store) fault(what string, err error) {
-	if err == nil {
+	if err == nil || what == "include files" || strings.Contains(err.Error(), outOfTime) { // the snapshot says the same
 		return
 	}
 	s.mu.Lock()
@@ -179,13 +210,20 @@ func (s *store) faulty() []string {
 	return s.faults
 }
 
-// findings is what the checks of all layers say, with the data.
-func (s *store) findings() (out []check.Finding, err error) {
+// findings is what the checks of all layers say. data: what is in packs is read.
+func (s *store) findings(data bool) (out []check.Finding, err error) {
 	v := s.eng.View()
 	defer v.Close()
 	r := &check.Run{View: v, Report: func(f check.Finding) { out = append(out, f) }}
 	ctx := context.Background()
-	_, err = s.chunks.Check(ctx, r, chunkstore.CheckOptions{Holders: s.tree, ReadData: 1})
+	opts := chunkstore.CheckOptions{Holders: s.tree}
+	if data {
+		opts.ReadData = 1
+	}
+	_, err = s.chunks.Check(ctx, r, opts)
+	if err == nil && data {
+		err = r.Index(ctx)
+	}
 	if err == nil {
 		_, err = s.tree.Check(ctx, r)
 	}
@@ -264,13 +302,34 @@ func (s *store) liveOf(w int) (map[string]seen, error) {
 func (s *store) liveIn(dir uint64, path string) (map[string]seen, error) {
 	out := map[string]seen{}
 	return out, dump(s.tree, dir, path, out, func(a stage.Attr) (string, string, error) {
-		b := make([]byte, a.Size)
-		n, err := s.tree.Read(a.Ino, 0, b, 0)
-		if err == nil && n != len(b) {
-			err = fmt.Errorf("%d of %d bytes", n, len(b))
-		}
-		return string(b), "", err
+		data, err := s.whole(a, func(b []byte) (int, error) { return s.tree.Read(a.Ino, 0, b, 0) })
+		return data, "", err
 	})
+}
+
+// whole reads a file. Of an inode that shows what it showed the last time, the
+// same string is given again.
+func (s *store) whole(a stage.Attr, read func([]byte) (int, error)) (string, error) {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	if int64(cap(s.reading.buf)) < a.Size {
+		s.reading.buf = make([]byte, a.Size+a.Size/4)
+	}
+	b := s.reading.buf[:a.Size]
+	clear(b)
+	n, err := read(b)
+	if err == nil && n != len(b) {
+		err = fmt.Errorf("%d of %d bytes", n, len(b))
+	}
+	if last := s.reading.last[a.Ino]; err != nil || last == string(b) {
+		return last, err
+	}
+	data := string(b)
+	if s.reading.last == nil {
+		s.reading.last = map[uint64]string{}
+	}
+	s.reading.last[a.Ino] = data
+	return data, nil
 }
 
 // view is what a snapshot shows, from its root and not only its scope.
@@ -278,15 +337,11 @@ func (s *store) view(seq uint64) (map[string]seen, error) {
 	v := s.tree.At(seq)
 	out := map[string]seen{}
 	return out, dump(v, stage.RootIno, "", out, func(a stage.Attr) (string, string, error) {
-		b := make([]byte, a.Size)
-		n, err := v.Read(a.Ino, b, 0)
-		if err == nil && n != len(b) {
-			err = fmt.Errorf("%d of %d bytes", n, len(b))
-		}
+		data, err := s.whole(a, func(b []byte) (int, error) { return v.Read(a.Ino, b, 0) })
 		if err != nil {
 			return "", "", err
 		}
 		mark, err := v.Marks(a.Ino)
-		return string(b), mark, err
+		return data, mark, err
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -15,12 +16,15 @@ import (
 
 // image is what a crash has left, with what was known by then.
 type image struct {
+	seed  uint64
 	disk  *simdisk.Disk
 	at    int // after so many operations of the disk
 	op    simdisk.Op
 	kill  bool // the daemon died, the machine did not
 	boot  string
 	known *known // nil: the store was just being made
+	packs *packsRead
+	out   *outside
 
 	recent []simdisk.Op
 }
@@ -42,6 +46,8 @@ type found struct {
 	views    map[uint64]map[string]seen
 	acked    int // snapshots that were acknowledged, and are there
 	older    int // files in them that show an older content
+	logs     int // that show a log as it was written by then
+	gone     int // snapshots of which somebody was told that they expired
 	findings []check.Finding
 	expired  []uint64 // since the store was opened
 }
@@ -84,7 +90,8 @@ func verify(s *store, img *image) (*found, error) {
 			return f, err
 		}
 	}
-	if f.findings, err = s.findings(); err != nil {
+	packs := img.packs.among(img.disk)
+	if f.findings, err = s.findings(len(packs) > 0); err != nil {
 		return f, err
 	}
 	for _, x := range f.findings {
@@ -95,7 +102,39 @@ func verify(s *store, img *image) (*found, error) {
 	if faults := s.faulty(); len(faults) > 0 {
 		return f, fmt.Errorf("faults: %q", faults)
 	}
+	img.packs.add(packs)
 	return f, nil
+}
+
+// packsRead are the packs that a check has read through, by what is in them: of
+// the images of a life most have the packs of the one before.
+type packsRead struct {
+	mu   sync.Mutex
+	seen map[uint64]bool
+}
+
+// among gives those on a disk that no check has read.
+func (p *packsRead) among(disk *simdisk.Disk) (sums []uint64) {
+	all := disk.Sums(packDir)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, sum := range all {
+		if !p.seen[sum] {
+			sums = append(sums, sum)
+		}
+	}
+	return sums
+}
+
+func (p *packsRead) add(sums []uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.seen == nil {
+		p.seen = map[uint64]bool{}
+	}
+	for _, sum := range sums {
+		p.seen[sum] = true
+	}
 }
 
 func (f *found) checkLive(img *image) error {
@@ -106,17 +145,22 @@ func (f *found) checkLive(img *image) error {
 		if img.kill {
 			from = k.done[w]
 		}
-		wrong := ""
+		var wrongs []mismatch
 		f.at[w] = -1
 		for i := last; i >= from && f.at[w] < 0; i-- {
-			why := k.liveAs(view, line[i], line[last], img.kill)
-			if why == "" {
+			if wrong := k.liveAs(view, line[i], line[last], img.kill); wrong != nil {
+				wrongs = append(wrongs, wrong)
+			} else {
 				f.at[w] = i
-			} else if i == last || len(why) < len(wrong) {
-				wrong = why
 			}
 		}
 		if f.at[w] < 0 {
+			wrong := wrongs[0]()
+			for _, other := range wrongs[1:] { // the shortest says most
+				if why := other(); len(why) < len(wrong) {
+					wrong = why
+				}
+			}
 			return fmt.Errorf("w%d: the live directory is in none of the states %d to %d: %s", w, from, last, wrong)
 		}
 	}
@@ -128,6 +172,15 @@ func (f *found) checkSnapshots(img *image) error {
 	there := map[uint64]snapshot.Info{}
 	for _, i := range f.infos {
 		there[i.Seq] = i
+		if slices.ContainsFunc(i.Marks, func(m string) bool { return strings.HasSuffix(m, ": open, taken up to its size") }) {
+			f.logs++
+		}
+	}
+	for _, seq := range k.expired {
+		if _, back := there[seq]; back {
+			return fmt.Errorf("snapshot %d has expired, and is back", seq)
+		}
+		f.gone++
 	}
 	seqs := slices.Collect(func(yield func(uint64) bool) {
 		for seq := range k.snaps {
@@ -198,17 +251,25 @@ func (f *found) checkSnapshot(img *image, i snapshot.Info, s snap) error {
 	}
 	for _, a := range acks {
 		for w, line := range k.lines {
-			view, ok := of(f.views[i.Seq], w), false
-			var wrong strings.Builder
+			view, taken := apart(of(f.views[i.Seq], w))
+			ok := false
+			if err := img.out.shown(i, w, a, taken); err != nil {
+				return fmt.Errorf("w%d: %w", w, err)
+			}
+			var wrongs []mismatch
 			for at := min(a.hi[w], len(line)-1); at >= a.lo[w] && !ok; at-- {
-				older, why := k.shows(view, line[at], img.kill || i.Name != "")
-				if ok = why == ""; ok {
+				older, wrong := k.shows(view, line[at], img.kill || i.Name != "")
+				if ok = wrong == nil; ok {
 					f.older += older
-				} else if wrong.Len() < 4000 {
-					fmt.Fprintf(&wrong, "\n\tstate %d (%s): %s", at, line[at].what, why)
 				}
+				wrongs = append(wrongs, wrong)
 			}
 			if !ok {
+				var wrong strings.Builder
+				for n, why := range wrongs[:min(len(wrongs), 20)] {
+					at := min(a.hi[w], len(line)-1) - n
+					fmt.Fprintf(&wrong, "\n\tstate %d (%s): %s", at, line[at].what, why())
+				}
 				return fmt.Errorf("w%d: shows none of the states %d to %d:%s", w, a.lo[w], a.hi[w], wrong.String())
 			}
 		}

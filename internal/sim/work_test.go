@@ -27,8 +27,11 @@ type worker struct {
 	dir  uint64         // its directory
 	inos map[int]uint64 // of the nodes of its states
 	fhs  map[int]uint64 // of those that are open
+	how  map[int]uint32 // with which flags
 	next *int           // number of the next node
 	step *int           // and of the next step
+	out  *outside
+	did  *counts
 	err  error
 
 	weights []float32 // what is trained
@@ -78,12 +81,12 @@ func (k *worker) where(path string) (dir uint64, name string) {
 	return k.dir, path
 }
 
-// free gives a path at which nothing is.
-func (k *worker) free() (string, bool) {
+// free gives a path at which nothing is; seen: one that snapshots show.
+func (k *worker) free(seen bool) (string, bool) {
 	s := k.m.last(k.w)
 	var free []string
-	for _, path := range []string{"a", "b", "c", "d", "sub/a", "sub/b"} {
-		if _, ok := s.names[path]; ok {
+	for _, path := range []string{"a", "b", "c", "d", "sub/a", "sub/b", "a.tmp", "b.tmp", "cache/a", "cache/b"} {
+		if _, ok := s.names[path]; ok || seen && hidden(path) {
 			continue
 		}
 		if dir, _, ok := strings.Cut(path, "/"); ok {
@@ -102,9 +105,9 @@ func (k *worker) free() (string, bool) {
 // run does n things at random.
 func (k *worker) run(n int) {
 	ops := []func(){k.write, k.write, k.write, k.write, k.write, k.shut, k.shut, k.shut, k.truncate, k.link, k.rename, k.rename, k.unlink, k.subdir, k.symlink,
-		k.attr, k.copy, k.fsync, k.fsync, k.fsyncAll, k.fsyncDir, k.barrier, k.settle, k.wait, k.checkpoint, k.rotate, k.train}
+		k.attr, k.copy, k.copyRange, k.copyRange, k.punch, k.exchange, k.tmpfile, k.hide, k.hide, k.takeIn, k.fsync, k.fsync, k.fsyncAll, k.fsyncDir, k.barrier, k.settle, k.wait, k.checkpoint, k.rotate, k.train}
 	if k.w == 0 {
-		ops = append(ops, k.named, k.named, k.forget, k.unforget, k.hold, k.release, k.prune, k.rollback, k.drain, k.drain)
+		ops = append(ops, k.named, k.named, k.forget, k.unforget, k.hold, k.release, k.prune, k.rollback, k.drain, k.drain, k.outdated)
 	}
 	for range n {
 		if k.err != nil {
@@ -112,7 +115,7 @@ func (k *worker) run(n int) {
 		}
 		if k.rng.IntN(len(ops)) == 0 {
 			k.m.alone.Lock()
-			k.settled()
+			[]func(){k.settled, k.spilled}[k.rng.IntN(2)]()
 			k.m.alone.Unlock()
 			continue
 		}
@@ -145,17 +148,41 @@ func (k *worker) settled() {
 	}
 }
 
+// spilled is a file that was small when it was synced, and then grows too large
+// for the index: what was synced moves to a file of its own. The journal is synced
+// then, and nothing else for a while.
+func (k *worker) spilled() {
+	path, ok := k.free(true)
+	if !ok {
+		return
+	}
+	id := k.create(path)
+	if k.err == nil {
+		k.put(id, 0, 3000)
+	}
+	k.sync("fsync of what is small: "+path, id)
+	if k.err == nil {
+		k.put(id, 3000, 67000)
+	}
+	k.sync("barrier")
+	for range 4 {
+		k.attr()
+	}
+}
+
 // create makes a file, open.
 func (k *worker) create(path string) int {
 	*k.next++
-	id, f := *k.next, k.m.newFile()
+	id, f, flags := *k.next, k.m.newFile(""), k.flags()
 	dir, name := k.where(path)
-	k.do("create "+path, func(s *treeState) {
-		f.contents = []string{""}
-		s.names[path], s.nodes[id] = id, node{mode: fileMode(0o644), f: f, commit: -1, log: true}
+	k.do(fmt.Sprintf("create %s %#x", path, flags), func(s *treeState) {
+		if flags&unix.O_APPEND != 0 {
+			k.m.logged(f, 0)
+		}
+		s.names[path], s.nodes[id] = id, node{mode: fileMode(0o644), f: f, commit: -1, log: flags&unix.O_APPEND != 0, unseen: hidden(path)}
 	}, func() error {
-		a, fh, err := k.s.tree.Create(dir, name, 0o644, unix.O_RDWR, stage.Cred{})
-		k.inos[id], k.fhs[id] = a.Ino, fh
+		a, fh, err := k.s.tree.Create(dir, name, 0o644, unix.O_RDWR|flags, stage.Cred{})
+		k.inos[id], k.fhs[id], k.how[id] = a.Ino, fh, flags
 		return err
 	})
 	return id
@@ -163,7 +190,7 @@ func (k *worker) create(path string) int {
 
 // opened gives a file that is open, of those there are or a new one.
 func (k *worker) opened() (id int, ok bool) {
-	if path, free := k.free(); free && k.rng.IntN(3) == 0 {
+	if path, free := k.free(false); free && k.rng.IntN(3) == 0 {
 		return k.create(path), k.err == nil
 	}
 	path, id, ok := k.pick(plain)
@@ -179,17 +206,34 @@ func (k *worker) opened() (id int, ok bool) {
 	return id, k.open(path, id, 0)
 }
 
+// flags says how a file is opened, besides for reading and writing.
+func (k *worker) flags() uint32 {
+	switch k.rng.IntN(12) {
+	case 0:
+		return unix.O_SYNC
+	case 1:
+		return unix.O_DSYNC
+	case 2, 3:
+		return unix.O_APPEND
+	}
+	return 0
+}
+
 func (k *worker) open(path string, id int, flags uint32) bool {
+	flags |= k.flags()
 	return k.do(fmt.Sprintf("open %s %#x", path, flags), func(s *treeState) {
 		n := s.nodes[id]
-		n.log = true
+		n.log = flags&unix.O_APPEND != 0 // a log is one that is opened for that
 		if flags&unix.O_TRUNC != 0 {
-			n.live, n.log = k.m.version(n.f, ""), false
+			n.log = n.log && k.content(n) == ""
+			if n.live = k.m.version(n.f, ""); n.log {
+				k.m.logged(n.f, n.live)
+			}
 		}
 		s.nodes[id] = n
 	}, func() error {
 		fh, err := k.s.tree.Open(k.inos[id], unix.O_RDWR|flags, stage.Cred{})
-		k.fhs[id] = fh
+		k.fhs[id], k.how[id] = fh, flags
 		return err
 	})
 }
@@ -202,6 +246,13 @@ func (m *model) version(f *file, content string) int {
 	return len(f.contents) - 1
 }
 
+// logged notes a version that a seal may take though the file is open.
+func (m *model) logged(f *file, version int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f.logs = append(f.logs, version)
+}
+
 // commit makes the live content of a node what snapshots show.
 func (m *model) commit(n node) node {
 	m.mu.Lock()
@@ -210,7 +261,7 @@ func (m *model) commit(n node) node {
 		n.commit = n.live
 		n.f.commits = append(n.f.commits, n.live)
 	}
-	n.log, n.maybe = false, nil
+	n.maybe = nil
 	return n
 }
 
@@ -231,8 +282,11 @@ func (k *worker) write() {
 	if k.rng.IntN(2) == 0 {
 		off = []int64{0, 0, 100, 4096, 5000}[k.rng.IntN(5)]
 	}
+	if k.how[id]&unix.O_APPEND != 0 {
+		off = int64(len(old))
+	}
 	if off > 80<<10 {
-		off = 0
+		return
 	}
 	k.put(id, off, []int{1, 100, 3000, 4096, 9000, 67000}[k.rng.IntN(6)])
 }
@@ -242,12 +296,18 @@ func (k *worker) put(id int, off int64, size int) { k.putData(id, off, noise(k.r
 func (k *worker) putData(id int, off int64, data []byte) {
 	n := k.m.last(k.w).nodes[id]
 	old := k.content(n)
+	if k.how[id]&unix.O_APPEND != 0 {
+		off = int64(len(old))
+	}
 	size := len(data)
 	b := make([]byte, max(len(old), int(off)+size))
 	copy(b, old)
 	copy(b[off:], data)
 	k.do(fmt.Sprintf("write %d [%d+%d]", id, off, size), func(s *treeState) {
 		n.live, n.log = k.m.version(n.f, string(b)), n.log && off >= int64(len(old))
+		if n.log {
+			k.m.logged(n.f, n.live)
+		}
 		s.nodes[id] = n
 	}, func() error {
 		got, err := k.s.tree.Write(k.inos[id], k.fhs[id], data, off)
@@ -256,6 +316,7 @@ func (k *worker) putData(id int, off int64, data []byte) {
 		}
 		return err
 	})
+	k.synchronous(id)
 }
 
 // noise is what does not compress well and has pages that are told apart.
@@ -280,12 +341,17 @@ func (k *worker) shut() {
 func (k *worker) close(id int) {
 	_, linked := k.m.last(k.w).nodes[id]
 	k.do(fmt.Sprintf("close %d", id), func(s *treeState) {
-		if linked {
-			s.nodes[id] = k.m.commit(s.nodes[id])
+		if n := s.nodes[id]; linked {
+			if !n.unseen {
+				n = k.m.commit(n)
+			}
+			n.log = false
+			s.nodes[id] = n
 		}
 	}, func() error { return k.s.tree.Flush(k.inos[id], k.fhs[id], false) })
 	k.s.tree.Release(k.inos[id], k.fhs[id])
 	delete(k.fhs, id)
+	delete(k.how, id)
 }
 
 func (k *worker) closeAll() {
@@ -312,8 +378,11 @@ func (k *worker) truncate() {
 		n := s.nodes[id]
 		b := make([]byte, size)
 		copy(b, k.content(n))
-		n.live, n.log = k.m.version(n.f, string(b)), false
-		if _, open := k.fhs[id]; !open {
+		if int64(len(k.content(n))) != size {
+			n = n.unlogged()
+		}
+		n.live = k.m.version(n.f, string(b))
+		if _, open := k.fhs[id]; !open && !n.unseen {
 			n = k.m.commit(n)
 		}
 		s.nodes[id] = n
@@ -324,8 +393,8 @@ func (k *worker) truncate() {
 }
 
 func (k *worker) link() {
-	path, id, ok := k.pick(plain)
-	to, free := k.free()
+	path, id, ok := k.pick(shown)
+	to, free := k.free(true)
 	if !ok || !free {
 		return
 	}
@@ -337,21 +406,27 @@ func (k *worker) link() {
 }
 
 func (k *worker) rename() {
-	path, id, ok := k.pick(plain)
-	to, free := k.free()
+	path, id, ok := k.pick(shown)
+	to, free := k.free(true)
 	over := 0
 	if !free || k.rng.IntN(2) == 0 {
-		to, over, free = k.pick(plain)
+		to, over, free = k.pick(shown)
 	}
-	if !ok || !free || over == id {
-		return
+	if ok && free && over != id {
+		k.move(path, to, id, over)
 	}
+}
+
+// move renames a file, perhaps over another. What comes into sight is what its
+// last close or sync has left; what goes out of sight is in snapshots no more.
+func (k *worker) move(path, to string, id, over int) {
 	d1, n1 := k.where(path)
 	d2, n2 := k.where(to)
 	k.do("rename "+path+" "+to, func(s *treeState) {
 		s.names[to] = id
 		delete(s.names, path)
 		s.drop(over)
+		k.cross(s, id, hidden(to))
 	}, func() error { return k.s.tree.Rename(d1, n1, d2, n2, 0) })
 }
 
@@ -384,7 +459,9 @@ func (k *worker) mkdir(path string) {
 	*k.next++
 	id := *k.next
 	dir, name := k.where(path)
-	k.do("mkdir "+path, func(s *treeState) { s.names[path], s.nodes[id] = id, node{mode: stage.ModeDir | 0o755, commit: -1} }, func() error {
+	k.do("mkdir "+path, func(s *treeState) {
+		s.names[path], s.nodes[id] = id, node{mode: stage.ModeDir | 0o755, commit: -1, unseen: hidden(path)}
+	}, func() error {
 		a, err := k.s.tree.Mknod(dir, name, stage.ModeDir|0o755, 0, stage.Cred{})
 		k.inos[id] = a.Ino
 		return err
@@ -402,20 +479,16 @@ func (k *worker) rmdir(path string) {
 
 func (k *worker) subdir() {
 	s := k.m.last(k.w)
-	if _, ok := s.names["sub"]; !ok {
-		k.mkdir("sub")
-		return
+	dir := []string{"sub", "cache"}[k.rng.IntN(2)]
+	if _, ok := s.names[dir]; !ok {
+		k.mkdir(dir)
+	} else if len(below(s, dir)) == 0 {
+		k.rmdir(dir)
 	}
-	for path := range s.names {
-		if strings.HasPrefix(path, "sub/") {
-			return
-		}
-	}
-	k.rmdir("sub")
 }
 
 func (k *worker) symlink() {
-	path, ok := k.free()
+	path, ok := k.free(true)
 	if !ok || k.rng.IntN(2) == 0 {
 		return
 	}
@@ -449,6 +522,14 @@ func (k *worker) attr() {
 		})
 		return
 	}
+	if k.rng.IntN(3) == 0 && k.m.last(k.w).nodes[id].xattr != "" {
+		k.do("removexattr "+path, func(s *treeState) {
+			n := s.nodes[id]
+			n.xattr = ""
+			s.nodes[id] = n
+		}, func() error { return k.s.tree.RemoveXattr(k.inos[id], "user.k") })
+		return
+	}
 	val := fmt.Sprint("v", k.rng.IntN(1000))
 	k.do("setxattr "+path, func(s *treeState) {
 		n := s.nodes[id]
@@ -460,7 +541,7 @@ func (k *worker) attr() {
 // copy shares the content of a file with a new one.
 func (k *worker) copy() {
 	_, id, ok := k.pick(plain)
-	to, free := k.free()
+	to, free := k.free(false)
 	if !ok || !free {
 		return
 	}
@@ -470,10 +551,13 @@ func (k *worker) copy() {
 		return
 	}
 	dst := k.create(to)
+	if k.how[dst]&unix.O_APPEND != 0 {
+		return // no range of it can be chosen
+	}
 	k.do(fmt.Sprintf("copy %d to %d", id, dst), func(s *treeState) {
 		n := s.nodes[dst]
 		n.live, n.log = k.m.version(n.f, content), false
-		s.nodes[dst] = n
+		s.nodes[dst], s.pieces = n, true
 	}, func() error {
 		n, err := k.s.tree.CopyRange(stage.Copy{Src: k.inos[id], Dst: k.inos[dst], Fh: k.fhs[dst], Len: 1 << 30})
 		if err == nil && n != int64(len(content)) {
@@ -481,10 +565,28 @@ func (k *worker) copy() {
 		}
 		return err
 	})
+	k.synchronous(dst)
 }
 
-// sync is a barrier of some nodes.
+// sync is a barrier of some nodes; of those that are excluded it is another one.
 func (k *worker) sync(what string, ids ...int) {
+	var unseen []int
+	s := k.m.last(k.w)
+	ids = slices.DeleteFunc(ids, func(id int) bool {
+		if s.nodes[id].unseen {
+			unseen = append(unseen, id)
+		}
+		return s.nodes[id].unseen
+	})
+	if len(ids) > 0 || len(unseen) == 0 {
+		k.syncOne(what, ids...)
+	}
+	if len(unseen) > 0 {
+		k.syncOne(what+", excluded", unseen...)
+	}
+}
+
+func (k *worker) syncOne(what string, ids ...int) {
 	var inos []uint64
 	var files []int
 	for _, id := range ids {
@@ -563,7 +665,11 @@ func (k *worker) wait() {
 // checkpoint writes a step as transformers does.
 func (k *worker) checkpoint() {
 	*k.step++
-	dir := fmt.Sprint("checkpoint-", *k.step)
+	final := fmt.Sprint("checkpoint-", *k.step)
+	dir := final
+	if k.rng.IntN(3) == 0 { // as those who rename it into sight do
+		dir += ".tmp"
+	}
 	k.mkdir(dir)
 	for part := range 1 + k.rng.IntN(2) {
 		id := k.create(fmt.Sprintf("%s/weights%d.dat", dir, part))
@@ -586,8 +692,14 @@ func (k *worker) checkpoint() {
 		_, err := k.s.tree.Write(k.inos[id], k.fhs[id], []byte(data), 0)
 		return err
 	})
-	k.m.committing(k.w, fmt.Sprint(*k.step))
+	if dir == final {
+		k.m.committing(k.w, fmt.Sprint(*k.step))
+	}
 	k.close(id)
+	if dir != final && k.err == nil {
+		k.m.committing(k.w, fmt.Sprint(*k.step))
+		k.moveDir(dir, final)
+	}
 	if k.rng.IntN(2) == 0 {
 		time.Sleep(5 * time.Millisecond) // it is sealed meanwhile
 	}
@@ -726,12 +838,15 @@ func (k *worker) unforget() {
 	if !ok {
 		return
 	}
-	k.told(seq, func(s *snap) { s.forgotten = false })
-	gone := false
+	sure, gone := false, false
+	k.told(seq, func(s *snap) { sure, s.forgotten = s.forgotten, false })
 	if k.do("unforget "+name, func(*treeState) {}, func() error {
 		_, err := k.s.m.Unforget(dirName(k.w), []string{name})
 		if gone = errors.Is(err, snapshot.ErrPruned) || errors.Is(err, snapshot.ErrNotExist); gone {
 			return nil
+		}
+		if err != nil && !sure && strings.HasSuffix(err.Error(), " is not forgotten") {
+			return nil // a kill came before it was
 		}
 		return err
 	}) && !gone {
@@ -788,6 +903,8 @@ func (k *worker) rollback() {
 		return
 	}
 	k.closeAll()
+	before := k.m.last(k.w)
+	k.sync("fsync of what is excluded", before.unseen()...)
 	if !k.do("rollback to "+name, func(s *treeState) { s.wild = true }, func() error {
 		_, err := k.s.m.Rollback(ctx, dirName(k.w), name)
 		return err
@@ -798,7 +915,11 @@ func (k *worker) rollback() {
 	if err == nil {
 		var was map[string]seen
 		if was, err = k.s.view(seq); err == nil {
-			err = sameShown(of(was, k.w), of(live, k.w))
+			own, _ := apart(of(was, k.w)) // what is included stays in the snapshot
+			err = sameShown(own, shownOf(of(live, k.w)))
+		}
+		if err == nil {
+			err = k.unmoved(before, of(live, k.w))
 		}
 	}
 	if err != nil {
@@ -840,7 +961,7 @@ func of(all map[string]seen, w int) map[string]seen {
 func (k *worker) adopt(what string, found map[string]seen) {
 	s := treeState{what: what, names: map[string]int{}, nodes: map[int]node{}}
 	ids := map[uint64]int{}
-	k.inos, k.fhs = map[int]uint64{}, map[int]uint64{}
+	k.inos, k.fhs, k.how = map[int]uint64{}, map[int]uint64{}, map[int]uint32{}
 	for path, v := range found {
 		id := ids[v.ino]
 		if id == 0 {
@@ -848,7 +969,7 @@ func (k *worker) adopt(what string, found map[string]seen) {
 			id = *k.next
 			ids[v.ino], k.inos[id] = id, v.ino
 		}
-		n := node{mode: v.mode, xattr: v.xattr, target: v.data, commit: -1}
+		n := node{mode: v.mode, xattr: v.xattr, target: v.data, commit: -1, unseen: hidden(path)}
 		if v.isFile {
 			n.target = ""
 			if n.f = s.nodes[id].f; n.f == nil {

@@ -17,6 +17,7 @@
 package simdisk
 
 import (
+	"hash/maphash"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -155,6 +156,32 @@ func (d *Disk) Kill() *Disk {
 	c.names()
 	return out
 }
+
+// Sums gives a number for each file of a directory that tells its name and what
+// is in it from others, within this process.
+func (d *Disk) Sums(dir string) (sums []uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n, err := d.find(dir)
+	if err != nil {
+		return nil
+	}
+	for name, file := range n.names {
+		var h maphash.Hash
+		h.SetSeed(seed)
+		_, _ = h.WriteString(name)
+		for p := range (file.size + PageSize - 1) / PageSize {
+			if v := file.pages[p]; v != nil && v[len(v)-1] != nil {
+				_, _ = h.Write(v[len(v)-1][:])
+			}
+			_ = h.WriteByte(0)
+		}
+		sums = append(sums, h.Sum64())
+	}
+	return sums
+}
+
+var seed = maphash.MakeSeed()
 
 // luck draws how many of a hundred things survive. Often it is all or nothing:
 // so one file is behind another that was written before it.

@@ -7,7 +7,11 @@
 // of the ref's root, and every byte was checked by who reads chunks
 // (chunkstore.Published).
 //
-// Read first: list.go, then tree.go and file.go.
+// A mount needs more: Catalog knows what there is by now, Names what it is called,
+// and Snapshots keeps those open that somebody looks at.
+//
+// Read first: list.go, then tree.go and file.go; for mounts catalog.go, names.go
+// and snapshots.go.
 package published
 
 import (
@@ -22,6 +26,8 @@ var (
 	ErrNotExist = errors.New("it does not exist")
 	// ErrAmbiguous: several snapshots are called so.
 	ErrAmbiguous = errors.New("several snapshots are called so")
+	// ErrGone: the snapshot was published, and is not any more.
+	ErrGone = errors.New("the snapshot is not published any more")
 	// ErrTree: the tree is not one that stepfs writes, or not that of its ref.
 	ErrTree = errors.New("a published tree is damaged")
 )

@@ -26,6 +26,7 @@ type File struct {
 	extents []schema.ChunkExtent
 	size    int64
 	next    Page // entries that follow in the directory
+	reader  reader
 }
 
 // File opens the regular file at a place of a page.
@@ -59,8 +60,28 @@ func (f *File) Data(off int64) (start, to int64, err error) {
 	return start, to, nil
 }
 
+// SeekTo is lseek(2): the next data at or after off, or the next hole; io.EOF if
+// off is behind the end, or no data comes.
+func (f *File) SeekTo(off int64, data bool) (int64, error) {
+	k := f.from(off)
+	switch {
+	case off < 0 || off >= f.size, data && k == len(f.extents):
+		return 0, io.EOF
+	case data:
+		return max(off, f.extents[k].Off), nil
+	}
+	for ; k < len(f.extents) && f.extents[k].Off <= off; k++ {
+		off = end(f.extents[k])
+	}
+	return off, nil
+}
+
 // ReadAt fills dst, as an io.ReaderAt does.
 func (f *File) ReadAt(ctx context.Context, dst []byte, off int64) (n int, err error) {
+	return f.read(ctx, dst, off, aheadBytes)
+}
+
+func (f *File) read(ctx context.Context, dst []byte, off, ahead int64) (n int, err error) {
 	if off >= f.size {
 		return 0, io.EOF
 	}
@@ -68,7 +89,7 @@ func (f *File) ReadAt(ctx context.Context, dst []byte, off int64) (n int, err er
 		dst, err = dst[:f.size-off], io.EOF
 	}
 	k := f.from(off)
-	f.ahead(k)
+	f.ahead(k, ahead)
 	clear(dst) // what no extent covers
 	for stop := off + int64(len(dst)); k < len(f.extents) && f.extents[k].Off < stop; k++ {
 		e := f.extents[k]
@@ -80,10 +101,9 @@ func (f *File) ReadAt(ctx context.Context, dst []byte, off int64) (n int, err er
 	return len(dst), err
 }
 
-// ahead has the chunks from extent k on fetched.
-func (f *File) ahead(k int) {
+// ahead has the chunks from extent k on fetched, so many bytes of them.
+func (f *File) ahead(k int, left int64) {
 	ids := make([]chunkstore.ID, 0, 64)
-	left := int64(aheadBytes)
 	add := func(es []schema.ChunkExtent) bool {
 		for _, e := range es {
 			if left <= 0 || len(ids) == aheadChunks {

@@ -34,7 +34,7 @@ func (s *Step) ID() string { return fmt.Sprintf("%s@%d", s.Record.Name, s.Sequen
 func (s *Step) Time() time.Time { return time.Unix(0, s.Record.Time) }
 
 // refsAtOnce is how many refs are read at a time.
-const refsAtOnce = 16
+const refsAtOnce = 32
 
 // Listing is all that is published in a bucket.
 type Listing struct {
@@ -70,6 +70,17 @@ func List(ctx context.Context, b remote.Bucket) (*Listing, error) {
 // EachRef calls fn for each ref, several at a time and in no order; or with what
 // is wrong with one that is there.
 func EachRef(ctx context.Context, b remote.Bucket, fn func(*bucket.Ref, error)) error {
+	return eachRef(ctx, b, func(refKey) bool { return true }, fn)
+}
+
+// refKey names a ref.
+type refKey struct {
+	writer bucket.Writer
+	seq    uint64
+}
+
+// eachRef is EachRef of those that are wanted.
+func eachRef(ctx context.Context, b remote.Bucket, wanted func(refKey) bool, fn func(*bucket.Ref, error)) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(refsAtOnce)
 	for o, err := range b.List(gctx, bucket.RefsPrefix, "") {
@@ -78,8 +89,8 @@ func EachRef(ctx context.Context, b remote.Bucket, fn func(*bucket.Ref, error)) 
 			break
 		}
 		w, seq, ok := bucket.ParseNumbered(bucket.RefsPrefix, o.Key)
-		if !ok || o.Size == bucket.GoneSize {
-			continue // not ours, or a tombstone
+		if !ok || o.Size == bucket.GoneSize || !wanted(refKey{w, seq}) {
+			continue // not ours, a tombstone, or known
 		}
 		g.Go(func() error {
 			f, err := bucket.ReadRef(gctx, b, w, seq)

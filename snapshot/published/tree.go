@@ -3,6 +3,7 @@ package published
 import (
 	"context"
 	"fmt"
+	"sort"
 	"strings"
 
 	"stepfs/chunkstore"
@@ -50,25 +51,69 @@ type Page []schema.TreeEntry
 // Root is the page of one entry that is the snapshot's directory.
 func (t *Tree) Root() Page { return Page{t.root} }
 
+// Dir says of which pages a directory is made.
+type Dir struct {
+	Firsts []string // the first name in each
+	Pages  []schema.ObjectRef
+}
+
+// Dir reads the object of a directory.
+func (t *Tree) Dir(ctx context.Context, r schema.ObjectRef) (Dir, error) {
+	b, err := t.object(ctx, r)
+	if err != nil {
+		return Dir{}, err
+	}
+	if len(b) == 0 || b[0] != schema.ObjectIndex {
+		return Dir{[]string{""}, []schema.ObjectRef{r}}, nil // it is the page
+	}
+	firsts, pages, err := schema.DecodeIndex(b)
+	if err != nil {
+		return Dir{}, fmt.Errorf("%w: %w", ErrTree, err)
+	}
+	return Dir{firsts, pages}, nil
+}
+
+// Page reads page k of a directory, and has those after it fetched.
+func (t *Tree) Page(ctx context.Context, d Dir, k int) (Page, error) {
+	if k%pagesAhead == 0 && len(d.Pages) > 1 {
+		t.chunks.Ahead(idsOf(d.Pages[k:min(len(d.Pages), k+2*pagesAhead)]))
+	}
+	return t.OnePage(ctx, d.Pages[k])
+}
+
+// OnePage reads a page of a directory.
+func (t *Tree) OnePage(ctx context.Context, r schema.ObjectRef) (Page, error) {
+	b, err := t.object(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	es, err := schema.DecodePage(b)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrTree, err)
+	}
+	return es, nil
+}
+
+// PageOf gives the page in which a name is, if it is in the directory at all.
+func (d Dir) PageOf(name string) int {
+	return max(0, sort.Search(len(d.Firsts), func(k int) bool { return d.Firsts[k] > name })-1)
+}
+
+// Find gives the place of a name.
+func (p Page) Find(name string) (at int, ok bool) {
+	return sort.Find(len(p), func(k int) int { return strings.Compare(name, p[k].Name) })
+}
+
 // Pages calls fn for the pages of a directory, in order.
 func (t *Tree) Pages(ctx context.Context, dir *schema.TreeEntry, fn func(Page) error) error {
-	b, err := t.object(ctx, dir.Dir)
+	d, err := t.Dir(ctx, dir.Dir)
 	if err != nil {
 		return err
 	}
-	if len(b) == 0 || b[0] != schema.ObjectIndex {
-		return t.page(b, fn)
-	}
-	pages, err := schema.DecodePages(b)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrTree, err)
-	}
-	for k, r := range pages {
-		if k%pagesAhead == 0 {
-			t.chunks.Ahead(idsOf(pages[k:min(len(pages), k+2*pagesAhead)]))
-		}
-		if b, err = t.object(ctx, r); err == nil {
-			err = t.page(b, fn)
+	for k := range d.Pages {
+		p, err := t.Page(ctx, d, k)
+		if err == nil {
+			err = fn(p)
 		}
 		if err != nil {
 			return err
@@ -85,14 +130,6 @@ func idsOf(refs []schema.ObjectRef) (ids []chunkstore.ID) {
 		ids = append(ids, r.ID)
 	}
 	return ids
-}
-
-func (t *Tree) page(b []byte, fn func(Page) error) error {
-	es, err := schema.DecodePage(b)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrTree, err)
-	}
-	return fn(es)
 }
 
 // Lookup finds a path below the snapshot's directory: the page that it is in,

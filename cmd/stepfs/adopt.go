@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"stepfs/fs/stage"
+	"stepfs/snapshot/published"
+)
+
+const (
+	adoptFlag = "adopt"
+
+	// adoptingSetting is kept in the store's config while its live tree is being
+	// made of a published step, which it names: a tree that is half of it must not
+	// be taken for one.
+	adoptingSetting = "adopting"
+)
+
+// adopt has the live tree of a store that has no files start as a step that is
+// published in its bucket. One that has files is left alone, so that a unit or a
+// line of fstab can say it each time.
+func (d *daemon) adopt(ctx context.Context) error {
+	begun, want := d.dir.Config().Settings[adoptingSetting], d.opts.adopt
+	switch {
+	case begun == "" && want == "":
+		return nil
+	case begun != "" && !meansStep(want, begun):
+		return fmt.Errorf("the live tree is what there was of %s when a mount with --%s ended; go on with --%s %s, or make another store",
+			begun, adoptFlag, adoptFlag, shellQuote(begun))
+	case d.opts.remote == "":
+		return &usageError{fmt.Errorf("--%s needs --%s: there is no bucket to take %s from", adoptFlag, remoteFlag, want)}
+	case d.opts.liveReadOnly():
+		return &usageError{fmt.Errorf("--%s needs a live tree that can be written", adoptFlag)}
+	}
+	names, err := d.store.parts.tree.ReadDir(stage.RootIno, "", 1)
+	if err != nil {
+		return err
+	}
+	if begun == "" && len(names) > 0 {
+		slog.Info("nothing is adopted: the live tree has files", "step", want)
+		return nil
+	}
+	if begun != "" {
+		want = begun // there may be a later one that is called so
+	}
+	if err := d.fetchAdopted(ctx, want); err != nil {
+		return fmt.Errorf("adopting %s: %w", want, err)
+	}
+	return d.noteAdopting("")
+}
+
+// meansStep says whether a name may have meant a revision, "scope/name@seq".
+func meansStep(name, revision string) bool {
+	scope, last := splitStep("", name)
+	of, _ := splitStep("", revision)
+	return name == revision || name != "" && strings.HasPrefix(revision, name+"@") || last == "latest" && scope == of
+}
+
+// noteAdopting records of which step the live tree is being made; "" of none.
+func (d *daemon) noteAdopting(step string) error {
+	all := map[string]string{}
+	maps.Copy(all, d.dir.Config().Settings)
+	delete(all, adoptingSetting)
+	if step != "" {
+		all[adoptingSetting] = step
+	}
+	return d.dir.SaveSettings(all)
+}
+
+// fetchAdopted restores the step into the live tree, as stepfs restore would into
+// a directory: what was whole when an earlier mount ended is not fetched again.
+func (d *daemon) fetchAdopted(ctx context.Context, want string) error {
+	b, cfg, err := openBucket(ctx, d.opts.remote)
+	if err != nil {
+		return err
+	}
+	all, err := published.List(ctx, b)
+	if err != nil {
+		return err
+	}
+	scope, name := splitStep("", want)
+	step, err := findPublished(all, published.Query{Scope: scope, Name: name})
+	if err != nil {
+		return err
+	}
+	s, err := openPublished(ctx, b, cfg, step)
+	if err != nil {
+		return err
+	}
+	defer s.chunks.Close()
+	if err := d.noteAdopting(filepath.Join(scope, step.ID())); err != nil {
+		return err
+	}
+	slog.Info("the live tree is made of a published step", "snapshot", step.ID(), "writer", step.Writer.String(), "bytes", step.Record.Logical)
+	to, err := newTreeSink(d.store, scope)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	src := &bucketSource{ctx, s.tree}
+	top, err := src.Stat(".")
+	if err != nil {
+		return err
+	}
+	r := newRestorer(src, to, restoreOptions{workers: max(4, min(8, runtime.GOMAXPROCS(0))), out: os.Stderr, errs: os.Stderr})
+	err = r.run(ctx, top, ".")
+	r.bar.finish()
+	if n := r.failed.Load(); err == nil && n > 0 {
+		err = errors.New("something of it could not be had; see above")
+	}
+	return ends(err)
+}

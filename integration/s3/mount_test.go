@@ -1,0 +1,188 @@
+package s3
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"stepfs/chunkstore/bucket"
+	"stepfs/chunkstore/remote"
+	"stepfs/integration/harness"
+	"stepfs/internal/schema"
+	"stepfs/snapshot/published/publishtest"
+)
+
+// mountURL is the mount of a bucket of a server, in a daemon of its own.
+func mountURL(t *testing.T, s *server, url string, flags ...string) *harness.Daemon {
+	t.Helper()
+	d := root.Prepare(t, flags...)
+	d.Store = url
+	d.Env = append(d.Env, "AWS_ACCESS_KEY_ID="+accessKey, "AWS_SECRET_ACCESS_KEY="+secretKey, "AWS_REGION="+region, "AWS_ENDPOINT_URL_S3="+s.url)
+	must(t, d.Start())
+	return d
+}
+
+// publishedRun is a run of one step in a bucket of a server; its store is gone.
+func publishedRun(t *testing.T, srv *server, fill func(dir string)) (name string, want harness.Tree, refs []*bucket.Ref) {
+	t.Helper()
+	d := root.Prepare(t)
+	must(t, d.Start())
+	fill(d.Mnt)
+	want, err := harness.ReadTree(d.Mnt)
+	must(t, err)
+	for _, args := range [][]string{{"snapshot", d.Mnt, "seven"}, {"drain", d.Mnt}, {"umount", d.Mnt}} {
+		if out, err := root.Must(args...); err != nil {
+			t.Fatalf("%v: %v %s", args, err, out)
+		}
+	}
+	name = srv.bucket(t)
+	refs, err = publishtest.Publish(t.Context(), d.Store, open(t, srv.options(name)), bucket.NewWriter())
+	must(t, err)
+	must(t, os.RemoveAll(d.Store))
+	return name, want, refs
+}
+
+// On a new machine: cp -a from the mount of a bucket gives back what was there. It
+// prints what that reaches next to ranged GETs by the plain SDK (STEPFS_RESTORE_MB
+// is how much is copied), and the daemon's memory.
+func TestMountURL(t *testing.T) {
+	size := number(t, "STEPFS_RESTORE_MB", 16) << 20
+	srv := versitygw(t)
+	name, want, refs := publishedRun(t, srv, func(dir string) {
+		for k := range 4 {
+			b := make([]byte, size/4)
+			_, _ = rand.Read(b) // never fails
+			must(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("shard-%d.bin", k)), b, 0o640))
+		}
+		must(t, os.Symlink("shard-0.bin", filepath.Join(dir, "first")))
+	})
+	for _, wait := range []time.Duration{0, 50 * time.Millisecond} {
+		var sent atomic.Int64
+		behind := delayed(t, srv, wait, &sent)
+		plain := max(plainRanges(t, behind.plain(), name, refs[0].Packs), plainRanges(t, behind.plain(), name, refs[0].Packs))
+		d := mountURL(t, behind, "s3://"+name)
+		sent.Store(0)
+		begun, to := time.Now(), t.TempDir()
+		if out, err := exec.Command("cp", "-a", d.Mnt+"/snapshots/seven/.", to).CombinedOutput(); err != nil {
+			t.Fatalf("cp: %v %s", err, out)
+		}
+		rate := float64(size) / time.Since(begun).Seconds() / (1 << 20)
+		t.Logf("answers after %v: cp -a %.0f MiB/s of the plain SDK's %.0f: %.2f; %.3f bytes fetched for each copied; the daemon's peak is %d MiB",
+			wait, rate, plain, rate/plain, float64(sent.Load())/float64(size), peak(t, d)>>20)
+		got, err := harness.ReadTree(to)
+		must(t, err)
+		if diff := want.Diff(got); diff != "" {
+			t.Error(diff)
+		}
+		must(t, d.Stop())
+	}
+}
+
+// peak is the most memory that a daemon has had.
+func peak(t *testing.T, d *harness.Daemon) int64 {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.Pid()))
+	must(t, err)
+	var kb int64
+	for _, line := range strings.Split(string(text), "\n") {
+		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kb); n == 1 {
+			return kb << 10
+		}
+	}
+	t.Fatal("no VmHWM")
+	return 0
+}
+
+// What is missing is EIO, and read once it is back; a daemon that is killed leaves
+// nothing that stepfs umount does not take away.
+func TestMountURLMissing(t *testing.T) {
+	srv := versitygw(t)
+	name, _, refs := publishedRun(t, srv, func(dir string) {
+		b := make([]byte, 4<<20)
+		_, _ = rand.Read(b) // never fails
+		must(t, os.WriteFile(filepath.Join(dir, "model.bin"), b, 0o640))
+	})
+	b := open(t, srv.options(name))
+	packs := map[string][]byte{}
+	for _, p := range refs[0].Packs {
+		whole, _, err := remote.ReadAll(t.Context(), b, p.Key(), 1<<30)
+		must(t, err)
+		packs[p.Key()] = whole
+	}
+	d := mountURL(t, srv, "s3://"+name, "--refresh=1s")
+	if _, err := os.ReadDir(d.Mnt + "/snapshots/seven"); err != nil {
+		t.Fatal(err)
+	}
+	for key := range packs {
+		must(t, b.Delete(t.Context(), key))
+	}
+	if _, err := os.ReadFile(d.Mnt + "/snapshots/seven/model.bin"); !errors.Is(err, syscall.EIO) {
+		t.Errorf("packs are missing: %v", err)
+	}
+	for key, whole := range packs {
+		must(t, b.Put(t.Context(), key, remote.Bytes(whole)))
+	}
+	if got, err := os.ReadFile(d.Mnt + "/snapshots/seven/model.bin"); len(got) != 4<<20 {
+		t.Errorf("they are there again: %d bytes, %v", len(got), err)
+	}
+	must(t, d.Die())
+	if out, err := root.Must("umount", d.Mnt); err != nil {
+		t.Error(err, out)
+	}
+	if left, err := harness.MountsBelow(d.Mnt); err != nil || len(left) > 0 {
+		t.Error(left, err)
+	}
+}
+
+// TestMountURLMany prints how long it takes to attach to a bucket of many snapshots
+// (STEPFS_REFS, 300), until its list is shown and until the first byte of a file
+// is.
+func TestMountURLMany(t *testing.T) {
+	count := number(t, "STEPFS_REFS", 300)
+	srv := versitygw(t)
+	name, _, refs := publishedRun(t, srv, func(dir string) {
+		must(t, os.WriteFile(filepath.Join(dir, "model.bin"), make([]byte, 1<<20), 0o640))
+	})
+	b := open(t, srv.options(name))
+	g, ctx := errgroup.WithContext(t.Context())
+	g.SetLimit(32)
+	for k := range count - 1 {
+		f := *refs[0]
+		f.Seq += uint64(k) + 1
+		rec, err := schema.DecodeSnapshot(f.Record)
+		must(t, err)
+		rec.Name = fmt.Sprintf("step-%d", k)
+		f.Record = rec.Encode()
+		g.Go(func() error { return b.Put(ctx, f.Key(), remote.Bytes(f.Encode())) })
+	}
+	must(t, g.Wait())
+	begun := time.Now()
+	d := mountURL(t, srv, "s3://"+name)
+	all, err := os.ReadDir(d.Mnt + "/snapshots")
+	must(t, err)
+	listed := time.Since(begun)
+	if len(all) != count+1 { // and latest
+		t.Errorf("%d snapshots are shown of %d", len(all)-1, count)
+	}
+	f, err := os.Open(d.Mnt + "/snapshots/seven/model.bin")
+	must(t, err)
+	defer f.Close()
+	if n, err := f.Read(make([]byte, 1)); n != 1 {
+		t.Error(err)
+	}
+	first := time.Since(begun)
+	begun = time.Now()
+	_, err = os.ReadDir(d.Mnt + "/snapshots")
+	must(t, err)
+	t.Logf("%d snapshots: ls after %v, again %v; the first byte after %v", count, listed, time.Since(begun), first)
+}
