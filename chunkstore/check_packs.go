@@ -104,7 +104,11 @@ func (c *checker) file(number uint64, rec schema.PackRecord, p *packCount) (*pac
 		c.r.Damage("pack-size", packName(number), "%s has %d bytes, its record says %d", name, st.Size(), rec.Size)
 		return nil, nil
 	}
-	away := oserror.IsNotExist(err) && c.isAway(number) && !c.damage.isBadFile(number)
+	up, uerr := uploadOf(c.db, rec.Name)
+	if uerr != nil {
+		return nil, uerr
+	}
+	away := oserror.IsNotExist(err) && c.isAway(number) && up != nil && up.State == schema.UploadOnly // it was evicted
 	var foot pack.Footer
 	if err == nil || away {
 		foot, err = c.readFooter(rec.Name)
@@ -146,8 +150,11 @@ func (c *checker) contents(ctx context.Context, number uint64, rec schema.PackRe
 	}
 	same := sum == p.sum && uint64(len(foot.Entries)) == p.chunks
 	read := c.opts.ReadData
-	if read > 0 && c.isAway(number) {
+	if c.isAway(number) {
 		read = 0 // that is for who checks the bucket
+		c.one.Lock()
+		c.stats.Away++
+		c.one.Unlock()
 	}
 	if same && read == 0 {
 		return nil
@@ -225,8 +232,8 @@ func (c *checker) read(number uint64, e pack.Entry, rec schema.PackRecord) error
 			c.r.Damage("part-header", chunkName(e.ID[:]), "the header before it in %s (%s, at %d) is not what the footer says", packName(number), pack.Name(rec.Name).FileName(), e.Offset)
 		}
 	}
-	if errors.Is(err, errGone) {
-		return nil // collected since its footer was read
+	if errors.Is(err, errGone) || errors.Is(err, ErrUnreachable) {
+		return nil // collected since its footer was read; or made from what is only in the bucket
 	}
 	return err
 }

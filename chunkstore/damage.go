@@ -65,14 +65,6 @@ func (d *damage) badFile(number uint64) {
 	d.files[number] = struct{}{}
 }
 
-// isBadFile says whether a pack's file is to be fetched again.
-func (d *damage) isBadFile(number uint64) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	_, bad := d.files[number]
-	return bad
-}
-
 // packs gives the packs in which something is damaged, or which are gone. in says
 // in which a chunk lies.
 func (d *damage) packs(in func(ID) (uint64, error)) []uint64 {

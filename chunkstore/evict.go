@@ -120,19 +120,18 @@ func (s *Store) choose(need int64, tried map[*packInfo]bool) (batch []*evicted, 
 // it is fetched again (Uploads.rescue).
 func (s *Store) stays(p bucket.Pack) bool {
 	u := s.up.Load()
-	if u == nil {
-		return false
-	}
-	at := u.attached.Load()
-	return at != nil && at.lease.MayUse(p)
+	return u != nil && u.stays(p)
 }
 
 // mayEvict marks a pack, unless somebody depends on it by now.
 func (s *Store) mayEvict(info *packInfo) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	info.evicting = info.pins == 0 && !info.retiring && s.mu.table[info.number] == info
-	return info.evicting
+	if info.evicting || info.away || info.pins > 0 || info.retiring || s.mu.table[info.number] != info {
+		return false
+	}
+	info.evicting = true
+	return true
 }
 
 func (s *Store) unchoose(batch []*evicted) {
@@ -175,10 +174,14 @@ func (s *Store) evict(ctx context.Context, batch []*evicted) (freed int64, err e
 		return 0, err
 	}
 	for _, e := range batch {
-		if e.ok {
-			freed += e.at.Size
-			err = errors.Join(err, s.sendAway(e))
+		if !e.ok {
+			continue
 		}
+		if aerr := s.sendAway(e); aerr != nil {
+			err = errors.Join(err, aerr)
+			continue
+		}
+		freed += e.at.Size
 	}
 	return freed, err
 }
@@ -216,6 +219,14 @@ func (s *Store) relyOn(batch []*evicted) error {
 	pos, err := s.db.Update(schema.KindUpload, func(tx *state.Tx) error {
 		for _, e := range batch {
 			if e.ok {
+				up, err := uploadOf(tx, e.at.Name)
+				if err != nil {
+					return err
+				}
+				if up == nil || *up != e.rec { // it has got another number meanwhile
+					e.ok = false
+					continue
+				}
 				e.rec.State = schema.UploadOnly
 				tx.Put(schema.PackUploadKey(e.at.Name), e.rec.Encode())
 			}
@@ -235,7 +246,11 @@ func (s *Store) sendAway(e *evicted) error {
 	path := s.fs.PathJoin(s.dir, e.at.Name.FileName())
 	err := s.fs.Remove(path)
 	s.files.forget(path)
-	return err
+	if err != nil && !oserror.IsNotExist(err) {
+		s.setAway(e.info, false) // with both, the file is read
+		return err
+	}
+	return nil
 }
 
 // setAway notes where the file of a pack is.

@@ -38,6 +38,7 @@ const (
 	farReach = 32 << 20 // the most that is read ahead of one reader
 
 	farPause   = 3 * time.Second
+	farWait    = time.Minute // the longest that a reader waits for a range: a directory that hangs says nothing
 	farSilence = time.Minute // the owner is told so often that the bucket can't be reached
 )
 
@@ -57,6 +58,7 @@ type far struct {
 	down   error         // the bucket was given up,
 	since  time.Time     // then,
 	pause  time.Duration // and is not asked for so long
+	wait   time.Duration // that a reader waits
 }
 
 // farPack is where the chunks of a pack lie, which is away.
@@ -67,7 +69,7 @@ type farPack struct {
 }
 
 func (f *far) init(s *Store) {
-	f.s, f.packs, f.pause = s, make(map[uint64]*list.Element), farPause
+	f.s, f.packs, f.pause, f.wait = s, make(map[uint64]*list.Element), farPause, farWait
 	f.kept.s, f.kept.packs = s, make(map[uint64]*keptPack)
 	f.spans = newSpans(farAhead, f.fetch, s.buffers.put)
 }
@@ -93,7 +95,7 @@ func (s *Store) ReadFrom(open OpenBucket) { s.far.open.Store(&open) }
 func (f *far) from(ctx context.Context) (remote.Bucket, error) {
 	open := f.open.Load()
 	if open == nil {
-		return nil, fmt.Errorf("%w: the store was opened without it", ErrUnreachable)
+		return nil, fmt.Errorf("%w: the store was opened without it (stepfs mount --remote)", ErrUnreachable)
 	}
 	f.mu.Lock()
 	b := f.bucket
@@ -125,6 +127,8 @@ func (s *Store) isOurs(ctx context.Context, b remote.Bucket) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("%w: %s: %w", ErrUnreachable, b, err)
+	case at == nil && cfg.Key != s.cfg.Key: // of a store that was made again from packs, that is all that is known
+		return fmt.Errorf("%w: %s is a bucket of other stores", ErrUnreachable, b)
 	case at != nil && cfg.ID != hex.EncodeToString(at.Bucket[:]):
 		return fmt.Errorf("%w: %s is bucket %s, the store's is %x", ErrUnreachable, b, cfg.ID, at.Bucket)
 	}
@@ -134,6 +138,9 @@ func (s *Store) isOurs(ctx context.Context, b remote.Bucket) error {
 // failed says what an error of the bucket means for what was asked for. Something
 // that is not there is missing only if the bucket is.
 func (f *far) failed(ctx context.Context, err error) error {
+	if errors.Is(err, ErrUnreachable) {
+		return err // what is not there is then the bucket, not what is in it
+	}
 	kind := kindOf(err)
 	if kind == ErrMissing {
 		f.mu.Lock()
@@ -145,7 +152,7 @@ func (f *far) failed(ctx context.Context, err error) error {
 			}
 		}
 	}
-	if kind == nil && !errors.Is(err, ErrUnreachable) && Remotely(err) {
+	if kind == nil && Remotely(err) {
 		kind = ErrUnreachable
 	}
 	if kind == nil {
@@ -163,6 +170,25 @@ func (s *Store) isAway(number uint64) bool {
 	defer s.mu.Unlock()
 	info := s.mu.table[number]
 	return info != nil && info.away
+}
+
+// Here says whether a chunk can be read without the bucket: it, and all that it is
+// made from, lies in packs that are here.
+func (s *Store) Here(id [32]byte) (bool, error) {
+	if !s.far.some.Load() {
+		return true, nil
+	}
+	for below := uint8(pack.MaxDepth + 1); ; {
+		loc, err := s.getChunk(s.db, id)
+		if err != nil || s.isAway(loc.Pack) {
+			return false, err
+		}
+		link, err := linkOf(loc)
+		if err != nil || link.Depth == 0 || link.Depth >= below {
+			return true, err
+		}
+		id, below = link.ID, link.Depth
+	}
 }
 
 // pack gives what is known of a pack that is away.
@@ -259,11 +285,27 @@ func (f *far) fetch(ctx context.Context, sp *span) error {
 		return nil
 	}
 	if err = f.failed(ctx, err); errors.Is(err, ErrUnreachable) && ctx.Err() == nil {
-		f.mu.Lock()
-		f.down, f.since = err, time.Now()
-		f.mu.Unlock()
+		f.giveUp(err)
 	}
 	return err
+}
+
+func (f *far) giveUp(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.down, f.since = err, time.Now()
+}
+
+// await waits for a part, but not for ever. The request goes on.
+func (f *far) await(ctx context.Context, l *located) (*span, []byte, error) {
+	limit, cancel := context.WithTimeout(ctx, f.wait)
+	defer cancel()
+	sp, b, err := f.spans.take(limit, nil, l)
+	if err != nil && limit.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w: no answer for %v", ErrUnreachable, f.wait)
+		f.giveUp(err)
+	}
+	return sp, b, err
 }
 
 // isDown gives the error of a bucket that was just given up: it was tried for long
@@ -304,7 +346,7 @@ func (f *far) take(ctx context.Context, id ID, loc schema.ChunkLoc) (r io.Reader
 	if kp := f.kept.find(loc.Pack, l.off); kp != nil {
 		return kp.file, func() { f.kept.release(kp) }, nil
 	}
-	sp, b, err := f.spans.take(ctx, nil, l)
+	sp, b, err := f.await(ctx, l)
 	if err != nil {
 		return nil, nil, fmt.Errorf("chunk %x, in %s at %d: %w", id, p.at.Key(), loc.Offset, err)
 	}
@@ -331,7 +373,7 @@ func (s *Store) bring(ctx context.Context, id ID) (release func(), err error) {
 	}
 	for k := 0; k < len(chain) && err == nil; k++ {
 		var sp *span
-		if sp, _, err = s.far.spans.take(ctx, nil, chain[k]); err == nil {
+		if sp, _, err = s.far.await(ctx, chain[k]); err == nil {
 			pins = append(pins, sp)
 		}
 	}

@@ -291,7 +291,7 @@ func (c *collector) lend(g *group, number uint64) (bool, error) {
 	}
 	c.mu.Lock()
 	info := c.mu.table[number]
-	ok := info != nil && info.pins == 0 && c.collectable(number)
+	ok := info != nil && info.pins == 0 && !info.evicting && c.collectable(number)
 	if ok {
 		info.retiring = true
 		g.lent = append(g.lent, &oldPack{info: info, number: number, name: info.rec.Name})

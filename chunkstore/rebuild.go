@@ -28,6 +28,8 @@ type Indexed struct {
 	Bytes         uint64   // of all packs
 	Unreadable    []string // pack files without a footer that can be used
 	Broken        []error  // why, in that order
+	BadStubs      []string // those of packs that are away, and of no use
+	WhyBad        []error
 
 	deltas []deltaPack
 }
@@ -42,7 +44,7 @@ func IndexPacks(ctx context.Context, db DB, fs vfs.FS, dir string, domain uint32
 	if err != nil {
 		return x, fmt.Errorf("index the packs: %w", err)
 	}
-	away, err := stubsOf(fs, dir, files)
+	away, err := x.stubs(fs, dir, files)
 	if err != nil {
 		return x, fmt.Errorf("index the packs: %w", err)
 	}
@@ -195,9 +197,9 @@ type agedFile struct {
 	away *stub // of one that is not there; else nil
 }
 
-// stubsOf gives the stubs in dir of packs that are away. Those that are of no use
-// are passed over: what is in their packs is not known here any more.
-func stubsOf(fs vfs.FS, dir string, files []agedFile) (away []agedFile, err error) {
+// stubs gives the stubs in dir of packs that are away. Of those that are of no use
+// it is not known here any more what is in their packs.
+func (x *Indexed) stubs(fs vfs.FS, dir string, files []agedFile) (away []agedFile, err error) {
 	names, err := fs.List(dir)
 	if err != nil {
 		return nil, err
@@ -208,7 +210,8 @@ func stubsOf(fs vfs.FS, dir string, files []agedFile) (away []agedFile, err erro
 			continue
 		}
 		s, err := readStub(fs, dir, name)
-		if errors.Is(err, pack.ErrFormat) {
+		if errors.Is(err, pack.ErrFormat) || badSector(err) {
+			x.BadStubs, x.WhyBad = append(x.BadStubs, n), append(x.WhyBad, err)
 			continue
 		}
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -179,19 +180,53 @@ func (s *Store) HealPacks(ctx context.Context) (healed int, err error) {
 // Needs begins a list of packs, of a store that need not upload.
 func (s *Store) Needs() *Needs { return (&Uploads{s: s}).Needs() }
 
-// Fetch has all of the packs be here.
+// Fetch has all of the packs be here. Since they are depended on, they stay.
 func (n *Needs) Fetch(ctx context.Context) error {
+	if !n.u.s.far.some.Load() {
+		return nil
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(uploadWorkers)
 	for _, p := range n.packs {
-		if n.u.s.isAway(p.info.number) {
-			g.Go(func() error {
-				_, err := n.u.s.recall(ctx, p.info.number)
-				return err
-			})
+		if away, busy := n.u.s.isGoing(p.info); away || busy {
+			g.Go(func() error { return n.u.s.bringBack(ctx, p.info) })
 		}
 	}
 	return g.Wait()
+}
+
+// isGoing says whether a pack is away, and whether somebody is about to change that.
+func (s *Store) isGoing(info *packInfo) (away, busy bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return info.away, info.evicting
+}
+
+// bringBack fetches a pack that is depended on. One that was about to go when it
+// became so is waited for.
+func (s *Store) bringBack(ctx context.Context, info *packInfo) error {
+	for {
+		away, busy := s.isGoing(info)
+		switch {
+		case busy:
+			select {
+			case <-time.After(movePoll):
+				continue
+			case <-s.closing:
+				return ErrClosed
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		case !away:
+			return nil
+		}
+		if at, err := s.uploaded(info.number); at == nil || err != nil {
+			return errors.Join(err, fmt.Errorf("%w: pack %d is neither here nor in the bucket", ErrMissing, info.number))
+		}
+		if done, err := s.recall(ctx, info.number); err != nil || done {
+			return err
+		}
+	}
 }
 
 // rescue fetches what is away and about to be pruned in the bucket: somebody took

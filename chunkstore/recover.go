@@ -196,6 +196,10 @@ func (s *Store) loadPacks(files map[pack.Name]whereIs) error {
 		switch at {
 		case isLost:
 			s.damage.losePack(number)
+		case isAway:
+			if files[rec.Name] != isAway { // the stub is gone
+				s.damage.badFile(number)
+			}
 		case isGone:
 			s.damage.badFile(number)
 			_ = s.report(fmt.Errorf("%w: pack %s; the bucket has it", ErrMissing, pack.Name(rec.Name).FileName()))
@@ -447,9 +451,31 @@ func (s *Store) RebuildIndex(ctx context.Context) error {
 	return nil
 }
 
+// allStubs refuses to go on if what is in a pack that is away is only known to the
+// index that is about to be thrown away.
+func (s *Store) allStubs() error {
+	s.mu.Lock()
+	var away []pack.Name
+	for _, info := range s.mu.table {
+		if info.away {
+			away = append(away, info.rec.Name)
+		}
+	}
+	s.mu.Unlock()
+	for _, name := range away {
+		if _, err := s.readFooter(name); err != nil {
+			return fmt.Errorf("pack %s is only in the bucket, and nothing here says what is in it (a mount with the bucket fetches it): %w", name.FileName(), err)
+		}
+	}
+	return nil
+}
+
 func (s *Store) rebuild(ctx context.Context) error {
 	files, err := s.listPacks()
 	if err != nil {
+		return err
+	}
+	if err := s.allStubs(); err != nil {
 		return err
 	}
 	known := s.refsFrom.Load() <= 1

@@ -44,7 +44,7 @@ func (s *Store) Scrub(ctx context.Context, number uint64, found func(error), res
 	name := pack.Name(rec.Name)
 	f, err := s.files.acquire(s.fs.PathJoin(s.dir, name.FileName()))
 	if oserror.IsNotExist(err) && s.isAway(number) {
-		return nil
+		return s.scrubStub(number, name, found)
 	}
 	if oserror.IsNotExist(err) {
 		if _, err := getPack(s.db, number); errors.Is(err, state.ErrNotFound) {
@@ -231,4 +231,19 @@ func (s *Store) Heal(ctx context.Context, id ID, plain []byte) error {
 		return fmt.Errorf("heal chunk %x: %w", id, err)
 	}
 	return nil
+}
+
+// scrubStub looks at what stays here of a pack that is away. Without it the pack is
+// fetched.
+func (s *Store) scrubStub(number uint64, name pack.Name, found func(error)) error {
+	_, err := s.readFooter(name)
+	if (oserror.IsNotExist(err) || errors.Is(err, pack.ErrFormat)) && s.isAway(number) {
+		s.damage.badFile(number)
+		found(fmt.Errorf("%w: the stub of a pack that is only in the bucket: %w", ErrCorrupt, err))
+		return nil
+	}
+	if oserror.IsNotExist(err) { // it came back, or was collected
+		return nil
+	}
+	return err
 }

@@ -22,22 +22,24 @@ import (
 //	0 8 magic "stepfsAW"   8 8 writer   16 8 seq   24 8 size of the pack
 //	32 4 CRC32-C of bytes 0..32   36 the pack's header, footer and trailer
 
+// StubSuffix ends the name of a stub, which is else that of the pack.
+const StubSuffix = ".away"
+
 const (
-	stubSuffix = ".away"
-	stubHead   = 36
-	maxStub    = stubHead + pack.HeaderSize + pack.MaxFooter + pack.TrailerSize
+	stubHead = 36
+	maxStub  = stubHead + pack.HeaderSize + pack.MaxFooter + pack.TrailerSize
 )
 
 var stubMagic = []byte("stepfsAW")
 
 // stubName is the file of a pack's stub.
 func stubName(n pack.Name) string {
-	return strings.TrimSuffix(n.FileName(), pack.Suffix) + stubSuffix
+	return strings.TrimSuffix(n.FileName(), pack.Suffix) + StubSuffix
 }
 
 // parseStubName is the inverse of stubName.
 func parseStubName(s string) (n pack.Name, ok bool) {
-	hex, ok := strings.CutSuffix(s, stubSuffix)
+	hex, ok := strings.CutSuffix(s, StubSuffix)
 	if !ok {
 		return n, false
 	}

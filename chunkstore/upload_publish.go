@@ -52,6 +52,7 @@ func (n *Needs) upload(ctx context.Context, lease *prune.Lease) error {
 	if err := lease.Renew(ctx); err != nil {
 		return leased(err)
 	}
+	u.noteRenewed()
 	if err := u.rescue(ctx); err != nil {
 		return err
 	}
@@ -91,6 +92,7 @@ func (u *Uploads) Renew(ctx context.Context) error {
 		if err := at.lease.Renew(ctx); err != nil {
 			return leased(err)
 		}
+		u.noteRenewed()
 		return u.rescue(ctx)
 	}
 	return nil

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -15,6 +16,7 @@ import (
 // writer that waits for room has packs go before them.
 type packCache struct {
 	m     *Manager
+	pins  *pins
 	nudge chan struct{}
 
 	// Of the evictor's goroutine:
@@ -27,7 +29,9 @@ const (
 	pressWait  = 5 * time.Second
 )
 
-func newPackCache(m *Manager) *packCache { return &packCache{m: m, nudge: make(chan struct{}, 1)} }
+func newPackCache(m *Manager) *packCache {
+	return &packCache{m: m, pins: newPins(m), nudge: make(chan struct{}, 1)}
+}
 
 // wake has it look whether it is time to evict.
 func (c *packCache) wake() {
@@ -76,7 +80,7 @@ func (c *packCache) hotLimit() int64 {
 	return min(limit, left)
 }
 
-// run keeps the limit until ctx ends.
+// run keeps the limit, and what is pinned here, until ctx ends.
 func (c *packCache) run(ctx context.Context) {
 	BeNice()
 	var last string
@@ -98,14 +102,20 @@ func (c *packCache) run(ctx context.Context) {
 	}
 }
 
-// keep evicts what is too much.
+// keep evicts what is too much, and fetches what is pinned.
 func (c *packCache) keep(ctx context.Context) error {
-	over := c.m.cfg.Chunks.Local() - c.m.cfg.CacheLimit
-	if over <= 0 {
-		return nil
+	err := c.pins.free(ctx)
+	if err == nil {
+		err = c.pins.hold(ctx)
 	}
-	_, err := c.m.cfg.Chunks.Evict(ctx, over)
-	return err
+	if err != nil {
+		return err
+	}
+	over := c.m.cfg.Chunks.Local() - c.m.cfg.CacheLimit
+	if c.m.cfg.CacheLimit > 0 && over > 0 {
+		_, err = c.m.cfg.Chunks.Evict(ctx, over)
+	}
+	return errors.Join(err, c.pins.fetch(ctx))
 }
 
 // press gives up packs for a writer that waits for so much room. A bucket that does
@@ -116,7 +126,11 @@ func (c *packCache) press(ctx context.Context, need uint64) (freed bool) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, pressWait)
 	defer cancel()
-	n, err := c.m.cfg.Chunks.Evict(ctx, int64(need))
+	err := c.pins.hold(ctx)
+	var n int64
+	if err == nil {
+		n, err = c.m.cfg.Chunks.Evict(ctx, int64(need))
+	}
 	if err != nil || n == 0 {
 		c.pressed = time.Now()
 	}

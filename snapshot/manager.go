@@ -224,7 +224,7 @@ func Open(cfg Config) (*Manager, error) {
 		}
 		work = append(work, m.publisher.run)
 	}
-	if cfg.CacheLimit > 0 {
+	if cfg.CacheLimit > 0 || cfg.Uploads != nil {
 		work = append(work, m.packs.run)
 	}
 	if cfg.VerifyOnSeal {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"stepfs/chunkstore"
 	"stepfs/chunkstore/bucket"
@@ -84,11 +85,12 @@ func (p *publisher) putRef(ctx context.Context, i Info) (*bucket.Ref, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find what it needs: %w", err)
 	}
-	rec, err := p.m.db.Get(schema.Numbered(schema.PrefixSnapshot, i.Seq))
+	rec, err := readSnapshot(p.m.db, i.Seq)
 	if err != nil {
 		return nil, err
 	}
-	f := &bucket.Ref{Domain: p.up.Domain(), Snapshot: i.Seq, Record: rec, Root: i.Tree, RootLen: rootLen}
+	rec.Holds = slices.DeleteFunc(rec.Holds, func(h schema.Hold) bool { return h.Name == PinHold }) // of this disk
+	f := &bucket.Ref{Domain: p.up.Domain(), Snapshot: i.Seq, Record: rec.Encode(), Root: i.Tree, RootLen: rootLen}
 	return f, needs.Publish(ctx, f)
 }
 

@@ -177,6 +177,8 @@ type Chunks interface {
 	Limits() (min, max int64)
 	// ReadAt reads of a chunk, whose length is raw, from off on.
 	ReadAt(ctx context.Context, id chunkstore.ID, raw uint32, dst []byte, off int) error
+	// Here says whether that needs no bucket.
+	Here(id [32]byte) (bool, error)
 	Put(ctx context.Context, data []byte) (*chunkstore.Pending, error)
 	Flush(ctx context.Context) error
 	// ReadBack reads a chunk from its pack, past every cache, and verifies it.

@@ -81,8 +81,12 @@ func (m *Manager) Verify(ctx context.Context, seq uint64, tell func(done, total 
 		BeNice()
 		done <- v.snapshot(i)
 	}()
-	if err := <-done; err != nil || ctx.Err() != nil {
-		return Info{}, fmt.Errorf("verify %s: %w", i.Path(), context.Cause(ctx))
+	err = <-done
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return Info{}, fmt.Errorf("verify %s: %w", i.Path(), err)
 	}
 	rec := &schema.Verified{Time: m.cfg.Now().UnixNano(), Took: int64(time.Since(start)), Bytes: v.done, Problems: v.problems}
 	i, err = m.keep(seq, func(s *schema.Snapshot) error { s.Verified = rec; return nil })

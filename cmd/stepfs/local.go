@@ -388,7 +388,7 @@ func describeSnapshot(i snapshot.Info) SnapshotInfo {
 		ID: i.ID(), Step: i.Name, Scope: i.Scope, Revision: i.Revision, Sequence: i.Seq,
 		Time: i.Time.UTC(), Reason: i.Reason, Verdict: i.Verdict,
 		Rule: i.Rule, Findings: i.Findings, Checking: i.Pending, Marks: i.Marks, Tags: i.Tags,
-		Logical: i.Logical, Stored: i.Stored, State: i.State,
+		Logical: i.Logical, Stored: i.Stored, State: i.State, Pinned: i.Pinned(),
 	}
 	for _, h := range i.Holds {
 		s.Holds = append(s.Holds, HoldInfo{h.Name, h.By, h.UID, h.Reason, h.Time.UTC()})

@@ -27,6 +27,8 @@ type service interface {
 	Unforget(ctx context.Context, r ForgetRequest) (ForgetResult, error)
 	// Hold keeps a snapshot until Release.
 	Hold(ctx context.Context, r HoldRequest) (SnapshotInfo, error)
+	// Pin keeps a snapshot on this disk, until Release of the hold of that name.
+	Pin(ctx context.Context, r HoldRequest) (SnapshotInfo, error)
 	// Warm fetches what a snapshot needs and is only in the bucket.
 	Warm(ctx context.Context, r HoldRequest) (SnapshotInfo, error)
 	Release(ctx context.Context, r HoldRequest) (SnapshotInfo, error)
@@ -70,6 +72,7 @@ type SnapshotInfo struct {
 	Stored   int64     `json:"stored_bytes"` // what it added to packs when it was stored
 	State    string    `json:"state"`        // staged, stored
 
+	Pinned    bool           `json:"pinned,omitempty"` // it stays on this disk
 	Holds     []HoldInfo     `json:"holds,omitempty"`
 	Forgotten *ForgottenInfo `json:"forgotten,omitempty"` // nil: it is not
 	Verified  *VerifiedInfo  `json:"verified,omitempty"`  // nil: nobody has read it back yet

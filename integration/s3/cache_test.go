@@ -83,11 +83,30 @@ func TestCacheSize(t *testing.T) {
 				t.Fatal(err)
 			}
 			out, err := root.Must("check", d.Store)
-			if err != nil {
+			if err != nil || !strings.Contains(out, "only in the bucket, not read") {
 				t.Fatalf("%v: %s", err, out)
 			}
 
 			wait(t, "what was warmed goes again", func() bool { here, _ := packFiles(t, d); return here == 0 })
+
+			// What is pinned stays, over a kill.
+			if _, err := root.Must("pin", d.Mnt, name(0)); err != nil {
+				t.Fatal(err)
+			}
+			pinned, _ := packFiles(t, d)
+			if out, err := root.Must("snapshots", d.Mnt); err != nil || pinned == 0 || strings.Count(out, "pinned to this disk") != 1 {
+				t.Fatalf("%d packs are here: %s, %v", pinned, out, err)
+			}
+			must(t, d.Kill())
+			must(t, d.Start())
+			if _, err := root.Must("warm", d.Mnt, name(1)); err != nil {
+				t.Fatal(err)
+			}
+			wait(t, "only what is pinned stays", func() bool { here, _ := packFiles(t, d); return here == pinned })
+			if _, err := root.Must("unpin", d.Mnt, name(0)); err != nil {
+				t.Fatal(err)
+			}
+			wait(t, "what is not pinned any more goes", func() bool { here, _ := packFiles(t, d); return here == 0 })
 
 			// The bucket goes. A server that does not answer is asked for a while.
 			if kind != "dir" && !long() {
@@ -141,6 +160,37 @@ func TestCacheSize(t *testing.T) {
 				t.Fatal(err)
 			}
 			must(t, d.Stop())
+			if kind == "dir" {
+				repairAway(t, d, strings.TrimPrefix(p.url, "dir:"), []string{name(0), name(1), name(2), "later"}, size)
+			}
 		})
 	}
+}
+
+// repairAway loses the namespace of a store that has nothing here but stubs. It is
+// no new store; without the bucket a repair changes nothing, and with it all steps
+// are back.
+func repairAway(t *testing.T, d *harness.Daemon, place string, steps []string, size int) {
+	t.Helper()
+	for _, part := range []string{"index", "journal"} {
+		must(t, os.RemoveAll(filepath.Join(d.Store, part)))
+	}
+	if err := d.Start(); err == nil || !strings.Contains(d.Output(), "check --repair") {
+		t.Fatalf("a mount: %v: %s", err, d.Output())
+	}
+	must(t, os.Rename(place, place+"-away"))
+	if out, err := root.Must("check", "--repair", d.Store); err == nil || !strings.Contains(fmt.Sprint(out, err), "only in the bucket") {
+		t.Fatalf("a repair without the bucket: %s, %v", out, err)
+	}
+	must(t, os.Rename(place+"-away", place))
+	if out, err := root.Must("check", "--repair", d.Store); err != nil {
+		t.Fatalf("a repair: %s, %v", out, err)
+	}
+	must(t, d.Start())
+	for _, name := range steps {
+		if got, err := readStep(d, name); err != nil || got != stepData(name, size) {
+			t.Errorf("%s after the repair: %d bytes, %v", name, len(got), err)
+		}
+	}
+	must(t, d.Stop())
 }
