@@ -155,7 +155,7 @@ func auditMemory(f *fixture, x index) {
 	bytes, packs := f.settled().dead, f.settled().deadPacks
 	var sum totals
 	for _, rec := range x.packs {
-		sum.add(rec, true)
+		sum.add(rec, true, false)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -85,6 +85,10 @@ func (s *Store) baseFor(piece Piece) *base {
 	if b.plain = s.copyOf(b, piece.Len); b.plain != nil {
 		return b
 	}
+	if here, herr := s.Here(b.link.ID); !here || herr != nil {
+		s.releaseBase(b) // ingest does not wait for the bucket
+		return nil
+	}
 	if b.plain, err = s.baseBytes(piece.ID, b.link, piece.Len, true); err != nil {
 		s.releaseBase(b)
 		return nil

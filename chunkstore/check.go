@@ -47,6 +47,7 @@ type CheckStats struct {
 	Packs, Chunks, References uint64
 	Read                      uint64 // chunks whose bytes were read
 	ReadBytes                 uint64 // of packs
+	Away                      uint64 // packs that are only in the bucket, of which nothing was read
 }
 
 // Check looks whether index, references and packs agree, while the store is

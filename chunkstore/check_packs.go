@@ -104,13 +104,21 @@ func (c *checker) file(number uint64, rec schema.PackRecord, p *packCount) (*pac
 		c.r.Damage("pack-size", packName(number), "%s has %d bytes, its record says %d", name, st.Size(), rec.Size)
 		return nil, nil
 	}
+	up, uerr := uploadOf(c.db, rec.Name)
+	if uerr != nil {
+		return nil, uerr
+	}
+	away := oserror.IsNotExist(err) && c.isAway(number) && up != nil && up.State == schema.UploadOnly // it was evicted
 	var foot pack.Footer
-	if err == nil {
+	if err == nil || away {
 		foot, err = c.readFooter(rec.Name)
 	}
 	switch {
 	case err == nil:
 		return &foot, nil
+	case away && oserror.IsNotExist(err):
+		c.r.Leak("pack-stub", packName(number), "%s is only in the bucket, and its stub here is gone: what is in it can't be listed without the bucket", name)
+		return nil, nil
 	case oserror.IsNotExist(err):
 		// Collect unlinks a pack whose record is durably gone.
 		if _, err := getPack(c.db, number); errors.Is(err, state.ErrNotFound) {
@@ -141,7 +149,14 @@ func (c *checker) contents(ctx context.Context, number uint64, rec schema.PackRe
 		sum += maphash.Bytes(c.seed, buf)
 	}
 	same := sum == p.sum && uint64(len(foot.Entries)) == p.chunks
-	if same && c.opts.ReadData == 0 {
+	read := c.opts.ReadData
+	if c.isAway(number) {
+		read = 0 // that is for who checks the bucket
+		c.one.Lock()
+		c.stats.Away++
+		c.one.Unlock()
+	}
+	if same && read == 0 {
 		return nil
 	}
 	listed := uint64(0)
@@ -161,7 +176,7 @@ func (c *checker) contents(ctx context.Context, number uint64, rec schema.PackRe
 			}
 		}
 		listed++
-		if c.opts.ReadData > 0 && rand.Float64() < c.opts.ReadData {
+		if read > 0 && rand.Float64() < read {
 			ahead.of(e.Offset)
 			if err := c.read(number, e, rec); err != nil {
 				return err
@@ -217,8 +232,8 @@ func (c *checker) read(number uint64, e pack.Entry, rec schema.PackRecord) error
 			c.r.Damage("part-header", chunkName(e.ID[:]), "the header before it in %s (%s, at %d) is not what the footer says", packName(number), pack.Name(rec.Name).FileName(), e.Offset)
 		}
 	}
-	if errors.Is(err, errGone) {
-		return nil // collected since its footer was read
+	if errors.Is(err, errGone) || errors.Is(err, ErrUnreachable) {
+		return nil // collected since its footer was read; or made from what is only in the bucket
 	}
 	return err
 }

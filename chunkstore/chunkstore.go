@@ -90,6 +90,11 @@ type Source interface {
 type Events struct {
 	// Damage is called when stored data turns out to be damaged or missing.
 	Damage func(err error)
+	// Unreachable is called when somebody reads what is only in the bucket, and
+	// that can't be reached.
+	Unreachable func(err error)
+	// Fetched is called when a pack that was away is here again.
+	Fetched func()
 }
 
 // Config is what a store needs to know. The zero value of every field but

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"stepfs/chunkstore/bucket"
 	"stepfs/chunkstore/pack"
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
@@ -79,7 +80,41 @@ func (s *Store) usableLocked(id ID) (*packInfo, error) {
 	if ok, err := s.readable(loc); !ok {
 		return nil, err
 	}
+	if ok, err := s.reliableLocked(loc); !ok {
+		return nil, err
+	}
 	return info, nil
+}
+
+// reliableLocked says whether a chunk, and all that it is made from, is here, or in
+// packs that stay in the bucket, as far as is known: the last copy of new content
+// is given up for it. So without the bucket, what is away is stored again.
+func (s *Store) reliableLocked(loc schema.ChunkLoc) (bool, error) {
+	if !s.far.some.Load() {
+		return true, nil
+	}
+	for {
+		info := s.mu.table[loc.Pack]
+		if info == nil {
+			return false, nil
+		}
+		if info.away {
+			up, err := uploadOf(s.db, info.rec.Name)
+			if err != nil || up == nil || up.State < schema.UploadNamed {
+				return false, err
+			}
+			if !s.stays(bucket.Pack{Name: info.rec.Name, Writer: up.Writer, Seq: up.Seq, Size: int64(up.Size)}) {
+				return false, nil
+			}
+		}
+		link, err := linkOf(loc)
+		if err != nil || link.Depth == 0 {
+			return err == nil, nil
+		}
+		if loc, err = s.getChunk(s.db, link.ID); err != nil {
+			return false, err
+		}
+	}
 }
 
 // closeLocked stops pw taking claims; it is finished once its last claimed

@@ -218,7 +218,7 @@ func (c *collector) candidates() (empty, sparse []candidate) {
 		case !c.collectable(number) || tried:
 		case dead == n.rec.Chunks:
 			empty = append(empty, n)
-		case info.unfit || c.damage.isLost(number):
+		case info.unfit || info.away || c.damage.isLost(number):
 		case dead > 0 && n.share() >= c.opts.DeadShare, c.encodes(info):
 			sparse = append(sparse, n)
 		}

@@ -2,10 +2,13 @@ package chunkstore
 
 import (
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"syscall"
 
 	"stepfs/chunkstore/pack"
+	"stepfs/internal/state"
 )
 
 // damage remembers what was found damaged or missing since the store was
@@ -16,6 +19,7 @@ type damage struct {
 	lost   map[uint64]struct{}    // packs whose file is gone
 	chunks map[ID]struct{}        // chunks whose bytes are wrong
 	bad    map[pack.Name]struct{} // pack files that can't be adopted
+	files  map[uint64]struct{}    // packs whose file is gone or damaged, and that the bucket has
 }
 
 // badSector says that the disk does not give what is in one place of it. That need
@@ -51,6 +55,59 @@ func (d *damage) badChunk(id ID) {
 	d.chunks[id] = struct{}{}
 }
 
+// badFile notes a pack whose file is to be fetched again.
+func (d *damage) badFile(number uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.files == nil {
+		d.files = make(map[uint64]struct{})
+	}
+	d.files[number] = struct{}{}
+}
+
+// packs gives the packs in which something is damaged, or which are gone. in says
+// in which a chunk lies.
+func (d *damage) packs(in func(ID) (uint64, error)) []uint64 {
+	d.mu.Lock()
+	all := maps.Clone(d.files)
+	if all == nil {
+		all = map[uint64]struct{}{}
+	}
+	maps.Copy(all, d.lost)
+	chunks := slices.Collect(maps.Keys(d.chunks))
+	d.mu.Unlock()
+	for _, id := range chunks {
+		if number, err := in(id); err == nil {
+			all[number] = struct{}{}
+		}
+	}
+	return slices.Sorted(maps.Keys(all))
+}
+
+// recalled forgets what was known of a pack, whose file is another one now.
+func (d *damage) recalled(number uint64, in func(ID) (uint64, error)) error {
+	d.mu.Lock()
+	delete(d.lost, number)
+	delete(d.files, number)
+	chunks := slices.Collect(maps.Keys(d.chunks))
+	d.mu.Unlock()
+	for _, id := range chunks {
+		at, err := in(id)
+		if errors.Is(err, state.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if at == number {
+			d.mu.Lock()
+			delete(d.chunks, id)
+			d.mu.Unlock()
+		}
+	}
+	return nil
+}
+
 func (d *damage) badPack(name pack.Name) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -78,6 +135,7 @@ func (d *damage) forget(number uint64, dead []ID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.lost, number)
+	delete(d.files, number)
 	if len(d.chunks) == 0 {
 		return
 	}
@@ -96,7 +154,7 @@ func (d *damage) isLost(number uint64) bool {
 func (d *damage) reset() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.lost, d.chunks, d.bad = nil, nil, nil
+	d.lost, d.chunks, d.bad, d.files = nil, nil, nil, nil
 }
 
 func (d *damage) counts() (lost, chunks, bad int) {

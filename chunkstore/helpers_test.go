@@ -43,6 +43,8 @@ type fixture struct {
 	fs     vfs.FS
 	engine *state.Engine
 	closed bool
+
+	snapshots uint64 // that were published
 }
 
 func openFixture(t tester, fs vfs.FS, dir string, cfg Config) *fixture {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"stepfs/chunkstore/pack"
 	"stepfs/internal/schema"
 	"stepfs/internal/state"
 )
@@ -20,7 +22,51 @@ type Reader struct{ s *Store }
 // NewReader begins to read the packs in dir; Close ends that.
 func NewReader(db DB, fs vfs.FS, dir string, cfg Config) (*Reader, error) {
 	s, err := newStore(db, fs, dir, cfg)
-	return &Reader{s}, err
+	if err != nil {
+		return nil, err
+	}
+	r := &Reader{s}
+	if err := r.findAway(); err != nil {
+		r.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// findAway notes which packs are only in the bucket.
+func (r *Reader) findAway() error {
+	records, err := allPacks(r.s.db)
+	if err != nil {
+		return err
+	}
+	for number, rec := range records {
+		_, err := r.s.fs.Stat(r.s.fs.PathJoin(r.s.dir, pack.Name(rec.Name).FileName()))
+		if err == nil {
+			continue
+		}
+		if !oserror.IsNotExist(err) {
+			return err
+		}
+		up, err := uploadOf(r.s.db, rec.Name)
+		if err != nil {
+			return err
+		}
+		if up != nil && up.State == schema.UploadOnly {
+			r.s.enter(&packInfo{away: true}, number, *rec)
+			r.s.far.some.Store(true)
+		}
+	}
+	return nil
+}
+
+// ReadFrom is Store.ReadFrom.
+func (r *Reader) ReadFrom(open OpenBucket) { r.s.ReadFrom(open) }
+
+// Away is how many packs are only in the bucket.
+func (r *Reader) Away() int {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	return int(r.s.mu.totals.awayPacks)
 }
 
 // ReadBack is Store.ReadBack.
@@ -30,6 +76,7 @@ func (r *Reader) ReadBack(ctx context.Context, id ID, buf []byte) ([]byte, error
 
 // Close gives back what reading took.
 func (r *Reader) Close() {
+	r.s.far.close()
 	r.s.cache.drop()
 	r.s.files.drop()
 	r.s.coders.close()

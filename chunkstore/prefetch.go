@@ -23,10 +23,20 @@ func (s *Store) Prefetch(id [32]byte, rawLen uint32) bool {
 	}
 	go func() {
 		defer func() { <-s.prefetches }()
-		e, err := s.cache.acquire(context.Background(), id, func() (*buffer, error) { return s.load(id, rawLen) })
+		e, err := s.cache.acquire(context.Background(), id, func() (*buffer, error) { return s.prefetch(id, rawLen) })
 		if err == nil {
 			s.cache.release(e)
 		}
 	}()
 	return true
+}
+
+// prefetch waits for the bucket before it takes a place in the queue, as readers do.
+func (s *Store) prefetch(id ID, rawLen uint32) (*buffer, error) {
+	release, err := s.bring(s.far.spans.ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	return s.load(id, rawLen)
 }

@@ -247,31 +247,5 @@ func (p *Published) blame(l *located, err error) error {
 
 // fetch gets a range of a pack.
 func (d *Downloads) fetch(ctx context.Context, s *span) error {
-	s.buf = d.buffers.get(s.size)
-	_, err := remote.GetVerified(ctx, d.bucket, s.where.packs[s.pack].Key(), s.buf.bytes, s.off, func([]byte) error {
-		for _, l := range s.parts {
-			if err := d.verify(l, s.payload(l)); err != nil {
-				return fmt.Errorf("chunk %x at %d: %w", l.id, l.off, err)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		d.buffers.put(s.buf)
-		s.buf = nil
-	}
-	return err
-}
-
-// verify holds a payload against the chunk's name if it is the chunk itself. The
-// name of others is known once they are decoded; until then their checksum does,
-// which is that of a footer whose name is known to be right.
-func (d *decoder) verify(l *located, payload []byte) error {
-	switch {
-	case l.enc == pack.EncRaw && d.name(payload) != l.id:
-		return errWrongName
-	case l.enc != pack.EncRaw && pack.Checksum(payload) != l.crc:
-		return errors.New("its checksum is wrong")
-	}
-	return nil
+	return d.fetchSpan(ctx, d.bucket, s.where.packs[s.pack].Key(), s)
 }

@@ -30,6 +30,11 @@ func (s *Store) ReadAt(ctx context.Context, id ID, rawLen uint32, dst []byte, of
 		s.counters.cacheHits.Add(1)
 		return copyOut(id, dst, e.buf.bytes, off, rawLen)
 	}
+	release, err := s.bring(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer release()
 	if len(dst) == int(rawLen) {
 		done, err := s.readWhole(id, dst)
 		if done || err != nil {
@@ -62,7 +67,7 @@ func (s *Store) readWhole(id ID, dst []byte) (done bool, err error) {
 			return nil
 		}
 		s.counters.loads.Add(1)
-		return s.fetch(id, loc, rec, dst)
+		return s.fetchAny(true, id, loc, rec, dst)
 	})
 	return done, err
 }
@@ -85,7 +90,7 @@ func (s *Store) whole(id ID, rawLen uint32, below uint8, sure bool) (*buffer, er
 		if link, err := linkOf(loc); err != nil || link.Depth >= below {
 			return fmt.Errorf("%w: chunk %x is made from one that is %d deep, at a depth of %d", ErrCorrupt, id, link.Depth, below)
 		}
-		return s.fetchIf(sure, id, loc, rec, b.bytes)
+		return s.fetchAny(sure, id, loc, rec, b.bytes)
 	})
 	if err != nil {
 		s.buffers.put(b)
@@ -190,14 +195,11 @@ func (s *Store) fetch(id ID, loc schema.ChunkLoc, rec schema.PackRecord, dst []b
 // fetchIf is fetch that verifies only if sure.
 func (s *Store) fetchIf(sure bool, id ID, loc schema.ChunkLoc, rec schema.PackRecord, dst []byte) error {
 	name := pack.Name(rec.Name).FileName()
-	f, err := s.files.acquire(s.fs.PathJoin(s.dir, name))
-	if oserror.IsNotExist(err) {
-		return errGone
-	}
+	f, release, err := s.stored(id, loc, rec)
 	if err != nil {
-		return fmt.Errorf("open pack: %w", err)
+		return err
 	}
-	defer s.files.release(f)
+	defer release()
 	err = s.plain(f, id, loc, dst)
 	if err == nil && (!sure || s.name(dst) == id) {
 		return nil
@@ -224,6 +226,74 @@ func (s *Store) fetchIf(sure bool, id ID, loc schema.ChunkLoc, rec schema.PackRe
 	}
 	s.damage.badChunk(id)
 	return s.report(fmt.Errorf("%w: pack %s, chunk %x at %d: %w", ErrCorrupt, name, id, loc.Offset, err))
+}
+
+// fetchAny is fetchIf for readers: what is damaged here they get from the bucket, if
+// that has it.
+func (s *Store) fetchAny(sure bool, id ID, loc schema.ChunkLoc, rec schema.PackRecord, dst []byte) error {
+	err := s.fetchIf(sure, id, loc, rec, dst)
+	if errors.Is(err, ErrCorrupt) && s.plainFar(id, loc, dst) {
+		return nil
+	}
+	return err
+}
+
+func (s *Store) plainFar(id ID, loc schema.ChunkLoc, dst []byte) bool {
+	if at, err := s.uploaded(loc.Pack); at == nil || err != nil || s.far.open.Load() == nil {
+		return false
+	}
+	s.far.kept.drop(loc.Pack) // it may be that which is wrong
+	r, release, err := s.far.take(s.far.spans.ctx, id, loc)
+	if err != nil {
+		return false
+	}
+	defer release()
+	return s.plain(r, id, loc, dst) == nil && s.name(dst) == id
+}
+
+// stored gives a pack where a chunk lies in it: the file, or, when that is not
+// here, what the bucket has of it. errGone: neither.
+func (s *Store) stored(id ID, loc schema.ChunkLoc, rec schema.PackRecord) (r io.ReaderAt, release func(), err error) {
+	path := s.fs.PathJoin(s.dir, pack.Name(rec.Name).FileName())
+	f, err := s.files.acquire(path)
+	if oserror.IsNotExist(err) && !s.isAway(loc.Pack) {
+		f, err = s.files.acquire(path) // it may just have come back
+	}
+	if err == nil {
+		s.touch(loc.Pack)
+		return f, func() { s.files.release(f) }, nil
+	}
+	if !oserror.IsNotExist(err) {
+		return nil, nil, fmt.Errorf("open pack: %w", err)
+	}
+	if !s.isAway(loc.Pack) && !s.goneButUploaded(loc.Pack, rec) {
+		return nil, nil, errGone
+	}
+	r, release, err = s.far.take(s.far.spans.ctx, id, loc)
+	if err != nil && !errors.Is(err, errGone) {
+		err = s.farError(id, err)
+	}
+	return r, release, err
+}
+
+// goneButUploaded says whether a file that should be here is in the bucket. Then it
+// is read there, until it has been fetched.
+func (s *Store) goneButUploaded(number uint64, rec schema.PackRecord) bool {
+	at, err := s.uploaded(number)
+	if at == nil || err != nil || at.Name != pack.Name(rec.Name) {
+		return false
+	}
+	s.mu.Lock()
+	info := s.mu.table[number]
+	s.mu.Unlock()
+	if info == nil {
+		return false
+	}
+	s.far.some.Store(true)
+	s.setAway(info, true)
+	s.damage.badFile(number)
+	_ = s.report(fmt.Errorf("%w: pack %s; the bucket has it", ErrMissing, at.Name.FileName()))
+	return true
 }
 
 // plain reads a payload and decodes it into dst.

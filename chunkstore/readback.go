@@ -27,6 +27,11 @@ func (s *Store) ReadBack(ctx context.Context, id ID, buf []byte) ([]byte, error)
 	if loc.Raw > pack.MaxRaw {
 		return nil, s.report(fmt.Errorf("%w: chunk %x has %d bytes", ErrCorrupt, id, loc.Raw))
 	}
+	release, err := s.bring(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	dst := slices.Grow(buf[:0], int(loc.Raw))[:loc.Raw]
 	err = s.reading(id, loc.Raw, func(loc schema.ChunkLoc, rec schema.PackRecord) error {
 		return s.fetch(id, loc, rec, dst)

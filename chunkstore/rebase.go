@@ -291,7 +291,7 @@ func (c *collector) lend(g *group, number uint64) (bool, error) {
 	}
 	c.mu.Lock()
 	info := c.mu.table[number]
-	ok := info != nil && info.pins == 0 && c.collectable(number)
+	ok := info != nil && info.pins == 0 && !info.evicting && c.collectable(number)
 	if ok {
 		info.retiring = true
 		g.lent = append(g.lent, &oldPack{info: info, number: number, name: info.rec.Name})
@@ -306,7 +306,7 @@ func (c *collector) lend(g *group, number uint64) (bool, error) {
 // remake writes what is to be made from another base.
 func (c *collector) remake(ctx context.Context, pw *packWriter, g *group) error {
 	for id, link := range g.moved {
-		if err := c.remakeOne(pw, id, link); errors.Is(err, ErrCorrupt) || errors.Is(err, ErrMissing) {
+		if err := c.remakeOne(pw, id, link); errors.Is(err, ErrCorrupt) || errors.Is(err, ErrMissing) || errors.Is(err, ErrUnreachable) {
 			continue // it was reported; what it is made from now is needed still
 		} else if err != nil {
 			return err

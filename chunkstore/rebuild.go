@@ -28,6 +28,8 @@ type Indexed struct {
 	Bytes         uint64   // of all packs
 	Unreadable    []string // pack files without a footer that can be used
 	Broken        []error  // why, in that order
+	BadStubs      []string // those of packs that are away, and of no use
+	WhyBad        []error
 
 	deltas []deltaPack
 }
@@ -42,7 +44,11 @@ func IndexPacks(ctx context.Context, db DB, fs vfs.FS, dir string, domain uint32
 	if err != nil {
 		return x, fmt.Errorf("index the packs: %w", err)
 	}
-	for _, f := range files {
+	away, err := x.stubs(fs, dir, files)
+	if err != nil {
+		return x, fmt.Errorf("index the packs: %w", err)
+	}
+	for _, f := range append(away, files...) {
 		if err := ctx.Err(); err != nil {
 			return x, err
 		}
@@ -52,7 +58,7 @@ func IndexPacks(ctx context.Context, db DB, fs vfs.FS, dir string, domain uint32
 			continue
 		}
 		if err == nil {
-			err = x.enter(db, domain, f.name, foot)
+			err = x.enter(db, domain, f, foot)
 		}
 		if err != nil {
 			return x, fmt.Errorf("index the packs: %w", err)
@@ -68,13 +74,16 @@ func IndexPacks(ctx context.Context, db DB, fs vfs.FS, dir string, domain uint32
 }
 
 // enter writes one pack.
-func (x *Indexed) enter(db DB, domain uint32, name pack.Name, foot pack.Footer) error {
-	number := x.Packs + 1
+func (x *Indexed) enter(db DB, domain uint32, f agedFile, foot pack.Footer) error {
+	name, number := f.name, x.Packs+1
 	rec := packRecord(domain, name, foot.Body, foot.Entries)
 	hasDeltas := false
 	_, err := db.Update(schema.KindChunkIndex, func(tx *state.Tx) error {
 		tx.Put(schema.PackCounterKey(), schema.Counter(number+1))
 		tx.Put(schema.PackKey(number), rec.Encode())
+		if f.away != nil {
+			tx.Put(schema.PackUploadKey(name), f.away.record().Encode())
+		}
 		for _, e := range foot.Entries {
 			if e.Enc == pack.EncDelta {
 				hasDeltas = true
@@ -185,6 +194,33 @@ func enterDeltas(db DB, domain uint32, number uint64, entries []pack.Entry) (fou
 type agedFile struct {
 	name pack.Name
 	time int64 // of its last change
+	away *stub // of one that is not there; else nil
+}
+
+// stubs gives the stubs in dir of packs that are away. Of those that are of no use
+// it is not known here any more what is in their packs.
+func (x *Indexed) stubs(fs vfs.FS, dir string, files []agedFile) (away []agedFile, err error) {
+	names, err := fs.List(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range names {
+		name, ok := parseStubName(n)
+		if !ok || slices.ContainsFunc(files, func(f agedFile) bool { return f.name == name }) {
+			continue
+		}
+		s, err := readStub(fs, dir, name)
+		if errors.Is(err, pack.ErrFormat) || badSector(err) {
+			x.BadStubs, x.WhyBad = append(x.BadStubs, n), append(x.WhyBad, err)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		s.head, s.tail = nil, nil
+		away = append(away, agedFile{name: name, away: s})
+	}
+	return away, nil
 }
 
 // filesByAge gives the packs of a directory, the youngest last.
@@ -203,7 +239,7 @@ func filesByAge(fs vfs.FS, dir string) ([]agedFile, error) {
 		if err != nil {
 			return nil, err
 		}
-		files = append(files, agedFile{name, st.ModTime().UnixNano()})
+		files = append(files, agedFile{name: name, time: st.ModTime().UnixNano()})
 	}
 	slices.SortFunc(files, func(a, b agedFile) int {
 		return cmp.Or(cmp.Compare(a.time, b.time), bytes.Compare(a.name[:], b.name[:]))

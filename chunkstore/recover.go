@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"slices"
 
@@ -23,6 +24,8 @@ func (s *Store) recover() error {
 	if err != nil {
 		return err
 	}
+	s.far.some.Store(true) // until it is known better
+	defer func() { s.far.some.Store(s.anyAway()) }()
 	if err := s.loadRefsFrom(); err != nil {
 		return err
 	}
@@ -80,17 +83,22 @@ func (s *Store) markRefsFrom() error {
 	return nil
 }
 
-// listPacks gives the packs in the directory and removes temporary files.
-// Files that are not ours are left alone.
-func (s *Store) listPacks() (map[pack.Name]struct{}, error) {
+// listPacks gives the packs in the directory, whether they are here or, having a
+// stub alone, away, and removes temporary files. Files that are not ours are left
+// alone.
+func (s *Store) listPacks() (files map[pack.Name]whereIs, err error) {
 	names, err := s.fs.List(s.dir)
 	if err != nil {
 		return nil, err
 	}
-	files := make(map[pack.Name]struct{})
+	files = make(map[pack.Name]whereIs)
 	for _, n := range names {
 		if name, ok := pack.ParseFileName(n); ok {
-			files[name] = struct{}{}
+			files[name] = isHere
+		} else if name, ok := parseStubName(n); ok {
+			if files[name] != isHere {
+				files[name] = isAway
+			}
 		} else if isTemp(n) {
 			if err := s.fs.Remove(s.fs.PathJoin(s.dir, n)); err != nil {
 				return nil, fmt.Errorf("remove leftover %s: %w", n, err)
@@ -100,11 +108,67 @@ func (s *Store) listPacks() (map[pack.Name]struct{}, error) {
 	return files, nil
 }
 
+// whereIs says where the file of a pack is.
+type whereIs int
+
+const (
+	isLost whereIs = iota
+	isHere
+	isAway
+	isGone // lost, but the bucket has it
+)
+
+// place says where the file of an indexed pack is. One that is in the bucket is
+// away; if it was not evicted, that is damage all the same.
+func (s *Store) place(name pack.Name, files map[pack.Name]whereIs) (whereIs, error) {
+	if files[name] == isHere {
+		return isHere, nil
+	}
+	up, err := uploadOf(s.db, name)
+	switch {
+	case err != nil:
+		return isLost, err
+	case up != nil && up.State == schema.UploadOnly:
+		return isAway, nil
+	case files[name] == isAway: // an index that is older than the eviction
+		if err = s.noteStub(name); errors.Is(err, pack.ErrFormat) {
+			return isLost, nil
+		}
+		return isAway, err
+	case up != nil && up.State >= schema.UploadArrived:
+		return isGone, nil
+	}
+	return isLost, nil
+}
+
+// noteStub records what a stub says of where its pack is, unless the index knows.
+func (s *Store) noteStub(name pack.Name) error {
+	b, err := readStub(s.fs, s.dir, name)
+	if err != nil {
+		return err
+	}
+	rec := b.record()
+	up, err := uploadOf(s.db, name)
+	if err != nil {
+		return err
+	}
+	if up != nil && up.State >= schema.UploadArrived {
+		rec.Writer, rec.Seq = up.Writer, up.Seq
+	}
+	return s.change(func(tx *state.Tx) { tx.Put(schema.PackUploadKey(name), rec.Encode()) })
+}
+
+func (s *Store) anyAway() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.totals.awayPacks > 0
+}
+
 // loadPacks reads all pack records and takes the packs that they name out of
 // files, so that those that nobody knows are left. A pack that was retiring
 // when the store was closed is live again: all that was done to it is complete
 // chunk by chunk.
-func (s *Store) loadPacks(files map[pack.Name]struct{}) error {
+func (s *Store) loadPacks(files map[pack.Name]whereIs) error {
 	it, err := s.db.NewIter(schema.PackBounds())
 	if err != nil {
 		return err
@@ -119,17 +183,28 @@ func (s *Store) loadPacks(files map[pack.Name]struct{}) error {
 		if err != nil {
 			return errors.Join(fmt.Errorf("pack %d: %w", number, err), it.Close())
 		}
-		info := &packInfo{}
+		at, err := s.place(rec.Name, files)
+		if err != nil {
+			return errors.Join(fmt.Errorf("pack %d: %w", number, err), it.Close())
+		}
+		info := &packInfo{away: at == isAway || at == isGone}
 		s.enter(info, number, rec)
 		if rec.State == schema.PackRetiring {
 			retiring = append(retiring, info)
 		}
 		s.firstNew = number + 1
-		if _, ok := files[rec.Name]; ok {
-			delete(files, rec.Name)
-		} else {
+		switch at {
+		case isLost:
 			s.damage.losePack(number)
+		case isAway:
+			if files[rec.Name] != isAway { // the stub is gone
+				s.damage.badFile(number)
+			}
+		case isGone:
+			s.damage.badFile(number)
+			_ = s.report(fmt.Errorf("%w: pack %s; the bucket has it", ErrMissing, pack.Name(rec.Name).FileName()))
 		}
+		delete(files, rec.Name)
 	}
 	if err := it.Close(); err != nil {
 		return err
@@ -144,7 +219,7 @@ func (s *Store) loadPacks(files map[pack.Name]struct{}) error {
 // delta only once its base is in the index, and less deep. Packs are met in any
 // order, so what had no base yet is looked at again when all are known. A mark
 // says that this is still to come, should it be interrupted.
-func (s *Store) adoptAll(ctx context.Context, files map[pack.Name]struct{}) error {
+func (s *Store) adoptAll(ctx context.Context, files map[pack.Name]whereIs) error {
 	mark := schema.MetaKey(schema.MetaAdopt)
 	_, err := s.db.Get(mark)
 	interrupted := err == nil
@@ -165,11 +240,11 @@ func (s *Store) adoptAll(ctx context.Context, files map[pack.Name]struct{}) erro
 		}
 		s.mu.Unlock()
 	}
-	for name := range files {
+	for name, at := range files {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		number, waits, err := s.adopt(name)
+		number, waits, err := s.adopt(name, at)
 		if err != nil && !s.unreadable(name, err) {
 			return err
 		}
@@ -243,12 +318,15 @@ func (a *adopter) want(l *ledger, e pack.Entry) (bool, error) {
 }
 
 // adopt indexes one pack.
-func (s *Store) adopt(name pack.Name) (number uint64, waits bool, err error) {
+func (s *Store) adopt(name pack.Name, at whereIs) (number uint64, waits bool, err error) {
 	f, err := s.readFooter(name)
+	if err == nil && at == isAway {
+		err = s.noteStub(name)
+	}
 	if err != nil {
 		return 0, false, err
 	}
-	info, a := &packInfo{}, &adopter{taken: make(map[ID]uint8)}
+	info, a := &packInfo{away: at == isAway}, &adopter{taken: make(map[ID]uint8)}
 	err = s.index(info, s.newRecord(name, f.Body, f.Entries), byDepth(f.Entries), a.want)
 	return info.number, a.waits, err
 }
@@ -302,19 +380,33 @@ func (s *Store) readFooter(name pack.Name) (pack.Footer, error) {
 	return readFooter(s.fs, s.dir, name, s.cfg.Domain)
 }
 
-// readFooter reads the footer of a pack in dir; pack.ErrFormat: it has none that
-// can be used.
+// readFooter reads the footer of a pack in dir, or, if it is away, of its stub;
+// pack.ErrFormat: it has none that can be used.
 func readFooter(fs vfs.FS, dir string, name pack.Name, domain uint32) (pack.Footer, error) {
+	var r io.ReaderAt
+	var size int64
 	file, err := fs.Open(fs.PathJoin(dir, name.FileName()))
-	if err != nil {
+	switch {
+	case err == nil:
+		defer file.Close()
+		st, err := file.Stat()
+		if err != nil {
+			return pack.Footer{}, err
+		}
+		r, size = file, st.Size()
+	case oserror.IsNotExist(err):
+		s, serr := readStub(fs, dir, name)
+		if oserror.IsNotExist(serr) {
+			return pack.Footer{}, err
+		}
+		if serr != nil {
+			return pack.Footer{}, fmt.Errorf("pack %s: %w", name.FileName(), serr)
+		}
+		r, size = s, s.at.Size
+	default:
 		return pack.Footer{}, err
 	}
-	defer file.Close()
-	st, err := file.Stat()
-	if err != nil {
-		return pack.Footer{}, err
-	}
-	f, got, err := pack.ReadFooter(file, st.Size())
+	f, got, err := pack.ReadFooter(r, size)
 	switch {
 	case badSector(err):
 		return pack.Footer{}, fmt.Errorf("pack %s: %w: %w", name.FileName(), pack.ErrFormat, err)
@@ -359,9 +451,31 @@ func (s *Store) RebuildIndex(ctx context.Context) error {
 	return nil
 }
 
+// allStubs refuses to go on if what is in a pack that is away is only known to the
+// index that is about to be thrown away.
+func (s *Store) allStubs() error {
+	s.mu.Lock()
+	var away []pack.Name
+	for _, info := range s.mu.table {
+		if info.away {
+			away = append(away, info.rec.Name)
+		}
+	}
+	s.mu.Unlock()
+	for _, name := range away {
+		if _, err := s.readFooter(name); err != nil {
+			return fmt.Errorf("pack %s is only in the bucket, and nothing here says what is in it (a mount with the bucket fetches it): %w", name.FileName(), err)
+		}
+	}
+	return nil
+}
+
 func (s *Store) rebuild(ctx context.Context) error {
 	files, err := s.listPacks()
 	if err != nil {
+		return err
+	}
+	if err := s.allStubs(); err != nil {
 		return err
 	}
 	known := s.refsFrom.Load() <= 1
@@ -381,6 +495,7 @@ func (s *Store) rebuild(ctx context.Context) error {
 	s.damage.reset()
 	s.cache.drop()
 	s.files.drop()
+	s.far.reset()
 	s.mu.Lock()
 	clear(s.mu.table)
 	clear(s.mu.names)
@@ -406,5 +521,7 @@ func (s *Store) rebuild(ctx context.Context) error {
 		return err
 	}
 	s.setRefsFrom(from)
-	return s.loadPacks(files)
+	err = s.loadPacks(files)
+	s.far.some.Store(s.anyAway())
+	return err
 }

@@ -36,6 +36,8 @@ type oldPack struct {
 	listed bool
 	encode bool      // what is unencoded in it is to be encoded
 	gone   bool      // its record is removed
+	away   bool      // its file was not here, then
+	stub   bool      // there may be a stub of it
 	kept   deadCount // dead, and needed by what is made from it
 	seen   uint64    // packInfo.changes before that was counted
 	left   bool      // not worth its while because of those
@@ -87,7 +89,7 @@ func (c *collector) retire(g *group) error {
 	taken := g.old[:0]
 	c.mu.Lock()
 	for _, info := range g.old {
-		if info.pins > 0 {
+		if info.pins > 0 || info.evicting || g.rewrite && info.away {
 			c.stats.Pinned++
 			c.tried[info] = struct{}{}
 			continue
@@ -184,10 +186,13 @@ func (c *collector) unfit(p *oldPack, err error) error {
 		err = fmt.Errorf("%w: pack %s", ErrMissing, p.name.FileName())
 	case errors.Is(err, pack.ErrFormat):
 		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+	case errors.Is(err, ErrUnreachable): // of a base: it was reported
 	case !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrMissing) && !badSector(err): // the second of a base
 		return err
 	}
-	_ = c.report(err) // gives it back
+	if !errors.Is(err, ErrUnreachable) {
+		_ = c.report(err) // gives it back
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !p.info.unfit {

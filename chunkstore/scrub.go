@@ -43,11 +43,16 @@ func (s *Store) Scrub(ctx context.Context, number uint64, found func(error), res
 	}
 	name := pack.Name(rec.Name)
 	f, err := s.files.acquire(s.fs.PathJoin(s.dir, name.FileName()))
+	if oserror.IsNotExist(err) && s.isAway(number) {
+		return s.scrubStub(number, name, found)
+	}
 	if oserror.IsNotExist(err) {
 		if _, err := getPack(s.db, number); errors.Is(err, state.ErrNotFound) {
 			return nil
 		}
-		s.damage.losePack(number)
+		if !s.goneButUploaded(number, rec) {
+			s.damage.losePack(number)
+		}
 		found(fmt.Errorf("%w: pack %s", ErrMissing, name.FileName()))
 		return nil
 	}
@@ -59,6 +64,7 @@ func (s *Store) Scrub(ctx context.Context, number uint64, found func(error), res
 	defer dropCache(f.File)
 	foot, err := s.readFooter(name) // and header
 	if errors.Is(err, pack.ErrFormat) {
+		s.damage.badFile(number)
 		found(fmt.Errorf("%w: %w", ErrCorrupt, err))
 		return rest(int64(rec.Size))
 	}
@@ -107,6 +113,7 @@ func (s *Store) scrubChunk(number uint64, e pack.Entry, rec schema.PackRecord, f
 	}
 	same, err := s.partHeader(number, e, rec)
 	if err == nil && !same {
+		s.damage.badFile(number)
 		found(fmt.Errorf("%w: pack %s, the header before chunk %x at %d is not what the footer says", ErrCorrupt, pack.Name(rec.Name).FileName(), e.ID, e.Offset))
 	}
 	return err
@@ -224,4 +231,19 @@ func (s *Store) Heal(ctx context.Context, id ID, plain []byte) error {
 		return fmt.Errorf("heal chunk %x: %w", id, err)
 	}
 	return nil
+}
+
+// scrubStub looks at what stays here of a pack that is away. Without it the pack is
+// fetched.
+func (s *Store) scrubStub(number uint64, name pack.Name, found func(error)) error {
+	_, err := s.readFooter(name)
+	if (oserror.IsNotExist(err) || errors.Is(err, pack.ErrFormat)) && s.isAway(number) {
+		s.damage.badFile(number)
+		found(fmt.Errorf("%w: the stub of a pack that is only in the bucket: %w", ErrCorrupt, err))
+		return nil
+	}
+	if oserror.IsNotExist(err) { // it came back, or was collected
+		return nil
+	}
+	return err
 }

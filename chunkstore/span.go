@@ -4,8 +4,13 @@ import (
 	"cmp"
 	"container/list"
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
+
+	"stepfs/chunkstore/pack"
+	"stepfs/chunkstore/remote"
 )
 
 const (
@@ -203,7 +208,7 @@ func (s *spans) take(ctx context.Context, where *whereabouts, l *located) (*span
 			return sp, sp.payload(l), nil
 		}
 		s.unpin(sp)
-		if len(sp.parts) == 1 || ctx.Err() != nil || s.ctx.Err() != nil {
+		if len(sp.parts) == 1 || ctx.Err() != nil || s.ctx.Err() != nil || errors.Is(err, ErrUnreachable) {
 			return nil, nil, err
 		}
 	}
@@ -288,4 +293,35 @@ func (s *spans) forgetLocked(sp *span) {
 		delete(s.of, l)
 	}
 	s.bytes -= int64(sp.size)
+}
+
+// fetchSpan gets a range of a pack from a bucket.
+func (d *decoder) fetchSpan(ctx context.Context, b remote.Bucket, key string, s *span) error {
+	s.buf = d.buffers.get(s.size)
+	_, err := remote.GetVerified(ctx, b, key, s.buf.bytes, s.off, func([]byte) error {
+		for _, l := range s.parts {
+			if err := d.verify(l, s.payload(l)); err != nil {
+				return fmt.Errorf("chunk %x at %d: %w", l.id, l.off, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		d.buffers.put(s.buf)
+		s.buf = nil
+	}
+	return err
+}
+
+// verify holds a payload against the chunk's name if it is the chunk itself. The
+// name of others is known once they are decoded; until then their checksum does,
+// which is that of a footer whose name is known to be right.
+func (d *decoder) verify(l *located, payload []byte) error {
+	switch {
+	case l.enc == pack.EncRaw && d.name(payload) != l.id:
+		return errWrongName
+	case l.enc != pack.EncRaw && pack.Checksum(payload) != l.crc:
+		return errors.New("its checksum is wrong")
+	}
+	return nil
 }

@@ -16,7 +16,8 @@ type Stats struct {
 	Chunks uint64 // entries of all packs
 	Raw    uint64 // plain bytes of those
 	Stored uint64 // payload bytes of those
-	Size   uint64 // of the pack files
+	Size   uint64 // of the pack files that are here
+	Away   uint64 // of those that are only in the bucket
 	Dead   uint64 // of Stored, what nobody holds: Collect removes it, but for what live deltas need
 
 	// What encoding saves: Raw less Stored, by how chunks are kept.
@@ -36,6 +37,7 @@ type Stats struct {
 	InFlight      int // packs that are not durable yet
 	LostPacks     int // packs in the index whose file is gone
 	BadPacks      int // pack files that can't be indexed
+	AwayPacks     int // packs whose files are only in the bucket
 	DamagedChunks int // chunks found damaged
 }
 
@@ -51,6 +53,7 @@ func (s *Store) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st.Packs, st.Chunks, st.Raw, st.Stored, st.Size, st.Dead = t.packs, t.chunks, t.raw, t.stored, t.size, t.dead
+	st.Away, st.AwayPacks = t.away, int(t.awayPacks)
 	st.SavedPlanes, st.SavedDeltas = t.planesRaw-t.planesStored, t.deltaRaw-t.deltaStored
 	st.SavedZstd = t.raw - t.stored - st.SavedPlanes - st.SavedDeltas
 	st.InFlight = len(s.mu.packs)
@@ -66,7 +69,7 @@ func (s *Store) Dead() (bytes int64, packs int) {
 	defer s.mu.Unlock()
 	bytes, packs = int64(t.dead), int(t.deadPacks)
 	for _, info := range s.mu.table {
-		if info.kept.chunks > 0 {
+		if info.kept.chunks > 0 && !info.away {
 			bytes -= int64(min(info.kept.bytes, info.rec.Dead))
 			if info.kept.chunks >= info.rec.DeadChunks {
 				packs--

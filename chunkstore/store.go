@@ -44,6 +44,8 @@ type Store struct {
 	closing chan struct{} // closed by Close
 
 	files *fileCache
+	far   far
+	up    atomic.Pointer[Uploads] // the last that were asked for
 	cache *chunkCache
 	loads chan struct{} // chunks being read and decoded at a time
 
@@ -76,6 +78,7 @@ type Store struct {
 		table    map[uint64]*packInfo     // the indexed packs
 		names    map[pack.Name]struct{}   // file names in use: of table, of packs being finished or removed
 		totals   totals                   // of the indexed packs
+		clock    uint64                   // counts uses of packs
 	}
 }
 
@@ -122,6 +125,7 @@ func newStore(db DB, fs vfs.FS, dir string, cfg Config) (*Store, error) {
 		s.workers <- nil
 	}
 	s.files = newFileCache(fs, cfg.OpenFiles)
+	s.far.init(s)
 	s.cache = newChunkCache(cfg.CacheBytes, s.buffers)
 	s.mu.inflight = make(map[ID]*packWriter)
 	s.mu.packs = make(map[*packWriter]struct{})
@@ -187,9 +191,11 @@ func (s *Store) Close() error {
 		<-pw.done
 	}
 	s.collecting <- struct{}{} // a running Collect ends at its next step
+	s.far.spans.stop()         // a prefetch may wait for the bucket
 	for range cap(s.prefetches) {
 		s.prefetches <- struct{}{}
 	}
+	s.far.close()
 	s.cache.drop()
 	s.files.drop()
 	s.coders.close()

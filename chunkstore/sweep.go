@@ -155,6 +155,11 @@ func (c *collector) removeRecord(p *oldPack) (journal.Pos, error) {
 			return err
 		}
 		if gone = p.listed || rec != nil && rec.DeadChunks == rec.Chunks; gone {
+			up, err := uploadOf(tx, p.name)
+			if err != nil {
+				return err
+			}
+			p.stub = up != nil && up.State >= schema.UploadNamed
 			tx.Delete(schema.PackKey(p.number))
 			tx.Delete(schema.PackUploadKey(p.name)) // what lies in a bucket stays there
 			l.packs[p.number] = nil
@@ -164,7 +169,7 @@ func (c *collector) removeRecord(p *oldPack) (journal.Pos, error) {
 	if err != nil || !gone {
 		return 0, err
 	}
-	p.gone = true
+	p.gone, p.away = true, c.isAway(p.number)
 	c.leave(p.info)
 	return pos, nil
 }
@@ -177,10 +182,15 @@ func (c *collector) unlink(p *oldPack) error {
 	c.files.forget(path)
 	c.freeName(p.name)
 	c.damage.forget(p.number, nil)
+	if p.stub && (err == nil || oserror.IsNotExist(err)) {
+		err = c.removeStub(p.name)
+	}
 	if err != nil && !oserror.IsNotExist(err) {
 		return fmt.Errorf("remove pack: %w", err) // adopted at the next Open, and collected then
 	}
 	c.stats.Packs++
-	c.stats.Freed += int64(p.size)
+	if !p.away {
+		c.stats.Freed += int64(p.size)
+	}
 	return nil
 }

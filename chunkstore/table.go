@@ -17,6 +17,10 @@ type packInfo struct {
 	// pins are the Pendings that depend on the pack and are not released: what
 	// they found in it may have no reference yet.
 	pins int
+	// away: the file is not here, and the bucket has it (far.go). evicting: it is
+	// about to go; Collect leaves it alone.
+	away, evicting bool
+	used           uint64 // when somebody last read it, by Store.mu.clock
 	// retiring: Collect is about to remove it, a hit in it is a miss. It is set
 	// only while there are no pins, and while it is set none are added.
 	retiring bool
@@ -40,36 +44,47 @@ func (d *deadCount) add(stored uint32) {
 
 // totals is what the indexed packs come to.
 type totals struct {
-	packs, chunks, raw, stored, size, dead, deadPacks uint64
+	packs, chunks, raw, stored, size, dead, deadPacks uint64 // the last three of files that are here
+	away, awayPacks                                   uint64 // bytes and number of those that are not
 	planesRaw, planesStored, deltaRaw, deltaStored    uint64
 }
 
-func (t *totals) add(r schema.PackRecord, collectable bool) {
+func (t *totals) add(r schema.PackRecord, collectable, away bool) {
 	t.packs++
 	t.chunks += r.Chunks
 	t.raw += r.Raw
 	t.stored += r.Stored
-	t.size += r.Size
 	t.planesRaw += r.PlanesRaw
 	t.planesStored += r.PlanesStored
 	t.deltaRaw += r.DeltaRaw
 	t.deltaStored += r.DeltaStored
+	if away {
+		t.away += r.Size
+		t.awayPacks++
+		return
+	}
+	t.size += r.Size
 	if collectable && r.DeadChunks > 0 {
 		t.dead += r.Dead
 		t.deadPacks++
 	}
 }
 
-func (t *totals) sub(r schema.PackRecord, collectable bool) {
+func (t *totals) sub(r schema.PackRecord, collectable, away bool) {
 	t.packs--
 	t.chunks -= r.Chunks
 	t.raw -= r.Raw
 	t.stored -= r.Stored
-	t.size -= r.Size
 	t.planesRaw -= r.PlanesRaw
 	t.planesStored -= r.PlanesStored
 	t.deltaRaw -= r.DeltaRaw
 	t.deltaStored -= r.DeltaStored
+	if away {
+		t.away -= r.Size
+		t.awayPacks--
+		return
+	}
+	t.size -= r.Size
 	if collectable && r.DeadChunks > 0 {
 		t.dead -= r.Dead
 		t.deadPacks--
@@ -86,7 +101,19 @@ func (s *Store) enter(info *packInfo, number uint64, rec schema.PackRecord) {
 	info.number, info.rec = number, rec
 	s.mu.table[number] = info
 	s.mu.names[rec.Name] = struct{}{}
-	s.mu.totals.add(rec, s.collectable(number))
+	s.mu.clock++
+	info.used = s.mu.clock
+	s.mu.totals.add(rec, s.collectable(number), info.away)
+}
+
+// touch notes that a pack is read.
+func (s *Store) touch(number uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if info := s.mu.table[number]; info != nil {
+		s.mu.clock++
+		info.used = s.mu.clock
+	}
 }
 
 // leave forgets a pack; its name stays taken until freeName.
@@ -95,7 +122,7 @@ func (s *Store) leave(info *packInfo) {
 	defer s.mu.Unlock()
 	if s.mu.table[info.number] == info {
 		delete(s.mu.table, info.number)
-		s.mu.totals.sub(info.rec, s.collectable(info.number))
+		s.mu.totals.sub(info.rec, s.collectable(info.number), info.away)
 	}
 }
 
@@ -148,9 +175,9 @@ func (s *Store) update(number uint64, rec schema.PackRecord) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if info := s.mu.table[number]; info != nil {
-		s.mu.totals.sub(info.rec, s.collectable(number))
+		s.mu.totals.sub(info.rec, s.collectable(number), info.away)
 		info.rec = rec
-		s.mu.totals.add(rec, s.collectable(number))
+		s.mu.totals.add(rec, s.collectable(number), info.away)
 	}
 }
 
@@ -171,7 +198,7 @@ func (s *Store) setRefsFrom(number uint64) {
 	s.refsFrom.Store(number)
 	s.mu.totals = totals{}
 	for _, info := range s.mu.table {
-		s.mu.totals.add(info.rec, s.collectable(info.number))
+		s.mu.totals.add(info.rec, s.collectable(info.number), info.away)
 	}
 }
 

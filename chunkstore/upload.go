@@ -53,7 +53,9 @@ type Uploads struct {
 	b       remote.Bucket // nil before Attach
 
 	attached atomic.Pointer[writing]
-	keep     uint64 // packs of a snapshot that is being published have this number at least
+	renewed  atomic.Pointer[time.Time] // when the lease was
+	trust    time.Duration             // so long what it says of packs is believed
+	keep     uint64                    // packs of a snapshot that is being published have this number at least
 
 	packs, bytes atomic.Int64 // that arrived since the start
 }
@@ -65,6 +67,10 @@ type writing struct {
 	others *others
 }
 
+// trustLease is much more than there is between two renewals of the lease, and
+// much less than prune gives whoever may rely on a pack.
+const trustLease = time.Hour
+
 // uploadWorkers is how many packs are put at a time.
 const uploadWorkers = 4
 
@@ -73,7 +79,9 @@ type OpenBucket func(ctx context.Context) (remote.Bucket, error)
 
 // Uploads gives the uploads to a bucket, which is opened by Attach.
 func (s *Store) Uploads(open OpenBucket, storeID string) *Uploads {
-	return &Uploads{s: s, open: open, storeID: storeID, keep: bucket.KeepNone}
+	u := &Uploads{s: s, open: open, storeID: storeID, keep: bucket.KeepNone, trust: trustLease}
+	s.up.Store(u)
+	return u
 }
 
 // Writer is the store's name in the bucket; ok is false before Attach.
@@ -130,7 +138,20 @@ func (u *Uploads) Attach(ctx context.Context) error {
 		return fmt.Errorf("attach the store to %s: %w", u.b, err)
 	}
 	u.attached.Store(&writing{at.Writer, lease, newOthers(u.b, at.Writer, u.s.cfg.Domain)})
+	u.noteRenewed()
 	return nil
+}
+
+func (u *Uploads) noteRenewed() {
+	now := time.Now()
+	u.renewed.Store(&now)
+}
+
+// stays says whether nobody is about to prune a pack, as far as is known. Who has
+// not asked for long knows nothing.
+func (u *Uploads) stays(p bucket.Pack) bool {
+	at, when := u.attached.Load(), u.renewed.Load()
+	return at != nil && when != nil && time.Since(*when) < u.trust && at.lease.MayUse(p)
 }
 
 // own is the config of a bucket that this store would make.

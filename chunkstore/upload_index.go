@@ -36,7 +36,7 @@ func (u *Uploads) index(ctx context.Context, packs []*neededPack) error {
 		return err
 	}
 	for _, p := range packs {
-		rec, err := u.uploadOf(u.s.db, p.name)
+		rec, err := uploadOf(u.s.db, p.name)
 		if err != nil {
 			return err
 		}
@@ -58,7 +58,7 @@ func (u *Uploads) index(ctx context.Context, packs []*neededPack) error {
 }
 
 // uploadOf gives what is known of a pack's upload; nil: nothing.
-func (u *Uploads) uploadOf(g getter, name pack.Name) (*schema.PackUpload, error) {
+func uploadOf(g getter, name pack.Name) (*schema.PackUpload, error) {
 	v, err := g.Get(schema.PackUploadKey(name))
 	if errors.Is(err, state.ErrNotFound) {
 		return nil, nil
@@ -98,7 +98,7 @@ func (u *Uploads) putIndex(ctx context.Context, x *bucket.Index, names [][32]byt
 	}
 	return u.record(false, func(tx *state.Tx) error {
 		for _, name := range names {
-			rec, err := u.uploadOf(tx, name)
+			rec, err := uploadOf(tx, name)
 			if err != nil {
 				return err
 			}
@@ -175,7 +175,7 @@ func (u *Uploads) leftIndex(key, v []byte) (x *bucket.Index, names [][32]byte, e
 		return nil, nil, err
 	}
 	for _, name := range left.Packs {
-		rec, err := u.uploadOf(u.s.db, name)
+		rec, err := uploadOf(u.s.db, name)
 		if err == nil && rec == nil {
 			err = errGone
 		}

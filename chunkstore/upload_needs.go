@@ -151,7 +151,7 @@ func (u *Uploads) reserve(packs []*neededPack) (first uint64, err error) {
 	err = u.record(true, func(tx *state.Tx) error {
 		var fresh []*neededPack
 		for _, p := range packs {
-			rec, err := u.uploadOf(tx, p.name)
+			rec, err := uploadOf(tx, p.name)
 			if err != nil {
 				return err
 			}
@@ -159,6 +159,9 @@ func (u *Uploads) reserve(packs []*neededPack) (first uint64, err error) {
 				p.rec, p.old = *rec, true
 			}
 			if rec == nil || !lease.MayUse(p.pack()) {
+				if u.s.isAway(p.info.number) { // then what is recorded is all that there is
+					return fmt.Errorf("%w: pack %s is only in the bucket, where it is about to be pruned, and was not fetched yet", ErrMissing, p.name.FileName())
+				}
 				fresh = append(fresh, p)
 			}
 		}

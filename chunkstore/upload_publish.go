@@ -61,6 +61,10 @@ func (n *Needs) upload(ctx context.Context, lease *prune.Lease) error {
 	if err := lease.Renew(ctx); err != nil {
 		return leased(err)
 	}
+	u.noteRenewed()
+	if err := u.rescue(ctx); err != nil {
+		return err
+	}
 	first, err := u.reserve(n.packs)
 	if err != nil {
 		return err
@@ -94,7 +98,11 @@ func (u *Uploads) Forget(ctx context.Context, w bucket.Writer, seq uint64) error
 // do so for long enough sends again what it wanted to rely on.
 func (u *Uploads) Renew(ctx context.Context) error {
 	if at := u.attached.Load(); at != nil {
-		return leased(at.lease.Renew(ctx))
+		if err := at.lease.Renew(ctx); err != nil {
+			return leased(err)
+		}
+		u.noteRenewed()
+		return u.rescue(ctx)
 	}
 	return nil
 }

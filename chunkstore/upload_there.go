@@ -166,7 +166,7 @@ func (n *Needs) comes(number uint64) (bool, error) {
 	if !there {
 		return false, nil
 	}
-	rec, err := n.u.uploadOf(s.db, p.name)
+	rec, err := uploadOf(s.db, p.name)
 	if err != nil {
 		return false, err
 	}

@@ -147,7 +147,7 @@ func (e *evictor) makeRoom(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	limit := e.m.cfg.HotLimit
+	limit := e.m.packs.hotLimit()
 	e.scarce = e.scarce && free < 2*low
 	if free >= low && limit == 0 {
 		return nil
@@ -262,6 +262,9 @@ func (e *evictor) relieve(ctx context.Context) (freed bool, err error) {
 		return false, err
 	}
 	e.m.store.press()
+	if e.m.packs.press(ctx, 2*low-free) {
+		return true, nil
+	}
 	if freed, err = e.m.giveUp(ctx); freed || err != nil {
 		return freed, err
 	}

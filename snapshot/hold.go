@@ -58,7 +58,7 @@ func (m *Manager) Hold(seq uint64, h Hold) (Info, error) {
 			return Info{}, fmt.Errorf("%w: a hold's texts have up to %d bytes and no control characters", ErrBadName, maxHoldText)
 		}
 	}
-	return m.keep(seq, func(s *schema.Snapshot) error {
+	i, err := m.keep(seq, func(s *schema.Snapshot) error {
 		if s.Forgotten != nil {
 			return fmt.Errorf("%w; unforget it first", forgottenError(seq, s))
 		}
@@ -72,6 +72,10 @@ func (m *Manager) Hold(seq uint64, h Hold) (Info, error) {
 		slices.SortFunc(s.Holds, func(a, b schema.Hold) int { return strings.Compare(a.Name, b.Name) })
 		return nil
 	})
+	if err == nil && h.Name == PinHold {
+		m.packs.pins.set(seq, true)
+	}
+	return i, err
 }
 
 // Release ends a hold.
@@ -92,6 +96,9 @@ func (m *Manager) Release(seq uint64, name string) (Info, error) {
 	})
 	if err == nil {
 		m.keeper.changed(i.Scope) // it may be due since long
+	}
+	if err == nil && name == PinHold {
+		m.packs.pins.set(seq, false)
 	}
 	return i, err
 }
@@ -123,7 +130,7 @@ func (m *Manager) keep(seq uint64, change func(s *schema.Snapshot) error) (i Inf
 }
 
 // readSnapshot reads a record within a transaction.
-func readSnapshot(tx *state.Tx, seq uint64) (*schema.Snapshot, error) {
+func readSnapshot(tx interface{ Get([]byte) ([]byte, error) }, seq uint64) (*schema.Snapshot, error) {
 	v, err := tx.Get(schema.Numbered(schema.PrefixSnapshot, seq))
 	if errors.Is(err, state.ErrNotFound) {
 		return nil, ErrNotExist

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"stepfs/internal/schema"
@@ -54,6 +55,11 @@ type Info struct {
 	Spared    bool          // brought back by unforget: no policy forgets it again
 
 	Verified *Verified // nil: nobody has read it back yet
+}
+
+// Pinned says whether it stays on this disk; see pinned.go.
+func (i *Info) Pinned() bool {
+	return slices.ContainsFunc(i.Holds, func(h Hold) bool { return h.Name == PinHold })
 }
 
 // Hold keeps a snapshot until it is released: no policy, no pressure and no

@@ -60,6 +60,9 @@ type Config struct {
 	// HotLimit is how many bytes the hot copies of stored files may take; 0:
 	// as many as there is room for. Either way they go when room gets scarce.
 	HotLimit int64
+	// CacheLimit is how many bytes hot copies and packs may take together, as far
+	// as packs are published; 0: as many as there is room for.
+	CacheLimit int64
 	// Include is what is taken from outside into each sealed snapshot; nil: nothing.
 	Include  *include.Set
 	NoSeal   bool // no step is sealed but by Snapshot
@@ -162,6 +165,7 @@ type Manager struct {
 	unjudged unjudged
 	store    *storer
 	evict    *evictor
+	packs    *packCache
 	scrub    *scrubber
 
 	publisher *publisher
@@ -192,6 +196,7 @@ func Open(cfg Config) (*Manager, error) {
 	m.sealer = newSealer(m)
 	m.store = newStorer(m)
 	m.evict = newEvictor(m)
+	m.packs = newPackCache(m)
 	m.scrub = newScrubber(m)
 	m.publisher = newPublisher(m)
 	if cfg.ReadOnly {
@@ -224,9 +229,13 @@ func Open(cfg Config) (*Manager, error) {
 		}
 		work = append(work, m.publisher.run)
 	}
+	if cfg.CacheLimit > 0 || cfg.Uploads != nil {
+		work = append(work, m.packs.run)
+	}
 	if cfg.VerifyOnSeal {
 		work = append(work, m.verifySealed)
 	}
+	m.HealSoon() // what was found when the store was opened
 	for _, run := range work {
 		m.wg.Go(func() { run(ctx) })
 	}

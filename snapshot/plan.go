@@ -3,6 +3,7 @@ package snapshot
 import (
 	"cmp"
 	"context"
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -132,6 +133,9 @@ func (v *version) size() int64 {
 	return v.refs[len(v.refs)-1].End()
 }
 
+// errAway: only the bucket has it. Ingest does not wait for that.
+var errAway = errors.New("the version before is only in the bucket")
+
 // ReadAt reads it; where it has no chunks it is zero.
 func (v *version) ReadAt(b []byte, off int64) (int, error) {
 	var eof error
@@ -147,6 +151,9 @@ func (v *version) ReadAt(b []byte, off int64) (int, error) {
 	for _, r := range v.refs[first:] {
 		if r.Off >= end {
 			break
+		}
+		if here, err := v.m.cfg.Chunks.Here(r.ID); err != nil || !here {
+			return 0, errors.Join(err, errAway)
 		}
 		from, to := max(off, r.Off), min(end, r.End())
 		if err := v.m.cfg.Chunks.ReadAt(v.ctx, r.ID, r.Len, b[from-off:to-off], int(from-r.Off)); err != nil {

@@ -244,8 +244,12 @@ func (p *publisher) failedAlone(s *issue, err error) {
 
 // pass publishes one step. An error is one that every other step would meet too.
 func (p *publisher) pass(ctx context.Context) (more bool, err error) {
+	_, attached := p.up.Writer()
 	if err := p.up.Attach(ctx); err != nil {
 		return false, err
+	}
+	if !attached {
+		p.m.packs.wake() // now it is known which packs may go
 	}
 	if err := p.catchUp(ctx); err != nil {
 		return false, err
@@ -290,6 +294,7 @@ func (p *publisher) did(seq uint64, barrier, fresh bool) {
 		return
 	}
 	p.catalogs.published()
+	p.m.packs.wake()
 	if i, err := p.m.Get(seq); err == nil && p.m.cfg.Events.Published != nil {
 		p.m.cfg.Events.Published(i)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"stepfs/chunkstore"
 	"stepfs/chunkstore/bucket"
@@ -35,6 +36,9 @@ func (p *publisher) record(f *bucket.Ref, barrier bool) (fresh bool, err error) 
 		u, err := p.m.refUpload(tx, f.Snapshot)
 		if fresh = u == nil; err == nil && fresh {
 			tx.Put(key, schema.RefUpload{Writer: f.Writer, Seq: f.Seq, Time: p.m.cfg.Now().UnixNano(), Barrier: barrier}.Encode())
+			if !barrier { // whose ref may go soon: nothing is evicted for it
+				err = p.up.Named(tx, f.Packs)
+			}
 		}
 		return err
 	})
@@ -97,11 +101,12 @@ func (p *publisher) tryRef(ctx context.Context, i Info, alone bool) (*bucket.Ref
 	if err != nil {
 		return nil, fmt.Errorf("find what it needs: %w", err)
 	}
-	rec, err := p.m.db.Get(schema.Numbered(schema.PrefixSnapshot, i.Seq))
+	rec, err := readSnapshot(p.m.db, i.Seq)
 	if err != nil {
 		return nil, err
 	}
-	f := &bucket.Ref{Domain: p.up.Domain(), Snapshot: i.Seq, Record: rec, Root: i.Tree, RootLen: rootLen}
+	rec.Holds = slices.DeleteFunc(rec.Holds, func(h schema.Hold) bool { return h.Name == PinHold }) // of this disk
+	f := &bucket.Ref{Domain: p.up.Domain(), Snapshot: i.Seq, Record: rec.Encode(), Root: i.Tree, RootLen: rootLen}
 	return f, needs.Publish(ctx, f)
 }
 

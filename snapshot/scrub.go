@@ -64,6 +64,8 @@ type scrubber struct {
 	start time.Time // of what the rate is counted for
 	read  int64
 	rate  int64
+
+	unhealed time.Time // when packs could not be fetched
 }
 
 func newScrubber(m *Manager) *scrubber {
@@ -387,8 +389,10 @@ func (s *scrubber) healed(what error) {
 	s.m.fault("healed", what)
 }
 
-// healAll looks for another copy of each damaged chunk.
+// healAll looks for another copy of each damaged chunk: first that of the bucket,
+// which makes the pack what it was.
 func (s *scrubber) healAll(ctx context.Context) {
+	s.healPacks(ctx)
 	s.mu.Lock()
 	last := s.last
 	s.last = nil
@@ -419,6 +423,21 @@ func (s *scrubber) healAll(ctx context.Context) {
 				break
 			}
 		}
+	}
+}
+
+// healPacks has packs fetched again. When that fails it is not tried for a while.
+func (s *scrubber) healPacks(ctx context.Context) {
+	if time.Since(s.unhealed) < scrubFail {
+		return
+	}
+	n, err := s.m.cfg.Chunks.HealPacks(ctx)
+	if n > 0 {
+		s.healed(fmt.Errorf("%d packs were fetched again from the bucket", n))
+	}
+	if err != nil && ctx.Err() == nil {
+		s.unhealed = time.Now()
+		s.m.fault("fetch damaged packs again", err)
 	}
 }
 

@@ -246,7 +246,7 @@ func (s *storer) pass(ctx context.Context) (more bool, err error) {
 		s.m.cfg.Chunks.Hurry(haste)
 		errs = append(errs, err, s.ingest(ctx, batch))
 		more = more || s.putOff()
-		s.m.evict.wake() // there are more hot copies
+		s.m.evict.wake() // there are more hot copies, and more packs
 	}
 	if !more && st != nil {
 		// Even after an error: one content that can't be read does not keep a

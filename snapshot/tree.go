@@ -177,6 +177,8 @@ type Chunks interface {
 	Limits() (min, max int64)
 	// ReadAt reads of a chunk, whose length is raw, from off on.
 	ReadAt(ctx context.Context, id chunkstore.ID, raw uint32, dst []byte, off int) error
+	// Here says whether that needs no bucket.
+	Here(id [32]byte) (bool, error)
 	Put(ctx context.Context, data []byte) (*chunkstore.Pending, error)
 	Flush(ctx context.Context) error
 	// ReadBack reads a chunk from its pack, past every cache, and verifies it.
@@ -187,6 +189,14 @@ type Chunks interface {
 	// Hold notes in a transaction that holder needs chunks.
 	Hold(tx *state.Tx, holder uint64, ids [][32]byte) error
 
+	// Local is how many bytes the packs take that are here, Evict frees those of
+	// some that are published as well.
+	Local() int64
+	Evict(ctx context.Context, need int64) (freed int64, err error)
+
+	// Needs begins a list of packs that a snapshot needs.
+	Needs() *chunkstore.Needs
+
 	// What the scrub uses.
 	Stats() chunkstore.Stats
 	NextPack(after uint64) (uint64, error)
@@ -196,6 +206,8 @@ type Chunks interface {
 	IsNamed(id chunkstore.ID, plain []byte) bool
 	Holders(id chunkstore.ID, max int) ([]uint64, error)
 	Heal(ctx context.Context, id chunkstore.ID, plain []byte) error
+	// HealPacks fetches damaged packs again that the bucket has.
+	HealPacks(ctx context.Context) (healed int, err error)
 }
 
 // Collector frees chunks and packs that nothing names any more.

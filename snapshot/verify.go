@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"stepfs/chunkstore"
 	"stepfs/internal/schema"
 	"stepfs/snapshot/include"
 )
@@ -58,9 +59,9 @@ func (m *Manager) Verify(ctx context.Context, seq uint64, tell func(done, total 
 		return Info{}, err
 	}
 	defer m.wg.Done()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(m.verify.ctx, cancel)()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(m.verify.ctx, func() { cancel(nil) })()
 	select {
 	case m.verify.turn <- struct{}{}:
 		defer func() { <-m.verify.turn }()
@@ -73,14 +74,18 @@ func (m *Manager) Verify(ctx context.Context, seq uint64, tell func(done, total 
 	if err != nil {
 		return Info{}, err
 	}
-	v := &verifier{m: m, ctx: ctx, view: m.tree.At(seq), tell: tell, links: map[uint64]bool{}}
+	v := &verifier{m: m, ctx: ctx, stop: cancel, view: m.tree.At(seq), tell: tell, links: map[uint64]bool{}}
 	start := time.Now()
 	done := make(chan error, 1)
 	go func() { // a thread of its own, which ends with it
 		BeNice()
 		done <- v.snapshot(i)
 	}()
-	if err := errors.Join(<-done, ctx.Err()); err != nil {
+	err = <-done
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
 		return Info{}, fmt.Errorf("verify %s: %w", i.Path(), err)
 	}
 	rec := &schema.Verified{Time: m.cfg.Now().UnixNano(), Took: int64(time.Since(start)), Bytes: v.done, Problems: v.problems}
@@ -138,6 +143,7 @@ func (m *Manager) verifySealed(ctx context.Context) {
 type verifier struct {
 	m    *Manager
 	ctx  context.Context
+	stop context.CancelCauseFunc
 	view View
 
 	chunk []byte   // the chunk read last
@@ -210,6 +216,10 @@ func piecesOf(view View, i Info) (paths []string) {
 func (v *verifier) problem(path string, err error) {
 	if v.ctx.Err() != nil {
 		return // it is not the snapshot that failed
+	}
+	if errors.Is(err, chunkstore.ErrUnreachable) {
+		v.stop(err) // nor is it now
+		return
 	}
 	if len(v.problems) == maxProblems {
 		v.left++

@@ -48,6 +48,7 @@ type CheckSummary struct {
 	References   uint64 `json:"references"`
 	Read         uint64 `json:"chunks_read"`
 	ReadBytes    uint64 `json:"read_bytes"`
+	AwayPacks    uint64 `json:"away_packs,omitempty"` // only in the bucket, and not read
 }
 
 func checkCommand(g *global) *cobra.Command {
@@ -210,8 +211,12 @@ func (s *CheckSummary) words() string {
 	if s.Read > 0 {
 		read = fmt.Sprintf(" (%d read, %s)", s.Read, humanBytes(int64(s.ReadBytes)))
 	}
-	return fmt.Sprintf("%s: %d snapshots, %d inodes, %d generations, %d staging files, %d packs, %d chunks%s, %d references",
-		found, s.Snapshots, s.Inodes, s.Generations, s.StagingFiles, s.Packs, s.Chunks, read, s.References)
+	away := ""
+	if s.AwayPacks > 0 {
+		away = fmt.Sprintf(" (%d only in the bucket, not read: see stepfs remote check --read-data)", s.AwayPacks)
+	}
+	return fmt.Sprintf("%s: %d snapshots, %d inodes, %d generations, %d staging files, %d packs%s, %d chunks%s, %d references",
+		found, s.Snapshots, s.Inodes, s.Generations, s.StagingFiles, s.Packs, away, s.Chunks, read, s.References)
 }
 
 // shareFlag is a share: "10%", or all.
@@ -273,7 +278,7 @@ func (l *local) Check(ctx context.Context, r CheckRequest, fn func(CheckEvent) e
 		}},
 		{"packs", func() error {
 			s, err := l.parts.chunks.Check(ctx, run, chunkstore.CheckOptions{Holders: l.parts.tree, ReadData: r.ReadData})
-			sum.Packs, sum.Chunks, sum.References, sum.Read, sum.ReadBytes = s.Packs, s.Chunks, s.References, s.Read, s.ReadBytes
+			sum.Packs, sum.Chunks, sum.References, sum.Read, sum.ReadBytes, sum.AwayPacks = s.Packs, s.Chunks, s.References, s.Read, s.ReadBytes, s.Away
 			return err
 		}},
 		{"copies", func() error {

@@ -191,6 +191,16 @@ func (c *client) Hold(ctx context.Context, r HoldRequest) (SnapshotInfo, error) 
 	return fetch[SnapshotInfo](ctx, c, http.MethodPost, "hold", r)
 }
 
+// Pin has the daemon keep a snapshot on its disk.
+func (c *client) Pin(ctx context.Context, r HoldRequest) (SnapshotInfo, error) {
+	return fetch[SnapshotInfo](ctx, c, http.MethodPost, "pin", r)
+}
+
+// Warm has the daemon fetch what is only in the bucket.
+func (c *client) Warm(ctx context.Context, r HoldRequest) (SnapshotInfo, error) {
+	return fetch[SnapshotInfo](ctx, c, http.MethodPost, "warm", r)
+}
+
 // Release ends a hold.
 func (c *client) Release(ctx context.Context, r HoldRequest) (SnapshotInfo, error) {
 	return fetch[SnapshotInfo](ctx, c, http.MethodPost, "release", r)

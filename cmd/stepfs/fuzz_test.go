@@ -24,7 +24,7 @@ func FuzzSocket(f *testing.F) {
 	for _, s := range []struct{ path, body string }{
 		{"status", ""}, {"stats", ""}, {"find", `{"scope":"a","step":"7"}`}, {"snapshot", `{"name":"x","tags":["a","b"]}`},
 		{"rollback", `{"step":"7"}`}, {"snapshots", `{"scope":null,"barriers":true}`}, {"drain", `{}`}, {"forget", `{"steps":["1","2"],"by":"me"}`},
-		{"unforget", `{"policy":true}`}, {"hold", `{"step":"7","name":"n","uid":4294967296}`}, {"release", `{"step":"7","uid":-1}`},
+		{"unforget", `{"policy":true}`}, {"hold", `{"step":"7","name":"n","uid":4294967296}`}, {"release", `{"step":"7","uid":-1}`}, {"warm", `{"step":"7"}`}, {"pin", `{"step":"7","uid":-1}`},
 		{"policy", `{"set":["keep-last=3"],"unset":["x"]}`}, {"explain", `{"path":"/a"}`}, {"prune", `{"wait":true}`}, {"check", `{"read_data":9}`},
 		{"verify", `{"step":"7"}`}, {"diff", `{"old":"1","new":"2"}`}, {"step-stats", `{"step":"7","files":true}`}, {"history", `{"path":"p"}`}, {"umount", `{"lazy":true}`},
 		{"nothing", `{}`}, {"find", `{"step":` + strings.Repeat("[", 20000)}, {"find", `{"step":"a"}{"step":"b"}`}, {"find", `{"newer":1}`},

@@ -308,7 +308,7 @@ func (l *local) Status(ctx context.Context) (Status, error) {
 func (l *local) Stats(context.Context) (Stats, error) {
 	c := l.parts.chunks.Stats()
 	s := Stats{
-		Packs: c.Packs, Chunks: c.Chunks, Raw: c.Raw, Stored: c.Stored, PackBytes: c.Size, Dead: int64(c.Dead),
+		Packs: c.Packs, Chunks: c.Chunks, Raw: c.Raw, Stored: c.Stored, PackBytes: c.Size, AwayBytes: c.Away, AwayPacks: c.AwayPacks, Dead: int64(c.Dead),
 		Ingested: c.Ingested, Duplicate: c.Duplicate, Inherited: c.Inherited, Written: c.Written, Hurried: c.Hurried,
 		SavedZstd: c.SavedZstd, SavedPlanes: c.SavedPlanes, SavedDeltas: c.SavedDeltas,
 		Read: c.Read, Loads: c.Loads, CacheHits: c.CacheHits,
@@ -396,7 +396,7 @@ func describeSnapshot(i snapshot.Info) SnapshotInfo {
 		ID: i.ID(), Step: i.Name, Scope: i.Scope, Revision: i.Revision, Sequence: i.Seq,
 		Time: i.Time.UTC(), Reason: i.Reason, Verdict: i.Verdict,
 		Rule: i.Rule, Findings: i.Findings, Checking: i.Pending, Marks: i.Marks, Tags: i.Tags,
-		Logical: i.Logical, Stored: i.Stored, State: i.State,
+		Logical: i.Logical, Stored: i.Stored, State: i.State, Pinned: i.Pinned(),
 	}
 	for _, h := range i.Holds {
 		s.Holds = append(s.Holds, HoldInfo{h.Name, h.By, h.UID, h.Reason, h.Time.UTC()})

@@ -168,7 +168,7 @@ func TestArguments(t *testing.T) {
 
 // A usage that is not golden is one that changed without anybody looking.
 func TestHelp(t *testing.T) {
-	for _, args := range []string{"", "mount", "umount", "snapshots", "snapshot", "restore", "rollback", "diff", "log", "assess", "import", "hold", "release", "forget", "unforget", "prune", "policy", "verify", "rules", "rules list", "rules check", "rules explain", "status", "stats", "drain", "check", "remote", "remote check", "remote ls", "remote stats", "remote forget", "remote prune", "version"} {
+	for _, args := range []string{"", "mount", "umount", "snapshots", "snapshot", "restore", "rollback", "diff", "log", "assess", "import", "hold", "release", "pin", "unpin", "warm", "forget", "unforget", "prune", "policy", "verify", "rules", "rules list", "rules check", "rules explain", "status", "stats", "drain", "check", "remote", "remote check", "remote ls", "remote stats", "remote forget", "remote prune", "version"} {
 		t.Run("stepfs "+args, func(t *testing.T) {
 			got := stepfs(t, append(strings.Fields(args), "--help")...)
 			if got.code != exitDone || got.stderr != "" {
@@ -196,7 +196,7 @@ func TestCompletionAndVersion(t *testing.T) {
 	if got := stepfs(t, "version"); got.code != 0 || !strings.HasPrefix(got.stdout, "stepfs ") {
 		t.Errorf("version: %+v", got)
 	}
-	if got := stepfs(t, "version", "--json"); !strings.Contains(got.stdout, `"store_format":6`) {
+	if got := stepfs(t, "version", "--json"); !strings.Contains(got.stdout, `"store_format":7`) {
 		t.Errorf("version --json: %+v", got)
 	}
 }

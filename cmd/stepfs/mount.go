@@ -38,6 +38,7 @@ type mountOptions struct {
 	noSeal        bool
 	grace         time.Duration
 	hotLimit      byteSize
+	cacheSize     byteSize
 	storeLimit    storeLimit
 	onFull        string // expire, stop
 	onEvent       string // a command
@@ -168,6 +169,7 @@ under the condition that its command is; --include "" takes them back.`,
 	f.BoolVar(&o.noSeal, "no-seal", false, "seal no step by itself, only what is asked for: mkdir, stepfs snapshot, the xattr")
 	f.DurationVar(&o.grace, "grace", 25*time.Second, "how long to serve on after SIGTERM while files are open for writing")
 	f.Var(&o.hotLimit, "hot-limit", "evict the whole copies of stored files, oldest first, when they take more than this, like 100G (default as many as there is room for)")
+	f.Var(&o.cacheSize, "cache-size", "keep no more than this of what is in the bucket as well, like 500G: hot copies go first, then packs, those read least lately; what is not published stays (default as much as there is room for; see --remote)")
 	f.Var(&o.storeLimit, "store-limit", "how much of the disk the store may take, like 800G or 75% (default the disk less 10%)")
 	f.StringVar(&o.onFull, "on-full", "expire", "what a store that is nearly full may give up besides hot copies and barriers: expire (the oldest steps that the job itself has deleted; never the newest three, nor what is held) or stop (no step)")
 	f.StringVar(&o.onEvent, onEventFlag, "", "run this command with /bin/sh for each event, one JSON object on its standard input (see above)")

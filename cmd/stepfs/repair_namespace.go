@@ -94,14 +94,23 @@ func (x *repairer) rebuild(base string) (err error) {
 	defer func() { err = errors.Join(err, e.Close(err == nil)) }()
 	x.bar.note("footers of packs")
 	packs, domain := x.dir.Join(storedir.PacksDir), x.dir.Config().Domain
-	if _, err := chunkstore.IndexPacks(x.ctx, e, vfs.Default, packs, domain, nil); err != nil {
+	found, err := chunkstore.IndexPacks(x.ctx, e, vfs.Default, packs, domain, nil)
+	if err != nil {
 		return err
+	}
+	for k, name := range found.BadStubs {
+		x.holey = true
+		x.sum.Unknown++
+		x.did("stub-unreadable", filepath.Join(storedir.PacksDir, name), "%v; what lies in the pack, which is only in the bucket, is not known here any more", found.WhyBad[k])
 	}
 	reader, err := chunkstore.NewReader(e, vfs.Default, packs, x.chunks())
 	if err != nil {
 		return err
 	}
 	defer reader.Close()
+	if url := x.dir.Config().Settings[remoteFlag]; url != "" {
+		reader.ReadFrom(openReads(url))
+	}
 	x.bar.note("steps")
 	now := time.Now()
 	known, err := x.known()
@@ -114,6 +123,9 @@ func (x *repairer) rebuild(base string) (err error) {
 			return livetree.Rebuilder{Rebuilder: stage.NewRebuilder(e, last, domain, uint32(os.Geteuid()), uint32(os.Getegid()), now.UnixNano())}
 		},
 	})
+	if errors.Is(err, chunkstore.ErrUnreachable) { // it is not lost
+		return fmt.Errorf("%w; %d packs are only in the bucket, and some of what says which steps there are lies in them: nothing was changed, repair again when it answers (docs/REPAIR.md)", err, reader.Away())
+	}
 	if err != nil {
 		return err
 	}
@@ -174,7 +186,7 @@ func (x *repairer) rebuilt(e *state.Engine, res *snapshot.Rebuilt) error {
 	n, err := chunkstore.CountDead(x.ctx, e, x.dir.Config().Domain, func(n chunkstore.Dead) (uint64, error) {
 		// Objects of no step that was found may be those of one whose root is in a
 		// pack that is gone.
-		if from = 1; res.Whole() && n.Objects == 0 && !holey || x.req.Free {
+		if from = 1; res.Whole() && n.Objects == 0 && !holey && !x.holey || x.req.Free {
 			return from, nil
 		}
 		var err error

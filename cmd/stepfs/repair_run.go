@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"stepfs/chunkstore"
+	"stepfs/chunkstore/pack"
 	"stepfs/fs/stage"
 	"stepfs/internal/journal"
 	"stepfs/internal/state"
@@ -36,6 +37,7 @@ type repairer struct {
 	sum   RepairSummary
 	aside string   // made when it is needed first
 	fresh bool     // the namespace was rebuilt
+	holey bool     // and something of a pack is not known
 	saved []string // packs that were made of damaged ones
 }
 
@@ -93,11 +95,11 @@ func (x *repairer) chunks() chunkstore.Config {
 	return chunkstore.Config{Polynomial: cfg.Polynomial, Key: cfg.Key, Domain: cfg.Domain, Workers: 1}
 }
 
-// countPacks counts the packs of a store.
+// countPacks counts the packs of a store, here and, by their stubs, in its bucket.
 func countPacks(dir *storedir.Dir) (n int, err error) {
 	names, err := os.ReadDir(dir.Join(storedir.PacksDir))
 	for _, e := range names {
-		if filepath.Ext(e.Name()) == ".pack" {
+		if ext := filepath.Ext(e.Name()); ext == pack.Suffix || ext == chunkstore.StubSuffix {
 			n++
 		}
 	}

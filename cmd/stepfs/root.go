@@ -58,7 +58,7 @@ Exit codes: 0 done, 1 error, 3 partly done, 10 no store there, 11 store in use,
 	f.BoolVar(&g.debug, "debug", false, "log more")
 	root.AddCommand(mountCommand(g), umountCommand(g), snapshotsCommand(g), snapshotCommand(g), restoreCommand(g),
 		rollbackCommand(g), diffCommand(g), logCommand(g), assessCommand(g), importCommand(g), verifyCommand(g),
-		holdCommand(g), releaseCommand(g), forgetCommand(g), unforgetCommand(g), pruneCommand(g), policyCommand(g),
+		holdCommand(g), releaseCommand(g), pinCommand(g), unpinCommand(g), warmCommand(g), forgetCommand(g), unforgetCommand(g), pruneCommand(g), policyCommand(g),
 		rulesCommand(g), statusCommand(g), statsCommand(g), drainCommand(g), checkCommand(g), remoteCommand(g), versionCommand(g))
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		var invalid *pflag.InvalidValueError

@@ -27,6 +27,10 @@ type service interface {
 	Unforget(ctx context.Context, r ForgetRequest) (ForgetResult, error)
 	// Hold keeps a snapshot until Release.
 	Hold(ctx context.Context, r HoldRequest) (SnapshotInfo, error)
+	// Pin keeps a snapshot on this disk, until Release of the hold of that name.
+	Pin(ctx context.Context, r HoldRequest) (SnapshotInfo, error)
+	// Warm fetches what a snapshot needs and is only in the bucket.
+	Warm(ctx context.Context, r HoldRequest) (SnapshotInfo, error)
 	Release(ctx context.Context, r HoldRequest) (SnapshotInfo, error)
 	// Prune removes what is forgotten; fn hears how far it is.
 	Prune(ctx context.Context, r PruneRequest, fn func(PruneProgress) error) error
@@ -68,6 +72,7 @@ type SnapshotInfo struct {
 	Stored   int64     `json:"stored_bytes"` // what it added to packs when it was stored
 	State    string    `json:"state"`        // staged, stored
 
+	Pinned    bool           `json:"pinned,omitempty"` // it stays on this disk
 	Holds     []HoldInfo     `json:"holds,omitempty"`
 	Forgotten *ForgottenInfo `json:"forgotten,omitempty"` // nil: it is not
 	Verified  *VerifiedInfo  `json:"verified,omitempty"`  // nil: nobody has read it back yet
@@ -316,8 +321,9 @@ type Status struct {
 	Used        int64         `json:"used_bytes"`  // what it takes
 	Free        int64         `json:"free_bytes"`  // what is left of the limit, and on the disk
 	Reserve     int64         `json:"reserve_bytes"`
-	PackBytes   int64         `json:"pack_bytes"`
-	Hot         int64         `json:"hot_bytes"` // whole copies of what is stored; they go when room is needed
+	PackBytes   int64         `json:"pack_bytes"`           // of the packs that are here
+	Away        int64         `json:"away_bytes,omitempty"` // of those that are only in the bucket
+	Hot         int64         `json:"hot_bytes"`            // whole copies of what is stored; they go when room is needed
 	Growth      int64         `json:"growth_bytes_per_hour,omitempty"`
 	Lasts       int64         `json:"lasts_seconds,omitempty"` // at the present rate; 0: it does not grow
 	Next        []NextInfo    `json:"next_to_go"`              // when room is scarce, in this order
@@ -344,7 +350,9 @@ type Stats struct {
 	Chunks    uint64 `json:"chunks"`
 	Raw       uint64 `json:"raw_bytes"`    // plain bytes of all chunks
 	Stored    uint64 `json:"stored_bytes"` // the same, encoded
-	PackBytes uint64 `json:"pack_bytes"`   // of the pack files
+	PackBytes uint64 `json:"pack_bytes"`   // of the pack files that are here
+	AwayBytes uint64 `json:"away_bytes"`   // of the packs that are only in the bucket
+	AwayPacks int    `json:"away_packs"`
 
 	// What encoding saves, raw_bytes less stored_bytes, by how chunks are kept.
 	SavedZstd   uint64 `json:"saved_zstd_bytes"`

@@ -126,6 +126,9 @@ func (s *SnapshotInfo) note() string {
 	if s.State == snapshot.StateStaged {
 		notes = append(notes, "not stored yet")
 	}
+	if s.Pinned {
+		notes = append(notes, "pinned to this disk")
+	}
 	for _, h := range s.Holds {
 		if h.Reason != "" {
 			notes = append(notes, "held: "+h.Reason)

@@ -144,6 +144,12 @@ func newAPI(s service, leave chan<- leaveCall) http.Handler {
 	handle(mux, "/v1/hold", func(ctx context.Context, w http.ResponseWriter, q HoldRequest) {
 		answer(w)(s.Hold(ctx, q))
 	})
+	handle(mux, "/v1/pin", func(ctx context.Context, w http.ResponseWriter, q HoldRequest) {
+		answer(w)(s.Pin(ctx, q))
+	})
+	handle(mux, "/v1/warm", func(ctx context.Context, w http.ResponseWriter, q HoldRequest) {
+		answer(w)(s.Warm(ctx, q))
+	})
 	handle(mux, "/v1/release", func(ctx context.Context, w http.ResponseWriter, q HoldRequest) {
 		answer(w)(s.Release(ctx, q))
 	})

@@ -65,6 +65,12 @@ func (s scripted) Verify(_ context.Context, r VerifyRequest, fn func(VerifyProgr
 	}
 	return errors.Join(s.fail, fn(VerifyProgress{Snapshot: &SnapshotInfo{Step: r.Step}}))
 }
+func (s scripted) Pin(_ context.Context, r HoldRequest) (SnapshotInfo, error) {
+	return SnapshotInfo{Step: r.Step, Pinned: true}, s.fail
+}
+func (s scripted) Warm(_ context.Context, r HoldRequest) (SnapshotInfo, error) {
+	return SnapshotInfo{Step: r.Step}, s.fail
+}
 func (s scripted) Release(_ context.Context, r HoldRequest) (SnapshotInfo, error) {
 	return SnapshotInfo{Step: r.Step}, s.fail
 }

@@ -63,6 +63,9 @@ func (s *Stats) print(w io.Writer) error {
 	size("  saved by zstd", s.SavedZstd)
 	size("  saved by float planes", s.SavedPlanes)
 	size("  saved by deltas", s.SavedDeltas)
+	if s.AwayPacks > 0 {
+		fmt.Fprintf(t, "packs only in the bucket\t%d (%s)\n", s.AwayPacks, humanBytes(int64(s.AwayBytes)))
+	}
 	size("on the disk", uint64(s.Total))
 	size("  data", uint64(s.Data))
 	size("  dead", uint64(s.Dead))

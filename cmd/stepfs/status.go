@@ -69,6 +69,9 @@ func (s *Status) print(w io.Writer) error {
 	}
 	row("space goes to", "packs %s, staged and not stored %s, hot copies %s (they go when room is needed)",
 		humanBytes(s.PackBytes), humanBytes(s.Unstored), humanBytes(s.Hot))
+	if s.Away > 0 {
+		row("only in the bucket", "packs of %s, which are fetched when they are read", humanBytes(s.Away))
+	}
 	if s.Remote != nil {
 		s.Remote.print(t)
 	}

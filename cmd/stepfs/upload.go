@@ -42,6 +42,8 @@ const (
 	attachPatience2 = 5 * time.Second
 
 	uploadRequests = 8 // at a time
+	readRequests   = 16
+	farPatience    = 10 * time.Second
 )
 
 // publishFlag is snapshot.Publish as a flag.
@@ -69,6 +71,23 @@ func (o *mountOptions) openBucket(ctx context.Context) (remote.Bucket, error) {
 	}
 	b, _, err = location.Wrap(b, retry.Options{}, limit.Options{Requests: uploadRequests, Up: int64(o.uploadRate)})
 	return b, err
+}
+
+// openReads opens the bucket at a URL for those who read what is only there: they
+// are not kept waiting for long.
+func openReads(url string) chunkstore.OpenBucket {
+	return func(ctx context.Context) (remote.Bucket, error) {
+		l, err := location.Parse(url)
+		if err != nil {
+			return nil, err
+		}
+		b, err := l.Open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		b, _, err = location.Wrap(b, retry.Options{Within: farPatience}, limit.Options{Requests: readRequests})
+		return b, err
+	}
 }
 
 // takeOver has a store that is made cut and name chunks as those of the bucket

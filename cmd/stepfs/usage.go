@@ -48,7 +48,7 @@ func (u *diskUse) rest() int64 {
 		u.otherAt = time.Now()
 	}
 	index, journal := u.engine.Usage()
-	u.sum, u.at = index+journal+int64(u.chunks.Stats().Size)+u.other, time.Now()
+	u.sum, u.at = index+journal+u.chunks.Local()+u.other, time.Now()
 	return u.sum
 }
 
@@ -100,7 +100,8 @@ func (l *local) describeUse(s *Status) error {
 		return err
 	}
 	s.Limit, s.Used, s.Free, s.Reserve = u.Limit, u.Used, u.Free, u.Reserve
-	s.PackBytes, s.Hot = int64(l.parts.chunks.Stats().Size), u.Hot
+	c := l.parts.chunks.Stats()
+	s.PackBytes, s.Away, s.Hot = int64(c.Size), int64(c.Away), u.Hot
 	if u.Lasts > 0 {
 		s.Growth, s.Lasts = int64(u.Growth*3600), int64(u.Lasts/time.Second)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -70,7 +71,11 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 			if m := p.ready.Load(); m != nil {
 				m.HealSoon()
 			}
-		}},
+		}, Fetched: func() {
+			if m := p.ready.Load(); m != nil {
+				m.PacksFetched()
+			}
+		}, Unreachable: func(err error) { l.faults.add("what is only in the bucket can't be read", err) }},
 	}
 	if err := notOlder(context.Background(), dir, p.engine, packs); err != nil {
 		return nil, err
@@ -78,6 +83,10 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 	p.chunks, err = chunkstore.Open(p.engine, vfs.Default, dir.Join(storedir.PacksDir), packs)
 	if err != nil {
 		return nil, err
+	}
+	if url := cmp.Or(o.remote, cfg.Settings[remoteFlag]); url != "" {
+		p.chunks.ReadFrom(openReads(url))
+		p.chunks.KeepFetched(int64(o.cacheSize))
 	}
 	space, err := dir.Space()
 	if err != nil {
@@ -118,7 +127,7 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 	p.manager, err = snapshot.Open(snapshot.Config{
 		DB: p.engine, Tree: livetree.New(p.tree), Chunks: p.chunks,
 		Rules: own, SealQuiet: o.sealQuiet, SealGrace: o.sealGrace, NoSeal: o.noSeal, VerifyOnSeal: o.verifyOnSeal, ScrubRate: int64(scrub), Include: o.included,
-		Workers: o.ingestWorkers(), HotLimit: int64(o.hotLimit), ReadOnly: o.passive,
+		Workers: o.ingestWorkers(), HotLimit: int64(o.hotLimit), CacheLimit: int64(o.cacheSize), ReadOnly: o.passive,
 		Uploads: p.uploads, Publish: o.publish.Publish, DurableRemote: o.durability == durableRemote,
 		Policy: &policy, KeepSteps: o.onFull == "stop", Collector: livetree.Collector(p.chunks, collectRate),
 		Events: snapshot.Events{Fault: l.faults.add, Sealed: func(i snapshot.Info) {

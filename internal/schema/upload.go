@@ -60,6 +60,8 @@ const (
 	UploadReserved UploadState = 1 // it has a number; whether it has arrived is not known
 	UploadArrived  UploadState = 2
 	UploadIndexed  UploadState = 3 // and it is in an index object that has arrived
+	UploadNamed    UploadState = 4 // and a ref that has arrived names it
+	UploadOnly     UploadState = 5 // and the local file may be gone: the bucket's is relied on
 )
 
 // PackUpload is a pack of the store in the bucket.
@@ -90,7 +92,7 @@ func DecodePackUpload(b []byte) (p PackUpload, err error) {
 
 func (r *reader) state() UploadState {
 	s := UploadState(r.fixed(1)[0])
-	if s < UploadReserved || s > UploadIndexed {
+	if s < UploadReserved || s > UploadOnly {
 		r.fail("state of an upload")
 	}
 	return s

@@ -25,8 +25,9 @@ import (
 // packs that it has by then are kept whole, since nobody counted for them.
 // Version 3 knows more of a step and of a file that was made longer, version 4
 // what is excluded from snapshots, version 5 chunks that are planes of floats or
-// made from others, version 6 those that are made from a part of another.
-const FormatVersion = 6
+// made from others, version 6 those that are made from a part of another,
+// version 7 packs that are only in the bucket.
+const FormatVersion = 7
 
 // The config file is text, for a person with nothing but a pager:
 //

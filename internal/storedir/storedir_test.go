@@ -102,9 +102,9 @@ func TestBadInput(t *testing.T) {
 		}},
 		{name: "missing, not to be made", noMake: true, want: ErrNoStore, says: "stepfs mount", prepare: func(*testing.T, string) {}},
 		{name: "empty, not to be made", noMake: true, want: ErrNoStore, prepare: func(t *testing.T, p string) { mkdir(t, p) }},
-		{name: "newer format", want: ErrNewerFormat, says: "99, and this stepfs knows up to 6", prepare: func(t *testing.T, p string) {
+		{name: "newer format", want: ErrNewerFormat, says: "99, and this stepfs knows up to 7", prepare: func(t *testing.T, p string) {
 			makeStore(t, p)
-			edit(t, p, func(s string) string { return strings.Replace(s, "stepfs store 6", "stepfs store 99", 1) })
+			edit(t, p, func(s string) string { return strings.Replace(s, "stepfs store 7", "stepfs store 99", 1) })
 		}},
 		{name: "one letter changed", want: ErrCorruptConfig, says: "cp -p", prepare: func(t *testing.T, p string) {
 			makeStore(t, p)
@@ -186,7 +186,7 @@ func TestConfigFields(t *testing.T) {
 	good, err := cfg.encode()
 	must(t, err)
 	for name, change := range map[string][2]string{
-		"version":    {"stepfs store 6", "stepfs store 0"},
+		"version":    {"stepfs store 7", "stepfs store 0"},
 		"json":       {"{", "["},
 		"id":         {cfg.ID, cfg.ID[2:]},
 		"polynomial": {fmt.Sprintf("%#x", uint64(cfg.Polynomial)), "0x10"},
@@ -216,9 +216,9 @@ func FuzzDecodeConfig(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(good)
-	f.Add([]byte("stepfs store 6\n\nblake3 "))
+	f.Add([]byte("stepfs store 7\n\nblake3 "))
 	f.Add([]byte("stepfs store 99999999999999999999\n"))
-	f.Add(bytes.Replace(good, []byte("stepfs store 6"), []byte("stepfs store 1"), 1))
+	f.Add(bytes.Replace(good, []byte("stepfs store 7"), []byte("stepfs store 1"), 1))
 	f.Add(append(bytes.Clone(good), "trailing"...))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		// With a checksum that is right, so that the fuzzer gets behind it.
