@@ -177,8 +177,12 @@ func (s *Store) HealPacks(ctx context.Context) (healed int, err error) {
 	return healed, err
 }
 
-// Needs begins a list of packs, of a store that need not upload.
-func (s *Store) Needs() *Needs { return (&Uploads{s: s}).Needs() }
+// Needs begins a list of the store's own packs; it need not upload.
+func (s *Store) Needs() *Needs {
+	n := (&Uploads{s: s}).Needs()
+	n.Alone()
+	return n
+}
 
 // Fetch has all of the packs be here. Since they are depended on, they stay.
 func (n *Needs) Fetch(ctx context.Context) error {
