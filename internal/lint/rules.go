@@ -45,8 +45,8 @@ var mayImport = map[string][]string{
 	// What chunks would take, without a store.
 	"chunkstore/codec/simulate": {"chunkstore/codec"},
 	// These drive the built binary from outside and know nothing of its inside.
-	"integration":          {"integration/harness"},
-	"integration/harness":  {},
+	"integration":         {"integration/harness"},
+	"integration/harness": {},
 	// But for a bucket that would take days to be filled from outside.
 	"bench":                {"integration/harness", "chunkstore/bucket", "chunkstore/remote", "snapshot/published/publishtest"},
 	"bench/series/compare": {"chunkstore/codec/simulate", "integration/harness"},
