@@ -56,7 +56,7 @@ func (m *Manager) expire(vs []victim, pressed bool) (gone []Info, err error) {
 		return gone, err
 	}
 	m.tellExpired(gone, why)
-	return gone, nil
+	return gone, m.forgottenInBucket(gone)
 }
 
 // tellExpired tells the owner of each snapshot, and of barriers of one batch
@@ -106,6 +106,11 @@ func (m *Manager) expireTx(tx *state.Tx, seqs []uint64) (gone []Info, nameless [
 		}
 		if err := m.dropSlot(tx, seq); err != nil {
 			return nil, nil, err
+		}
+		if s.Forgotten != nil && s.Forgotten.Bucket {
+			if err := m.forgetInBucket(tx, seq); err != nil {
+				return nil, nil, err
+			}
 		}
 		if s.Tree != [32]byte{} { // Prune gives up its objects
 			tx.Put(schema.Numbered(schema.PrefixDeadHold, schema.TreeHolder(seq)), nil)

@@ -30,6 +30,7 @@ type Forget struct {
 	Names  []string // as Select takes them
 	By     string   // user@host
 	Reason string
+	Bucket bool // in the bucket, too, once they can't be brought back any more
 	DryRun bool // only say which they would be
 }
 
@@ -126,7 +127,7 @@ func (m *Manager) Forget(f Forget) ([]Info, error) {
 		if err := forgettable(i); err != nil {
 			return nil, err
 		}
-		return &schema.Forgotten{By: f.By, Reason: why}, nil
+		return &schema.Forgotten{By: f.By, Reason: why, Bucket: f.Bucket}, nil
 	})
 }
 
@@ -255,15 +256,16 @@ type Decided struct {
 }
 
 // ForgetByPolicy forgets what the policy of each scope does not keep, or of
-// one scope, and gives all decisions, newest first.
-func (m *Manager) ForgetByPolicy(scope *string, dryRun bool) (all []Decided, err error) {
+// one scope, and gives all decisions, newest first. inBucket: in the bucket, too,
+// also if the policy alone does not do so.
+func (m *Manager) ForgetByPolicy(scope *string, inBucket, dryRun bool) (all []Decided, err error) {
 	scopes := m.AllScopes()
 	if scope != nil {
 		scopes = []string{strings.Trim(*scope, "/")}
 	}
 	slices.Sort(scopes)
 	for _, s := range scopes {
-		ds, err := m.applyPolicy(s, dryRun)
+		ds, err := m.applyPolicy(s, inBucket || m.cfg.ForgetInBucket, dryRun)
 		all = append(all, ds...)
 		if err != nil {
 			return all, err
@@ -275,7 +277,7 @@ func (m *Manager) ForgetByPolicy(scope *string, dryRun bool) (all []Decided, err
 // applyPolicy forgets what the policy does not keep of a scope. It decides and
 // forgets under one lock, so that nobody takes away meanwhile the newer step
 // for whose sake an older one expires.
-func (m *Manager) applyPolicy(scope string, dryRun bool) ([]Decided, error) {
+func (m *Manager) applyPolicy(scope string, inBucket, dryRun bool) ([]Decided, error) {
 	m.keeping.Lock()
 	defer m.keeping.Unlock()
 	p := m.Policy()
@@ -299,7 +301,7 @@ func (m *Manager) applyPolicy(scope string, dryRun bool) ([]Decided, error) {
 	}
 	for batch := range slices.Chunk(expired, expireBatch) {
 		_, err := m.forget(batch, func(_ *schema.Snapshot, i *Info) (*schema.Forgotten, error) {
-			return &schema.Forgotten{By: "policy", Reason: why[i.Seq]}, nil
+			return &schema.Forgotten{By: "policy", Reason: why[i.Seq], Bucket: inBucket}, nil
 		})
 		if err != nil {
 			return all, fmt.Errorf("forget by policy: %w", err)

@@ -77,6 +77,7 @@ type Forgotten struct {
 	By     string
 	Reason string
 	Time   time.Time
+	Bucket bool // in the bucket, too, once it is pruned here
 }
 
 // Verified says how it went when a snapshot was last read back.
@@ -112,7 +113,7 @@ func infoOf(seq uint64, s *schema.Snapshot) Info {
 		i.Holds = append(i.Holds, Hold{h.Name, h.UID, h.By, h.Reason, time.Unix(0, h.Time)})
 	}
 	if f := s.Forgotten; f != nil {
-		i.Forgotten = &Forgotten{f.By, f.Reason, time.Unix(0, f.Time)}
+		i.Forgotten = &Forgotten{f.By, f.Reason, time.Unix(0, f.Time), f.Bucket}
 	}
 	if v := s.Verified; v != nil {
 		i.Verified = &Verified{time.Unix(0, v.Time), time.Duration(v.Took), v.Bytes, v.Problems}

@@ -87,7 +87,7 @@ func TestCostsAmongTenThousand(t *testing.T) {
 	w.m.SetPolicy(policy(t, "keep-last=9000"))
 	w.prune()
 	d := best(3, func() {
-		_, err := w.m.ForgetByPolicy(nil, true)
+		_, err := w.m.ForgetByPolicy(nil, false, true)
 		w.ok(err)
 	})
 	t.Logf("looking through a scope of 9,000: %v", d)

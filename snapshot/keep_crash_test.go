@@ -193,7 +193,7 @@ func TestCrashWhileForgetting(t *testing.T) {
 		{"release", func() { _, _ = w.m.Release(seqOf(any(false)), "") }},
 		{"forget", func() { _, _ = w.m.Forget(snapshot.Forget{Names: []string{any(false), any(false)}}) }},
 		{"unforget", func() { _, _ = w.m.Unforget("", []string{any(true)}) }},
-		{"policy", func() { _, err := w.m.ForgetByPolicy(nil, false); w.ok(err) }},
+		{"policy", func() { _, err := w.m.ForgetByPolicy(nil, false, false); w.ok(err) }},
 		{"prune", func() { _, err := w.m.PruneNow(w.ctx(), nil); w.ok(err) }},
 	}
 	images, killed := 0, 0

@@ -312,7 +312,7 @@ func TestUnforgetHoldsAgainstPolicy(t *testing.T) {
 	until(t, "step 2 is forgotten", func() bool { return len(w.steps("")) == 2 })
 	w.wantSteps("", "[1 r1 3 r1]")
 	w.restart()
-	all, err := w.m.ForgetByPolicy(nil, false)
+	all, err := w.m.ForgetByPolicy(nil, false, false)
 	if err != nil || len(all) != 2 || !all[1].Keep || !strings.Contains(all[1].Why, "unforget") {
 		t.Errorf("%+v, %v", all, err)
 	}
@@ -330,7 +330,7 @@ func TestPolicyDryRun(t *testing.T) {
 	p := policy(t, "keep-last=2")
 	w.conf = keeping(&hands{}, func(c *snapshot.Config) { c.Policy, c.ReadOnly = &p, true })
 	w.open()
-	all, err := w.m.ForgetByPolicy(nil, true)
+	all, err := w.m.ForgetByPolicy(nil, false, true)
 	w.ok(err)
 	keep := 0
 	for _, d := range all {
@@ -341,7 +341,7 @@ func TestPolicyDryRun(t *testing.T) {
 	if len(all) != 5 || keep != 2 || len(w.steps("")) != 5 {
 		t.Errorf("%d decisions, %d to keep, steps %v", len(all), keep, w.steps(""))
 	}
-	all, err = w.m.ForgetByPolicy(new(""), false)
+	all, err = w.m.ForgetByPolicy(new(""), false, false)
 	w.ok(err)
 	if w.wantSteps("", "[3 r1 4 r1]"); len(all) != 5 {
 		t.Errorf("%d decisions", len(all))

@@ -260,7 +260,7 @@ func (k *keeper) policies(ctx context.Context) (err error) {
 			continue
 		}
 		if err = ctx.Err(); err == nil {
-			_, err = k.m.applyPolicy(scope, false)
+			_, err = k.m.applyPolicy(scope, k.m.cfg.ForgetInBucket, false)
 		}
 		if err != nil {
 			break

@@ -91,7 +91,10 @@ type Config struct {
 	// DurableRemote: a barrier, and a snapshot that somebody asks for, are only
 	// acknowledged once they are in the bucket (publish_barrier.go).
 	DurableRemote bool
-	CatalogRefs   int // of how many steps a catalog in the bucket tells; default bucket.CatalogRefs
+	// ForgetInBucket: what the policy forgets is forgotten in the bucket, too
+	// (publish_forget.go).
+	ForgetInBucket bool
+	CatalogRefs    int // of how many steps a catalog in the bucket tells; default bucket.CatalogRefs
 
 	inspect inspector // how the files of a step are checked; default inspectStep
 

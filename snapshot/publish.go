@@ -29,6 +29,7 @@ type publisher struct {
 	hurry chan struct{} // somebody waits: what failed is tried again at once
 
 	catalogs *cataloguer
+	forgets  *forgetter
 
 	mu        sync.Mutex
 	closed    bool
@@ -63,13 +64,13 @@ const (
 func newPublisher(m *Manager) *publisher {
 	p := &publisher{m: m, up: m.cfg.Uploads, nudge: make(chan struct{}, 1), hurry: make(chan struct{}, 1), since: map[string]int{},
 		barriers: barriers{changed: make(chan struct{})}}
-	p.catalogs = newCataloguer(p)
+	p.catalogs, p.forgets = newCataloguer(p), newForgetter(p)
 	return p
 }
 
 // load finds what is not published yet.
 func (p *publisher) load() error {
-	if err := p.loadBarriers(); err != nil {
+	if err := p.loadRefs(); err != nil {
 		return err
 	}
 	all, err := p.m.all()
@@ -126,6 +127,7 @@ func (p *publisher) run(ctx context.Context) {
 	var beside sync.WaitGroup
 	beside.Go(func() { p.renew(ctx) })
 	beside.Go(func() { p.catalogs.run(ctx) })
+	beside.Go(func() { p.forgets.run(ctx) })
 	defer p.release()
 	defer beside.Wait()
 	defer p.close()
@@ -251,9 +253,14 @@ func (p *publisher) pass(ctx context.Context) (more bool, err error) {
 	if !attached {
 		p.m.packs.wake() // now it is known which packs may go
 	}
+	unknown := p.forgets.some(false)
 	if err := p.catchUp(ctx); err != nil {
 		return false, err
 	}
+	if err := p.forgets.settled(unknown); err != nil {
+		return false, err
+	}
+	p.forgets.look()
 	p.catalogs.look()
 	s, i, err := p.take()
 	if s == nil || err != nil {
@@ -372,6 +379,8 @@ type PublishReport struct {
 	AtRisk    int64     // bytes that they brought to packs, as far as they are stored
 	Packs     int64     // that were uploaded since the start
 	Bytes     int64
+	Forget    int       // snapshots that are gone here, and that the bucket has yet to forget
+	ForgetErr error     // why it has not, if that is known
 	Last      time.Time // when the last was published, since the start
 	Err       error     // of the last attempt; nil: it went well
 	ErrAt     time.Time
@@ -387,6 +396,7 @@ func (m *Manager) PublishReport() (r PublishReport, err error) {
 	r.On, r.Publish, r.Durable = true, m.cfg.Publish, m.cfg.DurableRemote
 	r.Writer, r.Attached = p.up.Writer()
 	r.Packs, r.Bytes = p.up.Arrived()
+	r.Forget, r.ForgetErr = p.forgets.pending()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r.Published, r.Last, r.Err, r.ErrAt, r.Next = p.published, p.last, p.err, p.errAt, p.next

@@ -174,17 +174,25 @@ func (p *publisher) forget(ctx context.Context, r publishedRef) error {
 	if err := p.up.Forget(ctx, r.writer, r.seq); err != nil {
 		return err
 	}
+	return p.dropRef(r.snapshot)
+}
+
+func (p *publisher) dropRef(snapshot uint64) error {
 	_, err := p.m.db.Update(schema.KindUpload, func(tx *state.Tx) error {
-		tx.Delete(schema.Numbered(schema.PrefixRefUpload, r.snapshot))
+		tx.Delete(schema.Numbered(schema.PrefixRefUpload, snapshot))
 		return nil
 	})
 	return err
 }
 
-// loadBarriers finds the barriers whose refs are there.
-func (p *publisher) loadBarriers() error {
+// loadRefs finds the barriers whose refs are there, and what has yet to be
+// forgotten.
+func (p *publisher) loadRefs() error {
 	return p.m.eachRefUpload(func(seq uint64, u schema.RefUpload) {
-		if u.Barrier {
+		switch {
+		case u.Forgotten:
+			p.forgets.due(seq, u)
+		case u.Barrier:
 			p.barriers.old = append(p.barriers.old, publishedRef{seq, u.Seq, u.Writer})
 			p.barriers.reached = max(p.barriers.reached, seq)
 		}

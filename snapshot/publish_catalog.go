@@ -105,7 +105,7 @@ func (c *cataloguer) refs() (all []uint64, err error) {
 		return nil, nil
 	}
 	err = c.p.m.eachRefUpload(func(_ uint64, u schema.RefUpload) {
-		if !u.Barrier && u.Writer == w && u.Seq > c.last {
+		if !u.Barrier && !u.Forgotten && u.Writer == w && u.Seq > c.last {
 			all = append(all, u.Seq)
 		}
 	})

@@ -59,8 +59,11 @@ func (p *publisher) catchUp(ctx context.Context) error {
 		return err
 	}
 	i, err := p.m.Get(f.Snapshot)
-	if errors.Is(err, ErrNotExist) || err == nil && i.Tree != f.Root {
-		return nil // it is gone here, or of a store that was put back from a backup
+	if errors.Is(err, ErrNotExist) {
+		return p.forgets.found(f)
+	}
+	if err == nil && i.Tree != f.Root {
+		return nil // of a store that was put back from a backup
 	}
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -25,6 +26,12 @@ snapshot at that time goes on doing so.
 
 STEP is every revision of a step, STEP@SEQ one revision. All of them are
 forgotten or, if one is held or not there, none.
+
+The bucket of a store that has one keeps what is published there: how much is
+kept here and there are two things. With --remote it forgets them, too, for
+good, but not before prune removes them here; stepfs status says what it has yet
+to forget. Afterwards, and for what others have published, there is stepfs remote
+forget. What their packs take, stepfs remote prune gives back.
 
 With --policy, forget what the store's policy does not keep. A running daemon
 does that by itself (see stepfs policy).`,
@@ -50,6 +57,7 @@ does that by itself (see stepfs policy).`,
 	f := c.Flags()
 	f.StringVar(&scope, "scope", "", "the directory of the mount that the steps are of; with --policy the only one to look at (default all)")
 	f.BoolVar(&r.Policy, "policy", false, "forget what the store's policy does not keep")
+	f.BoolVar(&r.Remote, "remote", false, "forget them in the store's bucket, too")
 	f.BoolVarP(&r.DryRun, "dry-run", "n", false, "only say what would be forgotten")
 	f.StringVar(&r.Reason, "reason", "", "why, for the record")
 	return c
@@ -80,6 +88,7 @@ func (r *ForgetResult) print(w io.Writer, json bool) error {
 	}
 	words := map[string]string{"forget": "forgotten", "unforget": "brought back"}
 	n, kept := 0, 0
+	there := map[string][]string{}
 	for _, d := range r.Decisions {
 		did := words[d.Action]
 		if did == "" {
@@ -87,6 +96,7 @@ func (r *ForgetResult) print(w io.Writer, json bool) error {
 			continue
 		}
 		n++
+		there[d.Bucket] = append(there[d.Bucket], d.Snapshot.ID)
 		if d.DryRun {
 			did = "would be " + did
 		}
@@ -98,9 +108,37 @@ func (r *ForgetResult) print(w io.Writer, json bool) error {
 			return err
 		}
 	}
-	if n > 0 && kept == 0 {
+	if n == 0 || kept > 0 {
+		if _, err := fmt.Fprintf(w, "%d forgotten, %d kept\n", n, kept); err != nil {
+			return err
+		}
+	}
+	return r.printBucket(w, there)
+}
+
+// printBucket says what becomes of published snapshots in the bucket.
+func (r *ForgetResult) printBucket(w io.Writer, there map[string][]string) error {
+	if n := len(there[bucketForgets]); n > 0 {
+		_, err := fmt.Fprintf(w, "the bucket forgets %d of them, too, once prune removes them here\n", n)
+		return err
+	}
+	keeps := there[bucketKeeps]
+	if len(keeps) == 0 {
 		return nil
 	}
-	_, err := fmt.Fprintf(w, "%d forgotten, %d kept\n", n, kept)
+	url := r.URL
+	if url == "" {
+		url = "URL"
+	}
+	them := "them"
+	if len(keeps) == 1 {
+		them = "it"
+	}
+	few, more := keeps[:min(len(keeps), 8)], ""
+	if len(few) < len(keeps) {
+		more = " …"
+	}
+	_, err := fmt.Fprintf(w, "the bucket keeps %d of them; to forget %s there, too: stepfs remote forget --writer %s %s %s%s\n",
+		len(keeps), them, r.Writer, shellQuote(url), strings.Join(few, " "), more)
 	return err
 }

@@ -14,6 +14,7 @@ func localOptions(command string, settings map[string]string) (*mountOptions, er
 	o := &mountOptions{passive: !slices.Contains([]string{drainVerb, drainRemoteVerb, importVerb}, command), snapDir: "hidden", snapDirName: "snapshots", onFull: "expire"}
 	f := pflag.NewFlagSet("", pflag.ContinueOnError)
 	f.Var(&o.storeLimit, limitFlag, "")
+	f.BoolVar(&o.remoteForget, remoteForgetFlag, false, "")
 	if !o.passive {
 		f.Var(&o.hotLimit, "hot-limit", "")
 		f.StringVar(&o.onFull, "on-full", o.onFull, "")

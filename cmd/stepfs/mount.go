@@ -51,6 +51,7 @@ type mountOptions struct {
 	remote        string       // URL of a bucket; "": nothing is uploaded
 	publish       publishFlag
 	uploadRate    byteSize      // a second
+	remoteForget  bool          // what the policy forgets is forgotten in the bucket, too
 	durability    string        // local or remote: when fsync returns
 	refresh       time.Duration // of a bucket without a store
 	logFile       string
@@ -182,6 +183,7 @@ under the condition that its command is; --include "" takes them back.`,
 	f.Var(&o.publish, publishName, "which sealed steps are uploaded: all, complete (not those that are partial), or a number, for one of so many; kept as --remote is")
 	f.StringVar(&o.durability, durabilityFlag, durableHere, "when fsync, and taking a snapshot, return: once it is durable here (local), or once it is in the bucket, too (remote); kept as --remote is")
 	f.Var(&o.uploadRate, "upload-rate", "upload no more than this a second, like 50M (default as fast as it goes)")
+	f.BoolVar(&o.remoteForget, remoteForgetFlag, false, "what the policy forgets here is forgotten in the bucket, too, for good (default: the bucket keeps it); kept as --remote is")
 	f.DurationVar(&o.refresh, refreshFlag, 30*time.Second, "with a URL: how often to look for what was published or forgotten meanwhile")
 	f.StringVar(&o.logFile, "log-file", "", "where a mount in the background logs (default STORE/stepfs.log; with a URL a file named after MOUNTPOINT in /var/log/stepfs, or in ~/.local/state/stepfs if you are not root)")
 	f.BoolVar(&o.save, "save-settings", false, "keep the flags given here as the store's defaults")

@@ -37,8 +37,9 @@ nothing. All that is made lies below probe/ in the prefix, and is removed.
 
 Then hold every published snapshot against the packs that it needs: that they
 are there, have the right size, and at their end a table of contents that has
-the pack's name. --read-data also reads every chunk and holds it against its
-hash, and looks whether all that the trees name is in the packs of their refs.
+the pack's name; and what catalogs say of snapshots against their refs.
+--read-data also reads every chunk and holds it against its hash, and looks
+whether all that the trees name is in the packs of their refs.
 
 With --json each finding is a line, and the last line sums up.
 

@@ -31,8 +31,8 @@ func remoteForgetCommand(g *global) *cobra.Command {
 		Use:   "forget URL STEP...",
 		Short: "Forget published snapshots",
 		Long: `Forget snapshots that were published in an object store. It can't be undone, and
-changes nothing in the store that published them. stepfs remote prune then
-deletes what no other snapshot needs.
+changes nothing in the store that published them (stepfs forget --remote forgets
+on both sides). stepfs remote prune then deletes what no other snapshot needs.
 
 STEP is every published revision of a step, STEP@SEQ one revision. All of them
 are forgotten or, if one is not there or is held, none. A ref can be given
@@ -63,7 +63,7 @@ that was deleted by other means and that prune misses.`,
 			return nil
 		},
 	}
-	c.Flags().StringVar(&writer, "writer", "", "the store whose steps they are, as in the keys of refs (default any, if there is one alone)")
+	c.Flags().StringVar(&writer, "writer", "", "the store whose steps they are: the first digits of its name, as in the keys of refs (default any, if there is one alone)")
 	c.Flags().StringVar(&scope, "scope", "", "the directory of the mount that the steps are of (default all)")
 	return c
 }
@@ -86,7 +86,7 @@ func forgetRef(c *cobra.Command, g *global, b remote.Bucket, r RemoteForgotten) 
 
 // remoteForget finds the refs that are meant.
 type remoteForget struct {
-	writer string
+	writer string // the first digits of its name
 	scope  *string
 }
 
@@ -108,7 +108,7 @@ func (f *remoteForget) find(ctx context.Context, b remote.Bucket, steps []string
 			return nil, err
 		}
 		w, seq, ok := bucket.ParseNumbered(bucket.RefsPrefix, o.Key)
-		if !ok || o.Size == bucket.GoneSize || f.writer != "" && f.writer != w.String() {
+		if !ok || o.Size == bucket.GoneSize || !strings.HasPrefix(w.String(), f.writer) {
 			continue
 		}
 		r, rec, err := publishedAs(ctx, b, w, seq)

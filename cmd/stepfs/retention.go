@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"stepfs/chunkstore/bucket"
 	"stepfs/snapshot"
 )
 
@@ -32,8 +33,17 @@ func whoami() string {
 // Forget forgets by name or by policy.
 func (l *local) Forget(ctx context.Context, r ForgetRequest) (out ForgetResult, err error) {
 	out.Decisions = []ForgetDecision{}
+	at, err := l.parts.chunks.Attachment()
+	if err != nil {
+		return out, err
+	}
+	if at != nil {
+		out.URL, out.Writer = l.dir.Config().Settings[remoteFlag], bucket.Writer(at.Writer).String()
+	} else if r.Remote {
+		return out, errors.New("nothing is forgotten: the store belongs to no bucket")
+	}
 	if r.Policy {
-		all, err := l.parts.manager.ForgetByPolicy(r.Scope, r.DryRun)
+		all, err := l.parts.manager.ForgetByPolicy(r.Scope, r.Remote, r.DryRun)
 		if err != nil {
 			return out, fmt.Errorf("forgetting by policy: %w", err)
 		}
@@ -42,20 +52,37 @@ func (l *local) Forget(ctx context.Context, r ForgetRequest) (out ForgetResult, 
 			if d.Keep {
 				action = "keep"
 			}
-			out.Decisions = append(out.Decisions, ForgetDecision{action, d.Why, r.DryRun, l.acted(ctx, d.Info)})
+			out.Decisions = append(out.Decisions, ForgetDecision{action, d.Why, r.DryRun, l.inBucket(action, d.Info, r.Remote || l.parts.manager.ForgetsInBucket()), l.acted(ctx, d.Info)})
 		}
 		return out, nil
 	}
 	is, err := l.parts.manager.Forget(snapshot.Forget{
-		Scope: scopeOr(r.Scope), Names: r.Steps, By: r.By, Reason: r.Reason, DryRun: r.DryRun,
+		Scope: scopeOr(r.Scope), Names: r.Steps, By: r.By, Reason: r.Reason, Bucket: r.Remote, DryRun: r.DryRun,
 	})
 	if err != nil {
 		return out, fmt.Errorf("nothing is forgotten: %w", err)
 	}
 	for _, i := range is {
-		out.Decisions = append(out.Decisions, ForgetDecision{"forget", r.Reason, r.DryRun, l.acted(ctx, i)})
+		out.Decisions = append(out.Decisions, ForgetDecision{"forget", r.Reason, r.DryRun, l.inBucket("forget", i, r.Remote), l.acted(ctx, i)})
 	}
 	return out, nil
+}
+
+const (
+	bucketKeeps   = "keeps"
+	bucketForgets = "forgets"
+)
+
+// inBucket says what becomes of a snapshot in the bucket; "": it is not there.
+func (l *local) inBucket(action string, i snapshot.Info, remote bool) string {
+	_, published, err := l.parts.manager.Published(i.Seq)
+	switch {
+	case err != nil || !published || action != "forget":
+		return ""
+	case remote:
+		return bucketForgets
+	}
+	return bucketKeeps
 }
 
 // Unforget brings back.
@@ -65,7 +92,7 @@ func (l *local) Unforget(ctx context.Context, r ForgetRequest) (out ForgetResult
 		return out, fmt.Errorf("nothing is brought back: %w", err)
 	}
 	for _, i := range is {
-		out.Decisions = append(out.Decisions, ForgetDecision{"unforget", "", false, l.acted(ctx, i)})
+		out.Decisions = append(out.Decisions, ForgetDecision{"unforget", "", false, "", l.acted(ctx, i)})
 	}
 	return out, nil
 }

@@ -122,6 +122,7 @@ type ForgetRequest struct {
 	Scope  *string  `json:"scope,omitempty"`  // by policy, nil: every scope; else the root
 	Steps  []string `json:"steps,omitempty"`  // names, or
 	Policy bool     `json:"policy,omitempty"` // what the store's policy does not keep
+	Remote bool     `json:"remote,omitempty"` // in the bucket, too
 	DryRun bool     `json:"dry_run,omitempty"`
 	By     string   `json:"by"` // user@host
 	Reason string   `json:"reason,omitempty"`
@@ -130,6 +131,8 @@ type ForgetRequest struct {
 // ForgetResult is what was decided on each snapshot that was looked at.
 type ForgetResult struct {
 	Decisions []ForgetDecision `json:"decisions"`
+	URL       string           `json:"url,omitempty"` // of the store's bucket, if it is known
+	Writer    string           `json:"writer,omitempty"`
 }
 
 // ForgetDecision is one line of `stepfs forget --json`.
@@ -137,6 +140,7 @@ type ForgetDecision struct {
 	Action   string       `json:"action"` // forget, keep, unforget
 	Why      string       `json:"why,omitempty"`
 	DryRun   bool         `json:"dry_run,omitempty"`
+	Bucket   string       `json:"bucket,omitempty"` // keeps or forgets it; not there: it is not published
 	Snapshot SnapshotInfo `json:"snapshot"`
 }
 

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -35,6 +36,8 @@ const (
 	durabilityFlag = "durability"
 	durableHere    = "local"
 	durableRemote  = "remote"
+	// remoteForgetFlag: retention reaches the bucket.
+	remoteForgetFlag = "remote-forget"
 
 	// A mount waits so long for the bucket: the first time, when it can't do
 	// without, and later.
@@ -217,6 +220,9 @@ func (d *daemon) keepRemote(flags *pflag.FlagSet) error {
 	if flags.Changed(durabilityFlag) {
 		all[durabilityFlag] = d.opts.durability
 	}
+	if flags.Changed(remoteForgetFlag) {
+		all[remoteForgetFlag] = strconv.FormatBool(d.opts.remoteForget)
+	}
 	if maps.Equal(all, saved) {
 		return nil
 	}
@@ -240,6 +246,8 @@ type RemoteInfo struct {
 	Packs     int64     `json:"uploaded_packs"`
 	Bytes     int64     `json:"uploaded_bytes"` // since the start
 	Last      time.Time `json:"last,omitzero"`  // when a step was published, since the start
+	Forget    int       `json:"to_forget"`      // snapshots that the bucket has yet to forget
+	ForgetErr string    `json:"forget_error,omitempty"`
 	Error     string    `json:"error,omitempty"`
 	ErrorAt   time.Time `json:"error_at,omitzero"`
 	Next      time.Time `json:"next_attempt,omitzero"`
@@ -264,6 +272,9 @@ func (l *local) describeRemote(s *Status) error {
 	if r.Queue > 0 {
 		i.Age = int64(time.Since(r.Oldest).Seconds())
 	}
+	if i.Forget = r.Forget; r.ForgetErr != nil {
+		i.ForgetErr = r.ForgetErr.Error()
+	}
 	if r.Err != nil {
 		i.Error, i.ErrorAt, i.Next = r.Err.Error(), r.ErrAt.UTC(), r.Next.UTC()
 	}
@@ -283,6 +294,13 @@ func (i *RemoteInfo) print(w io.Writer) {
 	}
 	if i.Queue > 0 {
 		row("to be published", "%d steps, the oldest sealed %s ago", i.Queue, humanAge(time.Duration(i.Age)*time.Second))
+	}
+	if i.Forget > 0 {
+		why := ""
+		if i.ForgetErr != "" {
+			why = ": " + i.ForgetErr
+		}
+		row("to be forgotten", "%d snapshots, in the bucket%s", i.Forget, why)
 	}
 	row("at risk", "%s are not in the bucket", humanBytes(i.AtRisk))
 	if i.Error != "" {

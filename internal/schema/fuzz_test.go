@@ -160,7 +160,7 @@ func FuzzIndexUpload(f *testing.F) {
 }
 
 func FuzzRefUpload(f *testing.F) {
-	fuzzValue(f, DecodeRefUpload, RefUpload.Encode, RefUpload{Seq: 1, Time: -5}, RefUpload{Writer: [8]byte{2}, Seq: 9, Time: 1 << 60, Barrier: true})
+	fuzzValue(f, DecodeRefUpload, RefUpload.Encode, RefUpload{Seq: 1, Time: -5}, RefUpload{Writer: [8]byte{2}, Seq: 9, Time: 1 << 60, Barrier: true}, RefUpload{Seq: 7, Forgotten: true})
 }
 
 // FuzzObjects: of directory objects only the readers are here (snapshot/merkle.go

@@ -63,6 +63,7 @@ type Forgotten struct {
 	Reason string
 	Time   int64 // ns
 	Clock  int64 // store time, ns
+	Bucket bool  // in the bucket, too, once it is pruned here
 }
 
 const (
@@ -73,6 +74,7 @@ const (
 	snapSpared
 	snapJudged   // what is known of a step follows
 	snapVerified // and last, how it was read back
+	snapBucket   // forgotten in the bucket, too
 )
 
 // Flags in the value of a name's key: what a listing has to know of a
@@ -151,6 +153,9 @@ func (s *Snapshot) Encode() []byte {
 	}
 	if s.Forgotten != nil {
 		flags |= snapForgotten
+		if s.Forgotten.Bucket {
+			flags |= snapBucket
+		}
 	}
 	if s.Spared {
 		flags |= snapSpared
@@ -244,6 +249,9 @@ func DecodeSnapshot(v []byte) (*Snapshot, error) {
 	s.Spared = flags&snapSpared != 0
 	if flags&snapKept != 0 {
 		s.decodeKept(r, flags&snapForgotten != 0)
+	}
+	if s.Forgotten != nil {
+		s.Forgotten.Bucket = flags&snapBucket != 0
 	}
 	if s.Judged = flags&snapJudged != 0; s.Judged {
 		s.Rule = string(r.bytes())

@@ -13,7 +13,7 @@ import (
 //	'M' "bucket"             -> Attachment
 //	'u' name(32)             -> PackUpload; goes with the pack's record
 //	'i' number of index(8)   -> IndexUpload; until it has arrived
-//	'r' snapshot(8)          -> RefUpload; when it has arrived
+//	'r' snapshot(8)          -> RefUpload; when it has arrived, until it is forgotten
 
 // MetaBucket is not a counter: the bucket that the store belongs to.
 const MetaBucket = "bucket"
@@ -126,13 +126,19 @@ type RefUpload struct {
 	Seq     uint64
 	Time    int64 // ns, when it had arrived
 	Barrier bool  // it goes when that of the next barrier is there
+	// Forgotten: the snapshot is gone here, and the bucket has yet to forget it. A
+	// Seq of 0 then says that it is not known whether it has a ref.
+	Forgotten bool
 }
 
 // Encode gives the value.
 func (u RefUpload) Encode() []byte {
 	b := append([]byte{uploadVersion}, u.Writer[:]...)
 	b = binary.AppendVarint(binary.AppendUvarint(b, u.Seq), u.Time)
-	if u.Barrier {
+	switch {
+	case u.Forgotten:
+		return append(b, 2)
+	case u.Barrier:
 		return append(b, 1)
 	}
 	return append(b, 0)
@@ -147,8 +153,10 @@ func DecodeRefUpload(b []byte) (u RefUpload, err error) {
 	case 0:
 	case 1:
 		u.Barrier = true
+	case 2:
+		u.Forgotten = true
 	default:
-		r.fail("a ref that is neither a step's nor a barrier's")
+		r.fail("a ref that is neither a step's nor a barrier's, nor forgotten")
 	}
 	return u, r.done("upload of a ref")
 }
