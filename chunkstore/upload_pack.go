@@ -27,7 +27,8 @@ func (u *Uploads) putPack(ctx context.Context, p *neededPack) error {
 	}
 	defer s.files.release(f)
 	defer dropCache(f.File)
-	sum, _, name, err := pack.Verify(f, int64(p.rec.Size))
+	body := s.polite(f)
+	sum, _, name, err := pack.Verify(body, int64(p.rec.Size))
 	if err == nil && name != p.name {
 		err = fmt.Errorf("%w: its footer is another pack's", pack.ErrFormat)
 	}
@@ -38,7 +39,7 @@ func (u *Uploads) putPack(ctx context.Context, p *neededPack) error {
 		}
 		return err
 	}
-	if err := u.arrive(ctx, p, remote.Content{Body: f, Size: int64(p.rec.Size), CRC: sum}); err != nil {
+	if err := u.arrive(ctx, p, remote.Content{Body: body, Size: int64(p.rec.Size), CRC: sum}); err != nil {
 		return fmt.Errorf("upload pack %s: %w", p.name.FileName(), err)
 	}
 	p.rec.State = schema.UploadArrived
