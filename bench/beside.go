@@ -49,7 +49,8 @@ func writeBesideUploads(b *bench) (Result, error) {
 			return 0, err
 		}
 		rate, err := write()
-		return rate, errors.Join(err, d.Stop())
+		_, derr := b.root.Must("drain", d.Mnt) // or the next one had that to store, too
+		return rate, errors.Join(err, derr, d.Stop())
 	}, func() (float64, error) {
 		defer func() {
 			_, _ = b.discard(d), os.RemoveAll(filepath.Join(data, remoteBucket, fmt.Sprint("beside", round)))
