@@ -52,6 +52,7 @@ var rows = []row{
 	{"check", checkLarge},
 	{"read-data", readData},
 	{"upload", uploadPacks},
+	{"write-beside-upload", writeBesideUploads},
 	{"cold-restore", restoreCold},
 	{"attach", attachLarge},
 	{"far-restore", restoreFar},

@@ -49,6 +49,15 @@ func at(url string) *objectStore {
 }
 
 func (b *bench) serveObjects() (*objectStore, error) {
+	data, err := b.root.MkdirTemp("objects")
+	if err != nil {
+		return nil, err
+	}
+	return serve(data)
+}
+
+// serve starts a server. Its command may be one that runs another, like nice.
+func serve(data string, run ...string) (*objectStore, error) {
 	dir := os.Getenv("STEPFS_SERVERS")
 	if dir == "" {
 		cache, err := os.UserCacheDir()
@@ -56,10 +65,6 @@ func (b *bench) serveObjects() (*objectStore, error) {
 			return nil, err
 		}
 		dir = filepath.Join(cache, "stepfs", "servers")
-	}
-	data, err := b.root.MkdirTemp("objects")
-	if err != nil {
-		return nil, err
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -70,7 +75,8 @@ func (b *bench) serveObjects() (*objectStore, error) {
 		return nil, err
 	}
 	o := at("http://" + addr)
-	o.cmd = exec.Command(filepath.Join(dir, gateway), "--quiet", "--port", addr, "posix", data)
+	run = append(run, filepath.Join(dir, gateway), "--quiet", "--port", addr, "posix", data)
+	o.cmd = exec.Command(run[0], run[1:]...)
 	o.cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+remoteKey, "ROOT_SECRET_KEY="+remoteSecret)
 	if err := o.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("%w (make servers installs it)", err)

@@ -125,6 +125,9 @@ type Config struct {
 	// Background, if not nil, is the first that a goroutine calls which Ingest
 	// starts to work beside it: it may lower the priority of its thread.
 	Background func()
+	// Busy, if not nil, says whether somebody waits for the disk and the processors
+	// now: uploads then take little of both. It is asked often.
+	Busy func() bool
 
 	Events Events
 }

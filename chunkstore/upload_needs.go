@@ -199,6 +199,9 @@ func (u *Uploads) put(ctx context.Context, packs []*neededPack) error {
 			if some.Err() != nil {
 				return nil
 			}
+			if u.s.cfg.Background != nil {
+				u.s.cfg.Background()
+			}
 			err := u.putPack(some, p)
 			if err == nil {
 				return nil

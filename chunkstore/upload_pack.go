@@ -40,7 +40,8 @@ func (u *Uploads) withPack(p *neededPack, fn func(c remote.Content) error) error
 	}
 	defer s.files.release(f)
 	defer dropCache(f.File)
-	sum, _, name, err := pack.Verify(f, int64(p.rec.Size))
+	body := s.polite(f)
+	sum, _, name, err := pack.Verify(body, int64(p.rec.Size))
 	if err == nil && name != p.name {
 		err = fmt.Errorf("%w: its footer is another pack's", pack.ErrFormat)
 	}
@@ -51,7 +52,7 @@ func (u *Uploads) withPack(p *neededPack, fn func(c remote.Content) error) error
 		}
 		return err
 	}
-	if err := fn(remote.Content{Body: f, Size: int64(p.rec.Size), CRC: sum}); err != nil {
+	if err := fn(remote.Content{Body: body, Size: int64(p.rec.Size), CRC: sum}); err != nil {
 		return fmt.Errorf("upload pack %s: %w", p.name.FileName(), err)
 	}
 	return nil

@@ -77,6 +77,9 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 			}
 		}, Unreachable: func(err error) { l.faults.add("what is only in the bucket can't be read", err) }},
 	}
+	if o.durability != durableRemote { // else somebody waits for uploads, too
+		packs.Busy = func() bool { return p.tree.Busy() } // there is a tree before anything is uploaded
+	}
 	if err := notOlder(context.Background(), dir, p.engine, packs); err != nil {
 		return nil, err
 	}

@@ -24,6 +24,7 @@ type settler struct {
 
 	barriers atomic.Int32 // barriers under way
 	lastEnd  atomic.Int64 // when the last one ended, in ns
+	written  atomic.Int64 // when much was written last, in ns
 }
 
 // closed is a file that was closed at a time.
@@ -46,6 +47,11 @@ const (
 	settlePause = 100 * time.Millisecond
 	// settleCalm is how long after a barrier the next one is expected.
 	settleCalm = 10 * time.Millisecond
+
+	// largeWrite is a write of a job that is in the middle of a checkpoint, and so
+	// for busyAfter expected to go on.
+	largeWrite = 64 << 10
+	busyAfter  = 50 * time.Millisecond
 )
 
 func (s *settler) init() {
@@ -149,12 +155,26 @@ func (s *settler) writeOut(f File) error {
 // yield waits while barriers are under way, or were a moment ago.
 func (s *settler) yield() {
 	for end := time.Now().Add(settlePause); time.Now().Before(end); s.sleep(time.Millisecond) {
-		idle := time.Duration(time.Now().UnixNano() - s.lastEnd.Load())
-		if s.quitting() || s.barriers.Load() == 0 && (idle > settleCalm || idle < 0) {
+		if s.quitting() || !s.barrierNow() {
 			return
 		}
 	}
 }
+
+// barrierNow says whether barriers are under way, or were a moment ago.
+func (s *settler) barrierNow() bool {
+	return s.barriers.Load() != 0 || lately(&s.lastEnd, settleCalm)
+}
+
+// lately says whether a time, in ns, is less than d ago.
+func lately(at *atomic.Int64, d time.Duration) bool {
+	ago := time.Duration(time.Now().UnixNano() - at.Load())
+	return ago >= 0 && ago <= d
+}
+
+// Busy says whether somebody waits for a barrier, or is writing much: what can
+// wait better gives way.
+func (t *Tree) Busy() bool { return t.settler.barrierNow() || lately(&t.settler.written, busyAfter) }
 
 // barrierBegins and barrierEnds tell the settler to give way.
 func (s *settler) barrierBegins() { s.barriers.Add(1) }

@@ -3,6 +3,7 @@ package stage
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -57,6 +58,9 @@ func (t *Tree) Write(ino, fh uint64, data []byte, off int64) (int, error) {
 	}
 	n.unflush(fh)
 	t.dirty(OpWrite, n)
+	if len(data) >= largeWrite {
+		t.settler.written.Store(time.Now().UnixNano())
+	}
 	return len(w.data), nil
 }
 
