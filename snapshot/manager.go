@@ -158,6 +158,7 @@ type Manager struct {
 	store    *storer
 	evict    *evictor
 	scrub    *scrubber
+	cuts     knownCuts
 
 	publisher *publisher
 
