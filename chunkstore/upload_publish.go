@@ -18,9 +18,9 @@ const publishAttempts = 5
 // sent from here. What a snapshot needs is then looked for anew.
 var ErrTheirs = errors.New("what others have in the bucket can't be relied on any more")
 
-// Publish has all of the store's packs arrive, and be in an index object, and then puts
-// the ref: of f it sets the packs, the writer and the number. After an error it is
-// open whether the snapshot is published; the same call by whoever comes next
+// Publish has all of the store's packs arrive, and be in an index object, and then
+// puts the ref: of f it sets the packs, the writer and the number. After an error
+// it is open whether the snapshot is published; the same call by whoever comes next
 // finds out. It is not safe for concurrent use, not even of two lists.
 func (n *Needs) Publish(ctx context.Context, f *bucket.Ref) error {
 	lease := n.u.attached.Load().lease

@@ -20,7 +20,7 @@ import (
 // found is one.
 //
 // The invariant: of each chunk that was added the ref names the packs of a whole
-// chain, and of none of them anybody but the lease says that it may be named.
+// chain, and the lease allows each of them when the ref is put (bucket/prune).
 // Others' packs have no other protection until the ref is there: when they are
 // condemned first, the ref is refused (ErrTheirs), and what they held is sent.
 

@@ -170,6 +170,7 @@ type Manager struct {
 	evict    *evictor
 	packs    *packCache
 	scrub    *scrubber
+	cuts     knownCuts
 
 	publisher *publisher
 

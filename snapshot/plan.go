@@ -15,7 +15,8 @@ import (
 )
 
 // How a content is to be cut, and what its chunks may be made from, by what lies in
-// packs already: the version stored last under the same key, whose chunks lie at
+// packs already: where it was cut in the bucket from which it comes (known_cuts.go);
+// the version stored last under the same key, whose chunks lie at
 // the same offsets, or where the tensors have moved to (align.Moved); or, if it is
 // bf16, the fp32 that it is rounded from, in another file of its directory
 // (align.Rounded). What a file says of its tensors is a hint, and what can't be read
@@ -31,6 +32,9 @@ const (
 // plan gives the plan of a content. later says that it has to wait: what it may be
 // the rounding of is due, too, and has to be stored first.
 func (s *storer) plan(ctx context.Context, src source, key string) (plan chunkstore.Plan, later bool, err error) {
+	if plan = chunkstore.Unmoved(s.m.cuts.take(src.Ino()), src.segs); plan.Whole {
+		return plan, false, nil
+	}
 	before, err := s.m.version(ctx, key)
 	if err != nil {
 		return plan, false, err

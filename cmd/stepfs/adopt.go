@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"stepfs/fs/stage"
+	"stepfs/internal/schema"
 	"stepfs/snapshot/published"
 )
 
@@ -111,5 +112,19 @@ func (d *daemon) fetchAdopted(ctx context.Context, want string) error {
 	if n := r.failed.Load(); err == nil && n > 0 {
 		err = errors.New("something of it could not be had; see above")
 	}
+	if err == nil {
+		err = d.knowCuts(ctx, s.tree, to)
+	}
 	return ends(err)
+}
+
+// knowCuts has what was fetched be cut as it is in the bucket: then it is found
+// there, and not sent once more.
+func (d *daemon) knowCuts(ctx context.Context, t *published.Tree, to *treeSink) error {
+	return t.EachFile(ctx, func(path string, es []schema.ChunkExtent) error {
+		if n, err := to.Stat(path); err == nil { // else the file is gone by now
+			d.store.parts.manager.KnowCuts(n.ino, es)
+		}
+		return nil
+	})
 }

@@ -49,6 +49,21 @@ func TestShared(t *testing.T) {
 	if sent[0] < 12<<20 || sent[1] > 64<<10 {
 		t.Errorf("%d bytes of packs were sent, then %d of the same data", sent[0], sent[1])
 	}
+	// A version is cut where the one before was; who adopts it cuts it so, too.
+	must(t, os.WriteFile(filepath.Join(stores[0].Mnt, "model"), seeded("model 2", 12<<20), 0o644))
+	must(t, os.Mkdir(filepath.Join(stores[0].Mnt, "snapshots", "three"), 0o755))
+	run("drain", "--remote", stores[0].Mnt)
+	before := p.packBytes(t)
+	third := root.Prepare(t, "--remote", p.url, "--adopt", "three")
+	third.Env = p.env
+	must(t, third.Start())
+	must(t, os.Mkdir(filepath.Join(third.Mnt, "snapshots", "four"), 0o755))
+	run("drain", "--remote", third.Mnt)
+	stores = append(stores, third)
+	if n := p.packBytes(t) - before; n > 64<<10 {
+		t.Errorf("%d bytes of packs were sent of a step that was adopted", n)
+	}
+	run("remote", "forget", p.url, "three")
 	run("remote", "forget", p.url, "one")
 	for range 3 {
 		run("remote", "prune", "--grace", "0s", p.url)
@@ -56,14 +71,16 @@ func TestShared(t *testing.T) {
 	if said := run("remote", "check", "--read-data", p.url); !strings.Contains(said, "nothing is wrong") {
 		t.Error(said)
 	}
-	to := t.TempDir()
-	run("restore", p.url, "two", to)
-	want, err := harness.ReadTree(stores[1].Mnt)
-	must(t, err)
-	got, err := harness.ReadTree(to)
-	must(t, err)
-	if diff := want.Diff(got); diff != "" {
-		t.Error(diff)
+	for step, d := range map[string]*harness.Daemon{"two": stores[1], "four": third} {
+		to := t.TempDir()
+		run("restore", p.url, step, to)
+		want, err := harness.ReadTree(d.Mnt)
+		must(t, err)
+		got, err := harness.ReadTree(to)
+		must(t, err)
+		if diff := want.Diff(got); diff != "" {
+			t.Errorf("%s: %s", step, diff)
+		}
 	}
 	for _, d := range stores {
 		must(t, d.Stop())

@@ -162,6 +162,17 @@ func (t *Tree) Lookup(ctx context.Context, path string) (Page, int, error) {
 	return page, at, nil
 }
 
+// EachFile calls fn for each regular file, with its path and where its chunks are.
+func (t *Tree) EachFile(ctx context.Context, fn func(path string, es []schema.ChunkExtent) error) error {
+	return t.walk(ctx, "", t.Root(), func(path string, e *schema.TreeEntry) error {
+		es, err := t.extents(ctx, e)
+		if err != nil {
+			return err
+		}
+		return fn(path, es)
+	})
+}
+
 // extents gives the extents of a regular file.
 func (t *Tree) extents(ctx context.Context, e *schema.TreeEntry) ([]schema.ChunkExtent, error) {
 	if len(e.Pages) == 0 {
