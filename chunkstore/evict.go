@@ -265,6 +265,18 @@ func (s *Store) setAway(info *packInfo, away bool) {
 	s.mu.totals.add(info.rec, s.collectable(info.number), info.away)
 }
 
+// NameOld is Named of a ref that arrived long ago, if it is still there.
+func (u *Uploads) NameOld(ctx context.Context, w bucket.Writer, seq uint64) error {
+	ref, err := bucket.ReadRef(ctx, u.b, w, seq)
+	if errors.Is(err, bucket.ErrGone) || errors.Is(err, remote.ErrNotExist) || errors.Is(err, bucket.ErrFormat) || errors.Is(err, remote.ErrDamaged) {
+		return nil // what it names may be pruned
+	}
+	if err != nil {
+		return err
+	}
+	return u.record(false, func(tx *state.Tx) error { return u.Named(tx, ref.Packs) })
+}
+
 // Named records that a ref that has arrived names packs, in the transaction that
 // records its arrival.
 func (u *Uploads) Named(tx *state.Tx, packs []bucket.Pack) error {

@@ -8,7 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
+	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -260,7 +260,8 @@ func (f *far) look(ctx context.Context, number uint64) (*farPack, error) {
 
 // find gives the place of a chunk among the parts.
 func (p *farPack) find(id ID, loc schema.ChunkLoc) (int, error) {
-	k, ok := slices.BinarySearchFunc(p.parts, loc.Offset, func(l located, off int64) int { return cmp.Compare(l.off, off) })
+	// By index: readers write into parts (located.taken), so none is copied.
+	k, ok := sort.Find(len(p.parts), func(k int) int { return cmp.Compare(loc.Offset, p.parts[k].off) })
 	if !ok || p.parts[k].id != id || p.parts[k].stored != loc.Stored || p.parts[k].raw != loc.Raw {
 		return 0, fmt.Errorf("%w: chunk %x is not at %d in pack %s", ErrCorrupt, id, loc.Offset, p.at.Name.FileName())
 	}

@@ -118,7 +118,7 @@ func finds(t *testing.T, store, what string, flags ...string) {
 func TestCheckAfterKills(t *testing.T) {
 	d := mount(t, "--seal-quiet", "50ms", "--hot-limit", "1")
 	rnd := rand.New(rand.NewSource(seed(t)))
-	n := rounds(t, 8)
+	n := max(5, rounds(t, 50)/3)
 	var steps, forgotten, pruned atomic.Int64
 	must(t, os.Mkdir(d.Mnt+"/run", 0o755)) // not there below the mount
 	for round := range n {

@@ -189,7 +189,7 @@ func TestRepairKilled(t *testing.T) {
 	repaired(t, hurt().Store, 0)
 	long := 2 * time.Since(begin) // in which some repairs end
 	kills, ended := 0, 0
-	all := max(5, rounds(t, 50)/2)
+	all := max(5, rounds(t, 50)/4)
 	for round := range all {
 		s := hurt()
 		for again := range 3 {

@@ -15,8 +15,8 @@ import (
 // several times over, while readers hold its snapshots against what they were.
 func TestRemoveTreeWhileReading(t *testing.T) {
 	d := mount(t)
-	var overlapped atomic.Int64 // whole readings begun and ended during removals
-	var removing atomic.Bool
+	var overlapped atomic.Int64 // whole readings during which a removal went on
+	var edges atomic.Int64      // begins and ends of removals: odd while one goes on
 	stop := make(chan struct{})
 	errs := make(chan error, 16)
 	var readers sync.WaitGroup
@@ -29,7 +29,7 @@ func TestRemoveTreeWhileReading(t *testing.T) {
 				return
 			default:
 			}
-			began := removing.Load()
+			began := edges.Load()
 			got, err := harness.ReadTree(path)
 			if err == nil && want.Diff(got) != "" {
 				err = fmt.Errorf("%s changed:\n%s", path, want.Diff(got))
@@ -38,7 +38,7 @@ func TestRemoveTreeWhileReading(t *testing.T) {
 				errs <- err
 				return
 			}
-			if began && removing.Load() {
+			if began%2 == 1 || edges.Load() != began {
 				overlapped.Add(1)
 			}
 		}
@@ -53,17 +53,17 @@ func TestRemoveTreeWhileReading(t *testing.T) {
 		readers.Add(1)
 		go read(path, want)
 		for overlapped.Load() <= int64(round) { // until a reader kept up with a removal
-			removing.Store(true)
+			edges.Add(1)
 			removeAll(t, d.Mnt)
-			removing.Store(false)
+			edges.Add(1)
 			fill(t, d.Mnt, 300, int64(1000+round))
 			if len(errs) > 0 {
 				break
 			}
 		}
-		removing.Store(true)
+		edges.Add(1)
 		removeAll(t, d.Mnt)
-		removing.Store(false)
+		edges.Add(1)
 	}
 	close(stop)
 	readers.Wait()

@@ -19,6 +19,8 @@ type packCache struct {
 	pins  *pins
 	nudge chan struct{}
 
+	named bool // nameOld is done; of run's goroutine
+
 	// Of the evictor's goroutine:
 	pressed time.Time // when there was nothing to be had for room
 }
@@ -113,7 +115,9 @@ func (c *packCache) keep(ctx context.Context) error {
 	}
 	over := c.m.cfg.Chunks.Local() - c.m.cfg.CacheLimit
 	if c.m.cfg.CacheLimit > 0 && over > 0 {
-		_, err = c.m.cfg.Chunks.Evict(ctx, over)
+		if err = c.nameOld(ctx); err == nil {
+			_, err = c.m.cfg.Chunks.Evict(ctx, over)
+		}
 	}
 	return errors.Join(err, c.pins.fetch(ctx))
 }

@@ -3,6 +3,7 @@ package snapshot_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -10,6 +11,8 @@ import (
 	"stepfs/chunkstore/remote"
 	"stepfs/chunkstore/remote/fault"
 	"stepfs/chunkstore/remote/mem"
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
 	"stepfs/snapshot"
 )
 
@@ -89,4 +92,33 @@ func TestPinned(t *testing.T) {
 	if last := seqs[len(seqs)-2]; !here(last) {
 		t.Error("what was pinned before it was stored has gone")
 	}
+}
+
+// What a store published before it noted which packs refs name goes as well.
+func TestOldPublishedGo(t *testing.T) {
+	w := newWorld(t, nil)
+	b := mem.New()
+	w.tiered(b, nil)
+	data := noise(1, 2<<20)
+	w.put("model", data)
+	seq := w.step("1").Seq
+	w.published()
+	_, err := w.eng.Update(schema.KindUpload, func(tx *state.Tx) error {
+		it, err := w.eng.NewIter([]byte{schema.PrefixPackUpload}, []byte{schema.PrefixPackUpload + 1})
+		if err != nil {
+			return err
+		}
+		for ok := it.First(); ok; ok = it.Next() {
+			u, err := schema.DecodePackUpload(it.Value())
+			w.ok(err)
+			u.State = schema.UploadIndexed
+			tx.Put(slices.Clone(it.Key()), u.Encode())
+		}
+		return it.Close()
+	})
+	w.ok(err)
+	w.tiered(b, func(c *snapshot.Config) { c.CacheLimit = 1 })
+	w.until("all goes", func() bool { return w.chunks.Local() == 0 })
+	w.want(seq, "model", data)
+	w.noFaults()
 }

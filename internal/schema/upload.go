@@ -11,12 +11,17 @@ import (
 // go by their names, which outlive the chunk index.
 //
 //	'M' "bucket"             -> Attachment
+//	'M' "named"              -> a mark
 //	'u' name(32)             -> PackUpload; goes with the pack's record
 //	'i' number of index(8)   -> IndexUpload; until it has arrived
 //	'r' snapshot(8)          -> RefUpload; when it has arrived, until it is forgotten
 
 // MetaBucket is not a counter: the bucket that the store belongs to.
 const MetaBucket = "bucket"
+
+// MetaNamed says that every pack which a published step's ref names is known to be
+// (UploadNamed). A store from before that state has no such mark.
+const MetaNamed = "named"
 
 const uploadVersion = 1
 
