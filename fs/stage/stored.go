@@ -365,7 +365,11 @@ func (gt *genTable) getAny(id uint64) (*generation, error) {
 	if _, err := gt.t.db.Get(schema.Numbered(schema.PrefixGen, id)); errors.Is(err, state.ErrNotFound) {
 		return nil, nil
 	}
-	return gt.get(id)
+	g, err := gt.get(id)
+	if errors.Is(err, state.ErrNotFound) { // it went in between
+		return nil, nil
+	}
+	return g, err
 }
 
 // whole says whether all the content's bytes lie in its newest generation.
