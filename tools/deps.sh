@@ -25,6 +25,7 @@ if [ "${1:-all}" != demo ]; then
 	need_command mkfs.xfs xfsprogs
 	need_command mkfs.btrfs btrfs-progs
 	need_command losetup mount
+	need_command ip iproute2
 	need_command unshare util-linux
 	need_command taskset util-linux
 	need_command setpriv util-linux

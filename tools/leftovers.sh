@@ -1,6 +1,6 @@
 #!/bin/sh
 # Fails when something of stepfs outlived the command that used it: a mount, a
-# daemon, a loop device. Run it when nothing of stepfs is meant to be running.
+# daemon, a loop device, a network namespace of a test. Run it when nothing of stepfs is meant to be running.
 set -u
 bad=0
 
@@ -24,6 +24,12 @@ loops=$(losetup -a 2>/dev/null | grep stepfs)
 if [ -n "$loops" ]; then
 	echo "leftover loop devices:"
 	echo "$loops"
+	bad=1
+fi
+nets=$(ip netns list 2>/dev/null | grep '^stepfs-')
+if [ -n "$nets" ]; then
+	echo "leftover network namespaces:"
+	echo "$nets"
 	bad=1
 fi
 [ $bad = 0 ] && echo "leftovers: none"

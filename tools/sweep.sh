@@ -1,6 +1,7 @@
 #!/bin/sh
 # Removes what test runs that were killed have left behind: mounts whose daemon
-# is dead, and loop devices and directories of runs whose process is gone. What
+# is dead, and loop devices, directories and network namespaces of runs whose
+# process is gone. What
 # somebody still runs is left alone.
 set -u
 tmp=${TMPDIR:-/tmp}
@@ -13,6 +14,11 @@ awk '$5 ~ "^'"$tmp"'/stepfs-" && / - fuse/ {print $5}' /proc/self/mountinfo | wh
 		umount -l "$dir"
 		;;
 	esac
+done
+ip netns list 2>/dev/null | sed -n 's/^\(stepfs-\([0-9]*\)-[0-9]*\).*/\1 \2/p' | while read -r net pid; do
+	kill -0 "$pid" 2>/dev/null && continue
+	echo "sweep: removing the network namespace $net: nobody runs it any more"
+	ip netns del "$net"
 done
 for run in "$tmp"/stepfs-run-*-*; do
 	[ -d "$run" ] || continue

@@ -135,7 +135,10 @@ func (o *output) String() string {
 	return o.b.String()
 }
 
-func versitygw(t *testing.T, args ...string) *server {
+func versitygw(t *testing.T, args ...string) *server { return versitygwAt(t, "127.0.0.1", args...) }
+
+// versitygwAt is one that listens elsewhere, too.
+func versitygwAt(t *testing.T, host string, args ...string) *server {
 	t.Helper()
 	dir, port := t.TempDir(), freePort(t)
 	for _, sub := range []string{"iam", "ver", "data"} {
@@ -144,7 +147,7 @@ func versitygw(t *testing.T, args ...string) *server {
 		}
 	}
 	s := &server{name: "versitygw", url: "http://127.0.0.1:" + port, dir: filepath.Join(dir, "data")}
-	all := append([]string{"--quiet", "--port", "127.0.0.1:" + port, "--iam-dir", filepath.Join(dir, "iam")}, args...)
+	all := append([]string{"--quiet", "--port", host + ":" + port, "--iam-dir", filepath.Join(dir, "iam")}, args...)
 	all = append(all, "posix", "--versioning-dir", filepath.Join(dir, "ver"), s.dir)
 	return start(t, s, exec.Command(program(t, "versitygw", versitygwVersion, "make servers"), all...))
 }
