@@ -1,6 +1,7 @@
 #!/bin/sh
 # Fails when something of stepfs outlived the command that used it: a mount, a
-# daemon, a loop device, a network namespace of a test. Run it when nothing of stepfs is meant to be running.
+# daemon, a loop device, a network namespace of a test. Run it when nothing of
+# stepfs is meant to be running.
 set -u
 bad=0
 

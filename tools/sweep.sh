@@ -1,8 +1,7 @@
 #!/bin/sh
 # Removes what test runs that were killed have left behind: mounts whose daemon
 # is dead, and loop devices, directories and network namespaces of runs whose
-# process is gone. What
-# somebody still runs is left alone.
+# process is gone. What somebody still runs is left alone.
 set -u
 tmp=${TMPDIR:-/tmp}
 
