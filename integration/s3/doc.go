@@ -4,5 +4,6 @@
 // fails and says so.
 //
 // Read servers_test.go first. Between client and server proxy_test.go breaks
-// what breaks in the world.
+// what breaks in the world; machines_test.go has machines of their own, network
+// namespaces, and cuts their cables.
 package s3
