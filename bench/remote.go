@@ -27,8 +27,8 @@ const (
 	gateway      = "versitygw-v1.8.0" // as in tools/servers.sh
 )
 
-// objectStore is a server on loopback, or a proxy before it, and a plain SDK
-// client of it.
+// objectStore is a server on loopback, or a link to it, and a plain SDK client of
+// it.
 type objectStore struct {
 	cmd   *exec.Cmd
 	url   string
@@ -96,6 +96,15 @@ func (o *objectStore) close() error {
 	err := o.cmd.Process.Kill()
 	_ = o.cmd.Wait() // it was killed
 	return err
+}
+
+// behind gives the store at the other end of a link.
+func (o *objectStore) behind(opt harness.LinkOptions) (*objectStore, *harness.Link, error) {
+	link, err := harness.NewLink(o.url, opt)
+	if err != nil {
+		return nil, nil, err
+	}
+	return at(link.URL), link, nil
 }
 
 // stored makes a store that belongs to the bucket, with one step in its packs of

@@ -14,6 +14,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"stepfs/integration/harness"
 )
 
 const (
@@ -68,12 +70,12 @@ func restoreFar(b *bench) (Result, error) {
 		return r, err
 	}
 	defer o.close()
-	p, err := o.behind(remoteWait)
+	far, link, err := o.behind(harness.LinkOptions{Wait: remoteWait})
 	if err != nil {
 		return r, err
 	}
-	defer p.close()
-	return r, b.besideGets(&r, p.objectStore, b.restore, 0.5)
+	defer link.Close()
+	return r, b.besideGets(&r, far, b.restore, 0.5)
 }
 
 // copyCold is restoreCold by cp -a from a mount without a store.
@@ -162,19 +164,19 @@ func (b *bench) besideGets(r *Result, o *objectStore, get fetchOut, least float6
 	r.add("ratio to that", rates[0]/rates[2], "")
 	r.add("peak memory", peak, "MiB")
 	r.Note = "the plain SDK throws away what it gets, or (to files) writes it to files of the same filesystem and syncs them; stepfs checks each chunk, writes files and syncs them"
-	p, err := o.behind(0)
+	far, link, err := o.behind(harness.LinkOptions{})
 	if err != nil {
 		return err
 	}
-	defer p.close()
+	defer link.Close()
 	if _, err := into(func(dir string) (float64, float64, error) {
-		took, _, err := get(p.objectStore, dir)
+		took, _, err := get(far, dir)
 		return 0, took, err
 	})(); err != nil {
 		return err
 	}
-	r.add("requests, per GiB", float64(p.requests.Load())*(1<<30)/step, "")
-	over := float64(p.sent.Load()) / step
+	r.add("requests, per GiB", float64(link.Requests.Load())*(1<<30)/step, "")
+	over := float64(link.Sent.Load()) / step
 	r.add("bytes fetched over wanted", over, "")
 	r.Met = r.Met && over <= 1.1
 	return nil

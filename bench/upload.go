@@ -50,23 +50,23 @@ func uploadPacks(b *bench) (Result, error) {
 	return r, nil
 }
 
-// countUpload counts requests in a round of its own, which the proxy slows down.
+// countUpload counts requests in a round of its own, which the link slows down.
 func (b *bench) countUpload(r *Result, o *objectStore) error {
 	d, err := b.stored(o, "counted", 77)
 	if err != nil {
 		return err
 	}
 	defer b.discard(d)
-	p, err := o.behind(0)
+	far, link, err := o.behind(harness.LinkOptions{})
 	if err != nil {
 		return err
 	}
-	defer p.close()
+	defer link.Close()
 	_, bytes, err := packsOf(d.Store)
 	if err == nil {
-		_, err = p.stepfs(b.root.Bin, "drain", "--remote", d.Store)
+		_, err = far.stepfs(b.root.Bin, "drain", "--remote", d.Store)
 	}
-	n := float64(p.requests.Load()) * (1 << 30) / float64(bytes)
+	n := float64(link.Requests.Load()) * (1 << 30) / float64(bytes)
 	r.add("requests, per GiB", n, "")
 	r.Met = r.Met && n <= 40
 	return err

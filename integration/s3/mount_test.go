@@ -65,18 +65,17 @@ func TestMountURL(t *testing.T) {
 		must(t, os.Symlink("shard-0.bin", filepath.Join(dir, "first")))
 	})
 	for _, wait := range []time.Duration{0, 50 * time.Millisecond} {
-		var sent atomic.Int64
-		behind := delayed(t, srv, wait, &sent)
-		plain := max(plainRanges(t, behind.plain(), name, refs[0].Packs), plainRanges(t, behind.plain(), name, refs[0].Packs))
-		d := mountURL(t, behind, "s3://"+name)
-		sent.Store(0)
+		far, link := behind(t, srv, harness.LinkOptions{Wait: wait})
+		plain := max(plainRanges(t, far.plain(), name, refs[0].Packs), plainRanges(t, far.plain(), name, refs[0].Packs))
+		d := mountURL(t, far, "s3://"+name)
+		link.Sent.Store(0)
 		begun, to := time.Now(), t.TempDir()
 		if out, err := exec.Command("cp", "-a", d.Mnt+"/snapshots/seven/.", to).CombinedOutput(); err != nil {
 			t.Fatalf("cp: %v %s", err, out)
 		}
 		rate := float64(size) / time.Since(begun).Seconds() / (1 << 20)
 		t.Logf("answers after %v: cp -a %.0f MiB/s of the plain SDK's %.0f: %.2f; %.3f bytes fetched for each copied; the daemon's peak is %d MiB",
-			wait, rate, plain, rate/plain, float64(sent.Load())/float64(size), peak(t, d)>>20)
+			wait, rate, plain, rate/plain, float64(link.Sent.Load())/float64(size), peak(t, d)>>20)
 		got, err := harness.ReadTree(to)
 		must(t, err)
 		if diff := want.Diff(got); diff != "" {

@@ -4,15 +4,9 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
-	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -100,22 +94,21 @@ func TestRestoreSpeed(t *testing.T) {
 	must(t, err)
 	must(t, os.RemoveAll(d.Store))
 	for _, wait := range []time.Duration{0, 50 * time.Millisecond} {
-		var sent atomic.Int64
-		behind := delayed(t, srv, wait, &sent)
+		far, link := behind(t, srv, harness.LinkOptions{Wait: wait})
 		best := 0.0
 		for range 2 {
-			best = max(best, plainRanges(t, behind.plain(), name, refs[0].Packs))
+			best = max(best, plainRanges(t, far.plain(), name, refs[0].Packs))
 		}
 		rate := 0.0
 		for range 2 {
-			sent.Store(0)
+			link.Sent.Store(0)
 			begun := time.Now()
-			if said, code := stepfs(t, behind, secretKey, "restore", "s3://"+name, "one", t.TempDir()); code != 0 {
+			if said, code := stepfs(t, far, secretKey, "restore", "s3://"+name, "one", t.TempDir()); code != 0 {
 				t.Fatalf("exit code %d: %s", code, said)
 			}
 			rate = max(rate, float64(size)/time.Since(begun).Seconds()/(1<<20))
 		}
-		ratio := float64(sent.Load()) / float64(size)
+		ratio := float64(link.Sent.Load()) / float64(size)
 		t.Logf("answers after %v: restore %.0f MiB/s of the plain SDK's %.0f: %.2f; %.3f bytes fetched for each restored", wait, rate, best, rate/best, ratio)
 		if ratio > 1.1 && size >= 64<<20 {
 			t.Errorf("%.3f bytes were fetched for each that was restored", ratio)
@@ -123,45 +116,15 @@ func TestRestoreSpeed(t *testing.T) {
 	}
 }
 
-// delayed is a server that answers a while later, and counts what it sends.
-func delayed(t *testing.T, s *server, wait time.Duration, sent *atomic.Int64) *server {
+// behind is a server at the other end of a link.
+func behind(t *testing.T, s *server, o harness.LinkOptions) (*server, *harness.Link) {
 	t.Helper()
-	to, err := url.Parse(s.url)
+	link, err := harness.NewLink(s.url, o)
 	must(t, err)
-	pass := &httputil.ReverseProxy{
-		Rewrite:    func(r *httputil.ProxyRequest) { r.SetURL(to); r.Out.Host = r.In.Host },
-		Transport:  &http.Transport{MaxIdleConnsPerHost: 64},
-		BufferPool: &copyBuffers{},
-	}
-	h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		time.Sleep(wait)
-		pass.ServeHTTP(&counting{w, sent}, r)
-	}))
-	t.Cleanup(h.Close)
-	behind := *s
-	behind.url = h.URL
-	return &behind
-}
-
-type copyBuffers struct{ sync.Pool }
-
-func (p *copyBuffers) Get() []byte {
-	if b, ok := p.Pool.Get().(*[]byte); ok {
-		return *b
-	}
-	return make([]byte, 256<<10)
-}
-
-func (p *copyBuffers) Put(b []byte) { p.Pool.Put(&b) }
-
-type counting struct {
-	http.ResponseWriter
-	n *atomic.Int64
-}
-
-func (w *counting) Write(b []byte) (int, error) {
-	w.n.Add(int64(len(b)))
-	return w.ResponseWriter.Write(b)
+	t.Cleanup(link.Close)
+	far := *s
+	far.url = link.URL
+	return &far, link
 }
 
 // plainRanges gets packs in ranges of 4 MiB, 16 at a time, and gives the rate.
