@@ -57,6 +57,7 @@ var rows = []row{
 	{"attach", attachLarge},
 	{"far-restore", restoreFar},
 	{"cold-cp", copyCold},
+	{"link-restore", linkRestore},
 }
 
 func main() {

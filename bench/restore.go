@@ -129,33 +129,44 @@ func (b *bench) copyOut(o *objectStore, to string) (took, peak float64, err erro
 	return took, peak, errors.Join(err, perr, uerr, m.Wait(), os.Remove(mnt))
 }
 
+// into has what fills a directory fill a new one, and gives its MB/s.
+func (b *bench) into(get func(dir string) (mb, took float64, err error)) func() (float64, error) {
+	return func() (float64, error) {
+		to, err := b.native()
+		if err != nil {
+			return 0, err
+		}
+		defer os.RemoveAll(to)
+		mb, took, err := get(to)
+		return mb / took, err
+	}
+}
+
+// stepGot gets the step by stepfs; peak grows to its peak memory in MiB.
+func (b *bench) stepGot(o *objectStore, get fetchOut, peak *float64) func(dir string) (mb, took float64, err error) {
+	return func(dir string) (float64, float64, error) {
+		took, p, err := get(o, dir)
+		*peak = max(*peak, p)
+		return float64(b.uploadMiB<<20) / 1e6, took, err
+	}
+}
+
+// plainStep gets the step by the plain SDK, into files.
+func (o *objectStore) plainStep(dir string) (mb, took float64, err error) {
+	var bytes int64
+	took, err = seconds(func() (err error) { bytes, err = o.getAll("plain/", dir); return err })
+	return float64(bytes) / 1e6, took, err
+}
+
+// thrownAway is plainStep without the files.
+func (o *objectStore) thrownAway(string) (mb, took float64, err error) { return o.plainStep("") }
+
 // besideGets holds what gets a step out against the plain SDK, once as it is asked
 // for (the plain SDK throws away what it gets) and once against one that writes
 // files and syncs them, too; and says what it cost.
 func (b *bench) besideGets(r *Result, o *objectStore, get fetchOut, least float64) error {
 	peak := 0.0
-	into := func(get func(dir string) (mb, took float64, err error)) func() (float64, error) {
-		return func() (float64, error) {
-			to, err := b.native()
-			if err != nil {
-				return 0, err
-			}
-			defer os.RemoveAll(to)
-			mb, took, err := get(to)
-			return mb / took, err
-		}
-	}
-	plain := func(dir string) (float64, float64, error) {
-		var bytes int64
-		took, err := seconds(func() (err error) { bytes, err = o.getAll("plain/", dir); return err })
-		return float64(bytes) / 1e6, took, err
-	}
-	step := float64(b.uploadMiB << 20)
-	rates, err := b.turns(into(func(dir string) (float64, float64, error) {
-		took, p, err := get(o, dir)
-		peak = max(peak, p)
-		return step / 1e6, took, err
-	}), into(func(string) (float64, float64, error) { return plain("") }), into(plain))
+	rates, err := b.turns(b.into(b.stepGot(o, get, &peak)), b.into(o.thrownAway), b.into(o.plainStep))
 	if err != nil {
 		return err
 	}
@@ -169,12 +180,10 @@ func (b *bench) besideGets(r *Result, o *objectStore, get fetchOut, least float6
 		return err
 	}
 	defer link.Close()
-	if _, err := into(func(dir string) (float64, float64, error) {
-		took, _, err := get(far, dir)
-		return 0, took, err
-	})(); err != nil {
+	if _, err := b.into(b.stepGot(far, get, &peak))(); err != nil {
 		return err
 	}
+	step := float64(b.uploadMiB << 20)
 	r.add("requests, per GiB", float64(link.Requests.Load())*(1<<30)/step, "")
 	over := float64(link.Sent.Load()) / step
 	r.add("bytes fetched over wanted", over, "")
