@@ -40,3 +40,26 @@ func (t *Tree) SettleCommitted(ctx context.Context) error {
 		return nil // only what is being written waits for a sync
 	})
 }
+
+// PathOf gives the path of a live inode below the root, without a leading
+// slash; "" is the root.
+func (t *Tree) PathOf(ino uint64) (string, error) { return t.path(ino, newest) }
+
+func (t *Tree) path(ino, seq uint64) (string, error) {
+	path := ""
+	for ino != RootIno {
+		rec, _, err := t.readInode(ino, seq)
+		if err != nil {
+			return "", err
+		}
+		if rec.Deleted || rec.Nlink == 0 || rec.Name == "" {
+			return "", ErrNotExist
+		}
+		if path != "" {
+			path = "/" + path
+		}
+		path = rec.Name + path
+		ino = rec.Parent
+	}
+	return path, nil
+}
