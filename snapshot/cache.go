@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"stepfs/chunkstore"
 )
 
 // packCache keeps what the store takes within a limit, by giving up the files of
@@ -60,13 +62,23 @@ func (m *Manager) Warm(ctx context.Context, seq uint64) error {
 		return err
 	}
 	defer m.packs.wake() // once nothing depends on them, they may go
-	needs := m.cfg.Chunks.Needs()
-	defer needs.Release()
-	w := treeWalk{ctx: ctx, chunks: m.cfg.Chunks, needs: needs}
-	if _, err = w.root(i); err == nil {
-		err = needs.Fetch(ctx)
+	needs, err := m.needs(ctx, i)
+	if err != nil {
+		return err
 	}
-	return err
+	defer needs.Release()
+	return needs.Fetch(ctx)
+}
+
+// needs depends on the packs that a stored snapshot needs.
+func (m *Manager) needs(ctx context.Context, i Info) (*chunkstore.Needs, error) {
+	needs := m.cfg.Chunks.Needs()
+	w := treeWalk{ctx: ctx, chunks: m.cfg.Chunks, needs: needs}
+	if _, err := w.root(i); err != nil {
+		needs.Release()
+		return nil, err
+	}
+	return needs, nil
 }
 
 // hotLimit is how many bytes hot copies may take; 0: as many as there is room for.

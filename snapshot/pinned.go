@@ -117,15 +117,12 @@ func (p *pins) holdOne(ctx context.Context, seq uint64) error {
 	if err != nil {
 		return err
 	}
-	needs := p.m.cfg.Chunks.Needs()
-	w := treeWalk{ctx: ctx, chunks: p.m.cfg.Chunks, needs: needs}
-	_, err = w.root(i)
+	needs, err := p.m.needs(ctx, i)
 	if err == nil {
 		p.needs[seq] = needs
 		delete(p.failed, seq)
 		return nil
 	}
-	needs.Release()
 	if !errors.Is(err, chunkstore.ErrCorrupt) && !errors.Is(err, chunkstore.ErrMissing) {
 		return err
 	}
