@@ -10,6 +10,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"stepfs/fs/stage"
+	"stepfs/internal/handles"
 	"stepfs/snapshot"
 )
 
@@ -138,9 +139,9 @@ type FileSystem struct {
 	manager  Manager
 
 	names   nameTable
-	dirs    handles[*dirStream]
-	texts   handles[[]byte]
-	pins    handles[func()] // of open files of snapshots
+	dirs    handles.Table[*dirStream]
+	texts   handles.Table[[]byte]
+	pins    handles.Table[func()] // of open files of snapshots
 	closers closers
 	writers writers
 
@@ -165,9 +166,9 @@ func New(o Options) (*FileSystem, error) {
 		opts:          o, tree: o.Tree, registry: o.Registry, manager: o.Manager,
 	}
 	f.names.init()
-	f.dirs.init()
-	f.texts.init()
-	f.pins.init()
+	f.dirs.Init()
+	f.texts.Init()
+	f.pins.Init()
 	f.closers.init()
 	f.writers.init()
 	return f, nil

@@ -16,7 +16,7 @@ func (f *FileSystem) openText(n nodeID, out *fuse.OpenOut) fuse.Status {
 	if err != nil {
 		return status(err)
 	}
-	out.Fh, out.OpenFlags = f.texts.add(text), fuse.FOPEN_DIRECT_IO|fuse.FOPEN_NOFLUSH
+	out.Fh, out.OpenFlags = f.texts.Add(text), fuse.FOPEN_DIRECT_IO|fuse.FOPEN_NOFLUSH
 	return fuse.OK
 }
 
@@ -32,13 +32,13 @@ func (f *FileSystem) text(n nodeID) ([]byte, error) {
 }
 
 func (f *FileSystem) readText(n nodeID, in *fuse.ReadIn, buf []byte) (int, error) {
-	text, ok := f.texts.get(in.Fh)
+	text, ok := f.texts.Get(in.Fh)
 	if !ok { // opened with a predecessor
 		var err error
 		if text, err = f.text(n); err != nil {
 			return 0, err
 		}
-		text = f.texts.adopt(in.Fh, text)
+		text = f.texts.Adopt(in.Fh, text)
 	}
 	if in.Offset >= uint64(len(text)) {
 		return 0, nil

@@ -42,7 +42,7 @@ func (f *FileSystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	if err != nil {
 		return status(err)
 	}
-	out.Fh, out.OpenFlags = f.pins.add(release), f.openFlags(in.Flags)
+	out.Fh, out.OpenFlags = f.pins.Add(release), f.openFlags(in.Flags)
 	return fuse.OK
 }
 
@@ -148,7 +148,7 @@ func (f *FileSystem) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 func (f *FileSystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	switch n := f.node(in.NodeId); {
 	case n.isName():
-		f.texts.remove(in.Fh)
+		f.texts.Take(in.Fh)
 	case n.isLive() && !f.opts.SnapshotsOnly:
 		if f.writers.release(in.Fh) {
 			if err := f.tree.Flush(n.ino(), in.Fh, false); err != nil {
@@ -157,8 +157,7 @@ func (f *FileSystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 		}
 		f.tree.Release(n.ino(), in.Fh)
 	case n.isSnapshot():
-		if release, ok := f.pins.get(in.Fh); ok { // else opened with a predecessor
-			f.pins.remove(in.Fh)
+		if release, ok := f.pins.Take(in.Fh); ok { // else opened with a predecessor
 			release()
 		}
 	}

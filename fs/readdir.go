@@ -26,16 +26,15 @@ func (f *FileSystem) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenO
 	}
 	s := f.newStream(n)
 	s.release = release
-	out.Fh = f.dirs.add(s)
+	out.Fh = f.dirs.Add(s)
 	return fuse.OK
 }
 
 // ReleaseDir ends it.
 func (f *FileSystem) ReleaseDir(in *fuse.ReleaseIn) {
-	if s, ok := f.dirs.get(in.Fh); ok && s.release != nil {
+	if s, ok := f.dirs.Take(in.Fh); ok && s.release != nil {
 		s.release()
 	}
-	f.dirs.remove(in.Fh)
 }
 
 // ReadDir gives names.
@@ -81,10 +80,10 @@ func dirEntry(e listed, off uint64) fuse.DirEntry {
 // stream finds the stream of an open directory, or begins one for a handle of
 // a predecessor.
 func (f *FileSystem) stream(in *fuse.ReadIn) *dirStream {
-	if s, ok := f.dirs.get(in.Fh); ok {
+	if s, ok := f.dirs.Get(in.Fh); ok {
 		return s
 	}
-	return f.dirs.adopt(in.Fh, f.newStream(f.node(in.NodeId)))
+	return f.dirs.Adopt(in.Fh, f.newStream(f.node(in.NodeId)))
 }
 
 func (f *FileSystem) newStream(n nodeID) *dirStream {

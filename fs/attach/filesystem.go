@@ -11,6 +11,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"stepfs/internal/handles"
 	"stepfs/snapshot/published"
 )
 
@@ -70,8 +71,8 @@ type FileSystem struct {
 	names      nameTable
 	shown      snapshotTable
 	pages      objectCache
-	dirs       handles[[]listed]
-	files      handles[*openFile]
+	dirs       handles.Table[[]listed]
+	files      handles.Table[*openFile]
 
 	ctx   context.Context // of what is read for nobody in particular
 	stop  context.CancelFunc
@@ -98,8 +99,8 @@ func New(o Options) (*FileSystem, error) {
 	f.names.init()
 	f.shown.init()
 	f.pages.init()
-	f.dirs.init()
-	f.files.init()
+	f.dirs.Init()
+	f.files.Init()
 	f.ctx, f.stop = context.WithCancel(context.Background())
 	return f, nil
 }

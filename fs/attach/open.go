@@ -30,7 +30,7 @@ func (f *FileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Ope
 	if err != nil {
 		return f.told("open", err)
 	}
-	out.Fh, out.OpenFlags = f.files.add(o), fuse.FOPEN_KEEP_CACHE|fuse.FOPEN_NOFLUSH
+	out.Fh, out.OpenFlags = f.files.Add(o), fuse.FOPEN_KEEP_CACHE|fuse.FOPEN_NOFLUSH
 	return fuse.OK
 }
 
@@ -65,7 +65,7 @@ func (f *FileSystem) open(ctx context.Context, n nodeID) (*openFile, error) {
 
 // Read fills buf, which is the reply's own memory, from a file.
 func (f *FileSystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
-	o, ok := f.files.get(in.Fh)
+	o, ok := f.files.Get(in.Fh)
 	if !ok {
 		return nil, f.told("read", errStale)
 	}
@@ -80,7 +80,7 @@ func (f *FileSystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (
 
 // Lseek answers SEEK_DATA and SEEK_HOLE; the kernel does the rest itself.
 func (f *FileSystem) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
-	o, ok := f.files.get(in.Fh)
+	o, ok := f.files.Get(in.Fh)
 	if !ok || in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
 		return f.told("seek", errInvalid)
 	}
@@ -94,7 +94,7 @@ func (f *FileSystem) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekO
 
 // Release ends an open file; nobody waits for the answer.
 func (f *FileSystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
-	if o, ok := f.files.take(in.Fh); ok {
+	if o, ok := f.files.Take(in.Fh); ok {
 		o.file.Leave(&o.snap.Run)
 		o.snap.Release()
 	}

@@ -34,13 +34,13 @@ func (f *FileSystem) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.
 	}
 	all, err := f.listNames(n)
 	if err == nil {
-		out.Fh = f.dirs.add(all)
+		out.Fh = f.dirs.Add(all)
 	}
 	return f.told("open a directory", err)
 }
 
 // ReleaseDir ends it.
-func (f *FileSystem) ReleaseDir(in *fuse.ReleaseIn) { f.dirs.take(in.Fh) }
+func (f *FileSystem) ReleaseDir(in *fuse.ReleaseIn) { f.dirs.Take(in.Fh) }
 
 // listNames lists a synthetic directory.
 func (f *FileSystem) listNames(n nodeID) ([]listed, error) {
@@ -106,7 +106,7 @@ func (f *FileSystem) readDir(ctx context.Context, in *fuse.ReadIn, add emit) err
 	if n.isSnapshot() {
 		return f.readPages(ctx, n, off-dots, add)
 	}
-	all, ok := f.dirs.get(in.Fh)
+	all, ok := f.dirs.Get(in.Fh)
 	if !ok {
 		return errStale
 	}

@@ -15,8 +15,8 @@ const module = "stepfs/"
 var mayImport = map[string][]string{
 	"cmd": {"fs", "fs/attach", "fs/stage", "snapshot", "snapshot/include", "snapshot/inspect", "snapshot/published", "snapshot/rules", "chunkstore", "chunkstore/bucket", "chunkstore/codec/simulate", "chunkstore/pack", "chunkstore/remote",
 		"internal/check", "internal/journal", "internal/livetree", "internal/schema", "internal/state", "internal/storedir"},
-	"fs":                 {"fs/stage", "snapshot"},
-	"fs/attach":          {"snapshot/published", "internal/schema"},
+	"fs":                 {"fs/stage", "snapshot", "internal/handles"},
+	"fs/attach":          {"snapshot/published", "internal/handles", "internal/schema"},
 	"fs/stage":           {"internal/check", "internal/journal", "internal/pace", "internal/schema", "internal/state"},
 	"snapshot":           {"snapshot/align", "snapshot/include", "snapshot/inspect", "snapshot/rules", "chunkstore", "chunkstore/bucket", "chunkstore/remote", "internal/check", "internal/journal", "internal/pace", "internal/schema", "internal/state"},
 	"snapshot/align":     {"snapshot/inspect", "chunkstore", "chunkstore/pack"},
@@ -32,6 +32,7 @@ var mayImport = map[string][]string{
 	"chunkstore/remote": {},
 	"internal/state":    {"internal/journal", "internal/schema"},
 	"internal/check":    {"internal/schema", "internal/state"},
+	"internal/handles":  {},
 	"internal/journal":  {},
 	"internal/pace":     {},
 	"internal/hostile":  {},
