@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// Bytes pass both ways as they are, and are counted.
+// Bytes pass both ways as they are, are counted, and take the tokens of their
+// direction.
 func TestLink(t *testing.T) {
 	echo := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body) // what is missing is seen by who sent it
@@ -21,6 +22,7 @@ func TestLink(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
+	begin := time.Now()
 	data := bytes.Repeat([]byte("link"), 300_000)
 	for range 2 {
 		resp, err := http.Post(l.URL, "", bytes.NewReader(data))
@@ -35,6 +37,12 @@ func TestLink(t *testing.T) {
 	}
 	if r, s := l.Requests.Load(), l.Sent.Load(); r != 2 || s != int64(2*len(data)) {
 		t.Errorf("%d requests and %d bytes were counted", r, s)
+	}
+	least := time.Duration(2*len(data)) * time.Second / (100 << 20)
+	for _, d := range []*narrow{&l.up, &l.down} {
+		if took := d.full.Sub(begin); took < least*99/100 { // each part is rounded
+			t.Errorf("%d bytes are through after %v, at the soonest after %v", 2*len(data), took, least)
+		}
 	}
 }
 
