@@ -37,8 +37,8 @@ func (b *bench) besideLink(r *Result, o *objectStore, rate int64) error {
 		return err
 	}
 	defer link.Close()
-	var peak float64
-	rates, err := b.turns(b.into(b.stepGot(far, b.restore, &peak)), b.into(b.stepGot(far, b.copyOut, &peak)), b.into(far.thrownAway), b.into(far.plainStep))
+	var peaks [2]float64
+	rates, err := b.turns(b.into(b.stepGot(far, b.restore, &peaks[0])), b.into(b.stepGot(far, b.copyOut, &peaks[1])), b.into(far.thrownAway), b.into(far.plainStep))
 	if err != nil {
 		return err
 	}
@@ -49,8 +49,8 @@ func (b *bench) besideLink(r *Result, o *objectStore, rate int64) error {
 	for k, name := range []string{"restore", "cp -a"} {
 		r.add(name+at+", ratio", rates[k]/rates[2], "")
 		r.add(name+at+", ratio to files", rates[k]/rates[3], "")
+		r.add(name+at+", peak memory", peaks[k], "MiB")
 	}
-	r.add("peak memory"+at, peak, "MiB")
 	r.Met = r.Met && rates[0] >= 0.85*rates[2] && rates[1] >= 0.6*rates[2]
 	return nil
 }
