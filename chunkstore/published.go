@@ -55,7 +55,7 @@ func (o PublishedOptions) withDefaults() PublishedOptions {
 // NewDownloads begins to read snapshots of a bucket. key is that of its config.
 func NewDownloads(b remote.Bucket, key [32]byte, o PublishedOptions) *Downloads {
 	o = o.withDefaults()
-	d := &Downloads{decoder: newDecoder(key, 32<<20), bucket: b, loads: make(chan struct{}, 8)}
+	d := &Downloads{decoder: newDecoder(key, o.AheadBytes), bucket: b, loads: make(chan struct{}, 8)}
 	d.cache = newChunkCache(o.CacheBytes, d.buffers)
 	d.spans = newSpans(o.AheadBytes, d.fetch, d.buffers.put)
 	return d

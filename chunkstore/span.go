@@ -297,7 +297,8 @@ func (s *spans) forgetLocked(sp *span) {
 
 // fetchSpan gets a range of a pack from a bucket.
 func (d *decoder) fetchSpan(ctx context.Context, b remote.Bucket, key string, s *span) error {
-	s.buf = d.buffers.get(s.size)
+	s.buf = d.buffers.get(roomy(s.size))
+	s.buf.bytes = s.buf.bytes[:s.size]
 	_, err := remote.GetVerified(ctx, b, key, s.buf.bytes, s.off, func([]byte) error {
 		for _, l := range s.parts {
 			if err := d.verify(l, s.payload(l)); err != nil {
@@ -324,4 +325,11 @@ func (d *decoder) verify(l *located, payload []byte) error {
 		return errors.New("its checksum is wrong")
 	}
 	return nil
+}
+
+func roomy(n int) int {
+	if n > spanSize/2 && n < spanSize {
+		return spanSize
+	}
+	return n
 }
