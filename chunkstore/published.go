@@ -245,7 +245,10 @@ func (p *Published) blame(l *located, err error) error {
 	return fmt.Errorf("chunk %x, in %s at %d: %w", l.id, p.where.key(l), l.off, err)
 }
 
-// fetch gets a range of a pack.
+// fetch gets a range of a pack, which may have come whole with its footer.
 func (d *Downloads) fetch(ctx context.Context, s *span) error {
+	if whole := s.where.whole[s.pack]; whole != nil && d.copySpan(whole, s) {
+		return nil
+	}
 	return d.fetchSpan(ctx, d.bucket, s.where.packs[s.pack].Key(), s)
 }
