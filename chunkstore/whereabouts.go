@@ -20,7 +20,8 @@ import (
 
 const (
 	ownFooters = 32      // so many packs are asked for their footers, and no index
-	askAtOnce  = 16      // requests for footers and index objects at a time
+	askAtOnce  = 32      // requests for footers at a time,
+	indexOnce  = 8       // and for index objects
 	keptWhole  = 4 << 20 // bytes of small packs, which came with their footers
 )
 
@@ -153,7 +154,7 @@ func (f *finder) askIndex(ctx context.Context) error {
 			return err
 		}
 		slices.Reverse(seqs)
-		for batch := range slices.Chunk(seqs, askAtOnce/2) {
+		for batch := range slices.Chunk(seqs, indexOnce) {
 			if f.done() {
 				return nil
 			}
