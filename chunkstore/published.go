@@ -55,7 +55,7 @@ func (o PublishedOptions) withDefaults() PublishedOptions {
 // NewDownloads begins to read snapshots of a bucket. key is that of its config.
 func NewDownloads(b remote.Bucket, key [32]byte, o PublishedOptions) *Downloads {
 	o = o.withDefaults()
-	d := &Downloads{decoder: newDecoder(key, 32<<20), bucket: b, loads: make(chan struct{}, 8)}
+	d := &Downloads{decoder: newDecoder(key, o.AheadBytes), bucket: b, loads: make(chan struct{}, 8)}
 	d.cache = newChunkCache(o.CacheBytes, d.buffers)
 	d.spans = newSpans(o.AheadBytes, d.fetch, d.buffers.put)
 	return d
@@ -245,7 +245,10 @@ func (p *Published) blame(l *located, err error) error {
 	return fmt.Errorf("chunk %x, in %s at %d: %w", l.id, p.where.key(l), l.off, err)
 }
 
-// fetch gets a range of a pack.
+// fetch gets a range of a pack, which may have come whole with its footer.
 func (d *Downloads) fetch(ctx context.Context, s *span) error {
+	if whole := s.where.whole[s.pack]; whole != nil && d.copySpan(whole, s) {
+		return nil
+	}
 	return d.fetchSpan(ctx, d.bucket, s.where.packs[s.pack].Key(), s)
 }

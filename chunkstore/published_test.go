@@ -86,10 +86,12 @@ func publishedSeries(t *testing.T, b remote.Bucket) (*bucket.Ref, Config, []cont
 	return ref, cfg, versions, refs
 }
 
+// openPublished opens a ref as if all of its packs were large.
 func openPublished(t *testing.T, b remote.Bucket, cfg Config, ref *bucket.Ref, o PublishedOptions) *Published {
 	t.Helper()
 	p, err := OpenPublished(t.Context(), b, cfg.Key, ref, o)
 	try(t, err)
+	p.where.whole = nil
 	t.Cleanup(p.Close)
 	return p
 }
@@ -340,6 +342,46 @@ func TestPublishedMissingPack(t *testing.T) {
 		if readable == 0 || lost == 0 {
 			t.Errorf("%d files can be read, %d not", readable, lost)
 		}
+	}
+}
+
+// A small pack comes with its footer: it is asked for once, and what is in it is held
+// against its name all the same. What is wrong is fetched again.
+func TestPublishedSmallPacks(t *testing.T) {
+	b := mem.New()
+	ref, cfg, versions, refs := publishedSeries(t, b)
+	counted := meter.New(b)
+	p, err := OpenPublished(t.Context(), counted, cfg.Key, ref, PublishedOptions{})
+	try(t, err)
+	defer p.Close()
+	small := uint64(0)
+	for _, k := range ref.Packs {
+		if k.Size <= 64<<10 {
+			small++
+		}
+	}
+	if len(p.where.whole) != int(small) || small < 6 {
+		t.Fatalf("of %d packs, %d are small and %d were kept", len(ref.Packs), small, len(p.where.whole))
+	}
+	chain, err := p.where.chain(refs[2][0].ID)
+	try(t, err)
+	wrong := chain[len(chain)-1]
+	p.where.whole[wrong.pack][wrong.off+1] ^= 8
+	before := counted.Stats().Get.Calls
+	for v := range 8 { // of small chunks alone, in small packs
+		try(t, readVersion(t.Context(), p, refs[v], versions[v].data))
+	}
+	if n := counted.Stats().Get.Calls - before; n != 1 {
+		t.Errorf("%d requests, and one chunk of what came with the footers is wrong", n)
+	}
+	short, err := OpenPublished(t.Context(), b, cfg.Key, ref, PublishedOptions{})
+	try(t, err)
+	defer short.Close()
+	for k, whole := range short.where.whole {
+		short.where.whole[k] = whole[:100] // its footer says that there is more
+	}
+	for v, c := range versions {
+		try(t, readVersion(t.Context(), short, refs[v], c.data))
 	}
 }
 

@@ -297,20 +297,38 @@ func (s *spans) forgetLocked(sp *span) {
 
 // fetchSpan gets a range of a pack from a bucket.
 func (d *decoder) fetchSpan(ctx context.Context, b remote.Bucket, key string, s *span) error {
-	s.buf = d.buffers.get(s.size)
-	_, err := remote.GetVerified(ctx, b, key, s.buf.bytes, s.off, func([]byte) error {
-		for _, l := range s.parts {
-			if err := d.verify(l, s.payload(l)); err != nil {
-				return fmt.Errorf("chunk %x at %d: %w", l.id, l.off, err)
-			}
-		}
-		return nil
-	})
+	s.buf = d.buffers.get(roomy(s.size))
+	s.buf.bytes = s.buf.bytes[:s.size]
+	_, err := remote.GetVerified(ctx, b, key, s.buf.bytes, s.off, func([]byte) error { return d.verifyAll(s) })
 	if err != nil {
 		d.buffers.put(s.buf)
 		s.buf = nil
 	}
 	return err
+}
+
+// copySpan is fetchSpan out of a pack that is at hand. It says whether all is right.
+func (d *decoder) copySpan(whole []byte, s *span) bool {
+	if s.off+int64(s.size) > int64(len(whole)) {
+		return false
+	}
+	s.buf = d.buffers.get(s.size)
+	copy(s.buf.bytes, whole[s.off:])
+	if d.verifyAll(s) != nil {
+		d.buffers.put(s.buf)
+		s.buf = nil
+	}
+	return s.buf != nil
+}
+
+// verifyAll holds what has come against what is wanted of it.
+func (d *decoder) verifyAll(s *span) error {
+	for _, l := range s.parts {
+		if err := d.verify(l, s.payload(l)); err != nil {
+			return fmt.Errorf("chunk %x at %d: %w", l.id, l.off, err)
+		}
+	}
+	return nil
 }
 
 // verify holds a payload against the chunk's name if it is the chunk itself. The
@@ -324,4 +342,11 @@ func (d *decoder) verify(l *located, payload []byte) error {
 		return errors.New("its checksum is wrong")
 	}
 	return nil
+}
+
+func roomy(n int) int {
+	if n > spanSize/2 && n < spanSize {
+		return spanSize
+	}
+	return n
 }

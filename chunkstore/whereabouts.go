@@ -19,8 +19,10 @@ import (
 )
 
 const (
-	ownFooters = 32 // so many packs are asked for their footers, and no index
-	askAtOnce  = 16 // requests for footers and index objects at a time
+	ownFooters = 32      // so many packs are asked for their footers, and no index
+	askAtOnce  = 32      // requests for footers at a time,
+	indexOnce  = 8       // and for index objects
+	keptWhole  = 4 << 20 // bytes of small packs, which came with their footers
 )
 
 // located says where a chunk lies in the packs of a ref. There is one for each
@@ -45,6 +47,10 @@ type whereabouts struct {
 	best   map[int]int // of an ID that is there twice: its first place in chunks, and the least deep one, if it is another
 	bases  []pack.Base
 	lost   []error // of packs of which nothing is known
+
+	// Small packs, by their place: all of them came with their footers. What is in
+	// them is not held against anything yet.
+	whole map[uint32][]byte
 }
 
 // notMade is the depth of a delta whose bases are not all in the packs of the ref.
@@ -55,7 +61,7 @@ const notMade = math.MaxUint8
 // That a pack is there is only known when something is read from it. One that is
 // not there, or damaged, keeps nobody from reading the others.
 func locateAll(ctx context.Context, b remote.Bucket, ref *bucket.Ref) (*whereabouts, error) {
-	f := &finder{bucket: b, ref: ref, missing: make(map[string]int, len(ref.Packs)), why: map[int]error{}}
+	f := &finder{bucket: b, ref: ref, missing: make(map[string]int, len(ref.Packs)), why: map[int]error{}, found: whereabouts{whole: map[uint32][]byte{}}}
 	for k, p := range ref.Packs {
 		f.missing[p.Key()] = k
 	}
@@ -91,6 +97,7 @@ type finder struct {
 	missing map[string]int // key of a pack whose footer is not known: its place
 	why     map[int]error  // place of a pack: what was wrong with it
 	found   whereabouts
+	kept    int // bytes in found.whole
 }
 
 // add takes the footer of a pack, unless it is known.
@@ -116,6 +123,16 @@ func (f *finder) add(p bucket.Pack, entries []pack.Entry) {
 	}
 }
 
+// keep keeps a pack that came whole, as far as there is room.
+func (f *finder) keep(k int, whole []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if whole != nil && f.kept+len(whole) <= keptWhole {
+		f.found.whole[uint32(k)] = whole
+		f.kept += len(whole)
+	}
+}
+
 func (f *finder) done() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -137,7 +154,7 @@ func (f *finder) askIndex(ctx context.Context) error {
 			return err
 		}
 		slices.Reverse(seqs)
-		for batch := range slices.Chunk(seqs, askAtOnce/2) {
+		for batch := range slices.Chunk(seqs, indexOnce) {
 			if f.done() {
 				return nil
 			}
@@ -194,7 +211,7 @@ func (f *finder) askPacks(ctx context.Context) error {
 			continue
 		}
 		g.Go(func() error {
-			footer, err := bucket.ReadFooter(ctx, f.bucket, p)
+			footer, whole, err := bucket.ReadTail(ctx, f.bucket, p)
 			kind := kindOf(err)
 			switch {
 			case kind != nil:
@@ -205,6 +222,7 @@ func (f *finder) askPacks(ctx context.Context) error {
 				return err
 			default:
 				f.add(p, footer.Entries)
+				f.keep(k, whole)
 			}
 			return nil
 		})

@@ -11,8 +11,8 @@ import (
 )
 
 // tailSize is how much of a pack's end is asked for at first: the footer of some
-// 250 chunks fits.
-const tailSize = 16 << 10
+// thousand chunks fits, and packs that have little but the tree of a step fit whole.
+const tailSize = 64 << 10
 
 // ReadRef gives a ref. One that is damaged is fetched once more.
 func ReadRef(ctx context.Context, b remote.Bucket, w Writer, seq uint64) (*Ref, error) {
@@ -52,13 +52,20 @@ func readTwice[T any](ctx context.Context, b remote.Bucket, key string, limit in
 // ReadFooter gives the footer of a pack, from the pack's end. Its name proves
 // it. What has another name, or another size than p says, is remote.ErrDamaged.
 func ReadFooter(ctx context.Context, b remote.Bucket, p Pack) (pack.Footer, error) {
+	f, _, err := ReadTail(ctx, b, p)
+	return f, err
+}
+
+// ReadTail is ReadFooter, and gives the whole pack, too, where that came with it: so
+// it does for packs of up to 64 KiB. Nothing but the footer is proved by the name.
+func ReadTail(ctx context.Context, b remote.Bucket, p Pack) (f pack.Footer, whole []byte, err error) {
 	key := p.Key()
 	if p.Size < pack.TrailerSize || p.Size > remote.MaxObject {
-		return pack.Footer{}, fmt.Errorf("%w: pack %s of %d bytes", ErrFormat, key, p.Size)
+		return f, nil, fmt.Errorf("%w: pack %s of %d bytes", ErrFormat, key, p.Size)
 	}
-	var f pack.Footer
 	off, length := p.Size-min(p.Size, tailSize), 0
-	info, err := remote.GetVerified(ctx, b, key, make([]byte, p.Size-off), off, func(tail []byte) (err error) {
+	end := make([]byte, p.Size-off)
+	info, err := remote.GetVerified(ctx, b, key, end, off, func(tail []byte) (err error) {
 		at, n, err := pack.ParseTrailer(tail[len(tail)-pack.TrailerSize:], p.Size)
 		if err != nil {
 			return err
@@ -79,7 +86,10 @@ func ReadFooter(ctx context.Context, b remote.Bucket, p Pack) (pack.Footer, erro
 	if err == nil && info.Size != p.Size {
 		err = remote.Fail("get", key, remote.ErrDamaged, fmt.Errorf("it has %d bytes, its ref says %d: %w", info.Size, p.Size, io.ErrUnexpectedEOF))
 	}
-	return f, err
+	if err == nil && len(end) == int(p.Size) {
+		whole = end
+	}
+	return f, whole, err
 }
 
 // named parses a footer that has the pack's name.

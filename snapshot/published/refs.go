@@ -110,10 +110,16 @@ func (r *refReader) run(ctx context.Context, ref func(*bucket.Ref, error), told 
 	r.g, r.ctx = errgroup.WithContext(ctx)
 	r.g.SetLimit(refsAtOnce)
 	r.ref, r.told = ref, told
-	if !r.plain {
-		r.listCatalogs()
-	}
+	catalogs := make(chan struct{})
+	r.g.Go(func() error {
+		defer close(catalogs)
+		if !r.plain {
+			r.listCatalogs()
+		}
+		return nil
+	})
 	for o, err := range r.bucket.List(r.ctx, bucket.RefsPrefix, "") {
+		<-catalogs // both lists are asked for at once
 		if err != nil {
 			r.g.Go(func() error { return err })
 			break
@@ -128,6 +134,7 @@ func (r *refReader) run(ctx context.Context, ref func(*bucket.Ref, error), told 
 			r.read(w, seq)
 		}
 	}
+	<-catalogs
 	for _, c := range r.catalogs {
 		if len(c.refs) <= fewRefs {
 			r.readAll(c)
