@@ -549,6 +549,35 @@ func TestClockSamples(t *testing.T) {
 	}
 }
 
+// A prune returns once what only the forgotten saw is freed, also of a file that
+// the reaper lets rest, since it took long to look at.
+func TestPruneFreesWhatRests(t *testing.T) {
+	w := newWorld(t, keeping(&hands{}, byHand))
+	w.put("f", noise(1, 100<<10))
+	w.step("1")
+	queue := func() (n int) {
+		it, err := w.eng.NewIter([]byte{schema.PrefixReap}, []byte{schema.PrefixReap + 1})
+		w.ok(err)
+		for ok := it.First(); ok; ok = it.Next() {
+			n++
+		}
+		w.ok(it.Close())
+		return n
+	}
+	slow := func() { time.Sleep(20 * time.Millisecond) } // then it rests twenty times as long
+	w.onLog.Store(&slow)
+	w.remove("f")
+	until(t, "the reaper has looked", func() bool { return queue() == 0 })
+	w.onLog.Store(nil)
+	w.barrier()
+	w.forget("1")
+	w.prune()
+	if r, err := w.m.PruneReport(); err != nil || r.Staged < 100<<10 {
+		t.Errorf("its staging file is there still: %+v, %v", r, err)
+	}
+	w.noFaults()
+}
+
 // An interrupted prune leaves whole snapshots, and the rest is done later.
 func TestPruneInterrupted(t *testing.T) {
 	w := newWorld(t, keeping(&hands{}, byHand))

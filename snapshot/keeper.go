@@ -243,7 +243,7 @@ func (k *keeper) once(ctx context.Context, hurry bool, fn func(n int)) (n int, e
 	defer func() { k.ran(Pruned{Done: n, Staged: k.m.tree.Reaped() - staged, Packs: k.packsFreed() - packs}) }()
 	errs := []error{k.m.clock.sample(k.tick(), k.m.sealer.recordResolved), k.policies(ctx)}
 	errs = append(errs, k.pruneForgotten(ctx, hurry, count), k.dropBarriers(ctx, count))
-	errs = append(errs, k.release(ctx, false, fn))
+	errs = append(errs, k.release(ctx, false, hurry, fn))
 	return n, errors.Join(errs...)
 }
 
@@ -329,15 +329,19 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // release has the tree and the chunk store free what nobody sees any more.
-// With urgent, somebody waits for the room. fn, which may be nil, hears of packs
-// that are gone.
-func (k *keeper) release(ctx context.Context, urgent bool, fn func(n int)) (err error) {
+// With urgent, a writer waits for some room; with whole, somebody waits for all
+// that there is to free, and what the tree would let rest does not wait either.
+// fn, which may be nil, hears of packs that are gone.
+func (k *keeper) release(ctx context.Context, urgent, whole bool, fn func(n int)) (err error) {
 	k.mu.Lock()
 	more := k.free
 	k.free = false
 	k.mu.Unlock()
 	for more && err == nil {
 		more, err = k.m.tree.Prune(ctx, urgent)
+	}
+	if whole && err == nil {
+		err = k.m.tree.ReapAll(ctx)
 	}
 	if err != nil {
 		k.mu.Lock()

@@ -44,7 +44,7 @@ func (m *Manager) giveUp(ctx context.Context) (bool, error) {
 		return false, err // the storer reads it at this moment, say
 	}
 	k.freeing()
-	return true, k.release(ctx, true, nil)
+	return true, k.release(ctx, true, false, nil)
 }
 
 // freeDead frees what is dead already: the job deletes files that were stored.
@@ -54,7 +54,7 @@ func (m *Manager) freeDead(ctx context.Context) (freed bool, err error) {
 		return false, err
 	}
 	m.keeper.freeing()
-	if err := m.keeper.release(ctx, true, nil); err != nil {
+	if err := m.keeper.release(ctx, true, false, nil); err != nil {
 		return false, err
 	}
 	after, _, err := m.tree.Room()

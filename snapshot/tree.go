@@ -75,6 +75,10 @@ type Tree interface {
 	// takes its time.
 	Prune(ctx context.Context, urgent bool) (more bool, err error)
 
+	// ReapAll frees what else is known to be dead, without letting any of it
+	// rest.
+	ReapAll(ctx context.Context) error
+
 	// Freeable gives the bytes that would come back if these snapshots, and no
 	// others, were removed and pruned. FreeableOf does so for one, and knows
 	// answers: one that may have changed is up to age old, or as many times as

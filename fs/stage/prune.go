@@ -76,6 +76,30 @@ func (t *Tree) reapBuried(p *pace.Pace, inos map[uint64]bool) error {
 	return t.unlinkDoomed()
 }
 
+// ReapAll frees what is known to be dead of files, and gives up its chunks: also
+// of those that rest, and what the job itself has deleted. It is for somebody
+// who waits for that room, once; called again and again it would do nothing but
+// look at the same long histories. Nothing else may run Prune meanwhile.
+func (t *Tree) ReapAll(ctx context.Context) error {
+	p := pace.New(ctx, true)
+	inos, err := t.numbered(schema.PrefixReap)
+	for _, ino := range inos {
+		if err == nil {
+			err = p.Rest()
+		}
+		if err == nil {
+			err = t.reaper.one(t, ino)
+		}
+	}
+	if err == nil {
+		err = t.unlinkDoomed()
+	}
+	if err != nil {
+		return err // what is left is still queued
+	}
+	return t.dropHolds(p)
+}
+
 // expired gives the queue, in order, but for cuts that are under way, and for
 // the newest: its list still grows.
 func (t *Tree) expired(epoch uint64, under []uint64) (queue []uint64, more bool, err error) {

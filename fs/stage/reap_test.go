@@ -342,3 +342,34 @@ func TestReapRest(t *testing.T) {
 		}
 	}
 }
+
+// TestReapAll: who asks for all that is dead gets it at once, also of an inode
+// that rests, down to the staging files and the chunks.
+func TestReapAll(t *testing.T) {
+	w, disk := memWorld(t)
+	c := newMemChunks()
+	ino, fh := w.create("f")
+	w.mustWrite(ino, fh, 'a', 100000, 0)
+	w.shut(ino, fh)
+	w.store(c)
+	w.tree.reaper.idle()
+	w.tree.reaper.mu.Lock()
+	w.tree.reaper.rest[ino] = time.Now().Add(time.Hour)
+	w.tree.reaper.mu.Unlock()
+	w.unlink("f")
+	if more, err := w.tree.Prune(t.Context(), true); more || err != nil {
+		t.Fatal(more, err)
+	}
+	if w.count(schema.PrefixGen) == 0 {
+		t.Fatal("it did not rest")
+	}
+	if err := w.tree.ReapAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := w.count(schema.PrefixGen) + w.count(schema.PrefixReap) + w.count(schema.PrefixDoomed) + w.count(schema.PrefixDeadHold) + w.count(schema.PrefixChunkMap); n > 0 {
+		t.Errorf("%d keys are left", n)
+	}
+	if n := disk.Bytes(); n > 0 {
+		t.Errorf("%d bytes of staging files are left", n)
+	}
+}

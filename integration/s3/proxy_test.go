@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -143,7 +144,8 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", fmt.Sprint(len(answer)))
 	}
 	if f == wrongDown && len(answer) > 0 && resp.StatusCode/100 == 2 {
-		answer[len(answer)/2] ^= 1
+		// Another one each time: the same twice would be what the object has.
+		answer[rand.IntN(len(answer))] ^= 1 << rand.IntN(8)
 	}
 	w.WriteHeader(resp.StatusCode)
 	if f == cutDown && len(answer) > 1 {

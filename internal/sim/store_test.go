@@ -50,14 +50,15 @@ func newDisk() *simdisk.Disk { return simdisk.New("s", stagingDir) }
 
 // storeConf is what differs between the stores of the simulation.
 type storeConf struct {
-	boot    string
-	passive bool  // nothing is sealed, stored or expired by itself
-	cold    bool  // hot copies go at once
-	roomy   bool  // memtable, journal segments and packs that nothing here fills
-	segment int64 // of the journal; 0: as the others say
-	exclude []string
-	out     *outside // what is included from; nil: nothing
-	sealed  func(snapshot.Info)
+	boot     string
+	passive  bool  // nothing is sealed, stored or expired by itself
+	cold     bool  // hot copies go at once
+	roomy    bool  // memtable, journal segments and packs that nothing here fills
+	timeless bool  // no time passes: nothing is recorded or done because of a tick
+	segment  int64 // of the journal; 0: as the others say
+	exclude  []string
+	out      *outside // what is included from; nil: nothing
+	sealed   func(snapshot.Info)
 }
 
 var chunkConf = func() chunkstore.Config {
@@ -155,6 +156,9 @@ func open(disk *simdisk.Disk, conf storeConf) (s *store, err error) {
 			defer s.mu.Unlock()
 			s.expired = append(s.expired, i.Seq)
 		}}}
+	if conf.timeless {
+		cfg.Ticks = func() time.Duration { return 0 }
+	}
 	if conf.cold {
 		cfg.HotLimit = 1
 	}
