@@ -38,7 +38,8 @@ STEP is a step (its newest revision), a revision like 12000@77, the name of a
 snapshot, or latest. With a URL (see stepfs remote --help) it is read out of the
 bucket alone: no store and no mount are needed. Every byte is checked against its hash while it is read. Files that
 are complete in TARGET already are skipped, so that an interrupted restore goes
-on where it was; other files in TARGET are left alone.`,
+on where it was (after a power cut none is taken for complete that an interrupted
+restore has left); other files in TARGET are left alone.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			store, rest, err := g.storeAnd(args, usage, 2, 2)
 			if err != nil {

@@ -12,9 +12,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"stepfs/internal/storedir"
 )
 
 // fill makes one of each thing that a restore must bring back.
@@ -297,4 +300,114 @@ func restoreFrom(t *testing.T, src source, out string) (*restorer, string) {
 	must(t, err)
 	must(t, r.run(context.Background(), top, "."))
 	return r, errs.String()
+}
+
+// A restore that was cut off goes on where it was; but once the machine has gone down,
+// which leaves a file its size and its time and takes bytes out of it, every file that
+// was not synced is written anew.
+func TestRestoreAfterPowerCut(t *testing.T) {
+	store, point, _ := mountInBackground(t)
+	fill(t, point)
+	want := describe(t, point)
+	if got := stepfs(t, "snapshot", point, "one"); got.code != 0 {
+		t.Fatalf("%+v", got)
+	}
+	to := t.TempDir()
+	note := to + "/.stepfs-restore-unsynced"
+	restore := func() {
+		t.Helper()
+		if got := stepfs(t, "restore", store, "one", to); got.code != 0 {
+			t.Fatalf("%+v", got)
+		}
+		if _, err := os.Lstat(note); !errors.Is(err, fs.ErrNotExist) {
+			t.Fatalf("all is synced, and the note is there: %v", err)
+		}
+	}
+	restore()
+	torn := to + "/checkpoint-7/model.bin"
+	for boot, again := range map[string]bool{storedir.BootID(): false, "another": true, "": true} {
+		var st unix.Stat_t
+		must(t, unix.Stat(torn, &st))
+		must(t, os.WriteFile(torn, make([]byte, st.Size), 0))
+		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, torn, []unix.Timespec{st.Atim, st.Mtim}, 0))
+		must(t, os.WriteFile(note, []byte(boot), 0o600))
+		restore()
+		if got := describe(t, to) == want; got != again {
+			t.Errorf("a note of boot %q: written anew: %v", boot, got)
+		}
+		must(t, os.Remove(torn))
+		restore()
+		if got := describe(t, to); got != want {
+			t.Errorf("got\n%s\nwant\n%s", got, want)
+		}
+	}
+}
+
+// The note is there, and durable, before the first file is; and stays when a restore is
+// cut off after one.
+func TestRestoreNote(t *testing.T) {
+	store, point, _ := mountInBackground(t)
+	fill(t, point)
+	if got := stepfs(t, "snapshot", point, "one"); got.code != 0 {
+		t.Fatalf("%+v", got)
+	}
+	from, err := openRestore(t.Context(), store, "one", &restoreOptions{})
+	must(t, err)
+	defer from.close()
+	top, err := from.src.Stat(".")
+	must(t, err)
+	dir, err := os.OpenRoot(t.TempDir())
+	must(t, err)
+	defer dir.Close()
+	cut := &cutOff{sink: dirSink{dir}}
+	r := newRestorer(from.src, cut, restoreOptions{workers: 1, out: io.Discard, errs: io.Discard})
+	if err := r.run(t.Context(), top, "."); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	text, err := dir.ReadFile(".stepfs-restore-unsynced")
+	if want := "create note, sync note, sync dir, create file"; err != nil || string(text) != storedir.BootID() || !strings.HasPrefix(strings.Join(cut.log, ", "), want) {
+		t.Errorf("%q, %v, after %v", text, err, cut.log)
+	}
+}
+
+// cutOff is a target that takes one file, and notes what was tried.
+type cutOff struct {
+	sink
+	mu    sync.Mutex
+	log   []string
+	files int
+}
+
+func (c *cutOff) say(what string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.log = append(c.log, what)
+}
+
+func (c *cutOff) Create(path string) (sinkFile, error) {
+	what := "note"
+	if path != ".stepfs-restore-unsynced" {
+		if what, c.files = "file", c.files+1; c.files > 1 { // one worker makes them
+			return nil, context.Canceled
+		}
+	}
+	c.say("create " + what)
+	f, err := c.sink.Create(path)
+	return &cutOffFile{f, c, what}, err
+}
+
+func (c *cutOff) Open(path string) (sinkFile, error) {
+	f, err := c.sink.Open(path)
+	return &cutOffFile{f, c, "dir"}, err
+}
+
+type cutOffFile struct {
+	sinkFile
+	of   *cutOff
+	what string
+}
+
+func (f *cutOffFile) Sync() error {
+	f.of.say("sync " + f.what)
+	return f.sinkFile.Sync()
 }

@@ -24,6 +24,7 @@ type restorer struct {
 
 	files, skipped, others, bytes, failed atomic.Int64
 
+	doubt bool // the machine has gone down since, so that what is there may not be whole
 	total int64
 	first map[uint64]string // of files with several names: inode to the name restored first
 	links []hardLink
@@ -56,14 +57,18 @@ var errInTheWay = errors.New("something that is not a directory is in the way")
 
 // run restores top under name.
 func (r *restorer) run(ctx context.Context, top node, name string) error {
+	note, err := r.beginNote(name)
+	if err != nil {
+		return err
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(r.opts.workers + 1) // the walk is one
 	g.Go(func() error { return r.walk(gctx, g, top, name) })
 	if err := g.Wait(); err != nil {
 		if ctx.Err() != nil {
-			return ctx.Err()
+			err = ctx.Err()
 		}
-		return err
+		return errors.Join(err, note.leave(r))
 	}
 	for _, l := range r.links {
 		if err := r.check(l.name, r.link(l)); err != nil {
@@ -76,7 +81,10 @@ func (r *restorer) run(ctx context.Context, top node, name string) error {
 			return err
 		}
 	}
-	return r.sync()
+	if err := r.sync(); err != nil {
+		return err
+	}
+	return note.end(r)
 }
 
 // walk restores n as name and, for a directory, what is in it.
@@ -123,16 +131,23 @@ func fatal(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, errFull) || errors.Is(err, errReadOnly)
 }
 
-// check counts and prints the failure of one entry, and passes on what ends it all.
-func (r *restorer) check(name string, err error) error {
+// ending says as what an error ends it; nil if it does not.
+func ending(err error) error {
 	switch {
-	case err == nil:
-		return nil
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return errFull
 	case errors.Is(err, unix.EROFS):
 		return errReadOnly
-	case fatal(err):
+	}
+	return nil
+}
+
+// check counts and prints the failure of one entry, and passes on what ends it all.
+func (r *restorer) check(name string, err error) error {
+	if err == nil || fatal(err) {
+		return err
+	}
+	if err := ending(err); err != nil {
 		return err
 	}
 	r.failed.Add(1)

@@ -42,6 +42,8 @@ type sinkFile interface {
 	// SetAttributes sets owner (as root only, like cp -a), mode, xattrs and,
 	// last, times. A warning is an attribute that could not be set.
 	SetAttributes(n node, xattrs map[string][]byte) (warning, err error)
+	// Sync makes it alone durable.
+	Sync() error
 	io.Closer
 }
 

@@ -104,7 +104,7 @@ func (s *treeSink) Create(path string) (sinkFile, error) {
 		return nil, treeErr("create", path, err)
 	}
 	a, fh, err := s.tree.Create(dir, name, 0o600, unix.O_RDWR, s.cred)
-	return &treeFile{s.tree, path, a.Ino, fh}, treeErr("create", path, err)
+	return &treeFile{s.store, s.tree, path, a.Ino, fh}, treeErr("create", path, err)
 }
 
 func (s *treeSink) Open(path string) (sinkFile, error) {
@@ -113,7 +113,7 @@ func (s *treeSink) Open(path string) (sinkFile, error) {
 		return nil, treeErr("open", path, err)
 	}
 	fh, err := s.tree.Open(a.Ino, unix.O_RDONLY, s.cred)
-	return &treeFile{s.tree, path, a.Ino, fh}, treeErr("open", path, err)
+	return &treeFile{s.store, s.tree, path, a.Ino, fh}, treeErr("open", path, err)
 }
 
 func (s *treeSink) Special(path string, n node, target string) error {
@@ -185,10 +185,11 @@ func (s *treeSink) Close() error { return nil } // the store is the service's
 
 // treeFile is an open file or directory of the live tree.
 type treeFile struct {
-	tree *stage.Tree
-	path string
-	ino  uint64
-	fh   uint64
+	store *local
+	tree  *stage.Tree
+	path  string
+	ino   uint64
+	fh    uint64
 }
 
 func (f *treeFile) ReadAt(b []byte, off int64) (n int, err error) {
@@ -219,6 +220,8 @@ func (f *treeFile) SetAttributes(n node, xattrs map[string][]byte) (warning, err
 	warning, err = setAttributes(f.tree, f.ino, n, xattrs)
 	return warning, treeErr("set attributes of", f.path, err)
 }
+
+func (f *treeFile) Sync() error { return f.store.syncAll(context.Background()) }
 
 // Close is what tells the tree that a file is whole.
 func (f *treeFile) Close() error {
