@@ -13,6 +13,7 @@ import (
 
 	"stepfs/fs/stage"
 	"stepfs/internal/schema"
+	"stepfs/internal/storedir"
 	"stepfs/snapshot/published"
 )
 
@@ -23,6 +24,9 @@ const (
 	// made of a published step, which it names: a tree that is half of it must not
 	// be taken for one.
 	adoptingSetting = "adopting"
+	// adoptingBootSetting is the boot in which all of what is there was fetched. A
+	// power cut takes bytes out of files, and leaves their sizes and times.
+	adoptingBootSetting = "adopting-boot"
 )
 
 // adopt has the live tree of a store that has no files start as a step that is
@@ -51,11 +55,34 @@ func (d *daemon) adopt(ctx context.Context) error {
 	}
 	if begun != "" {
 		want = begun // there may be a later one that is called so
+		if err := d.doubtAdopted(); err != nil {
+			return err
+		}
 	}
 	if err := d.fetchAdopted(ctx, want); err != nil {
 		return fmt.Errorf("adopting %s: %w", want, err)
 	}
-	return d.noteAdopting("")
+	return d.noteAdopting("", "")
+}
+
+// doubtAdopted throws away what was fetched before the machine went down: of its
+// files nobody knows any more which are whole.
+func (d *daemon) doubtAdopted() error {
+	if boot := d.dir.Config().Settings[adoptingBootSetting]; boot != "" && boot == storedir.BootID() {
+		return nil
+	}
+	tree := d.store.parts.tree
+	for {
+		names, err := tree.ReadDir(stage.RootIno, "", 512)
+		if err != nil || len(names) == 0 {
+			return err
+		}
+		for _, e := range names {
+			if err := tree.RemoveAll(stage.RootIno, e.Name); err != nil {
+				return fmt.Errorf("removing what was adopted before the machine went down: %w", err)
+			}
+		}
+	}
 }
 
 // meansStep says whether a name may have meant a revision, "scope/name@seq".
@@ -65,19 +92,23 @@ func meansStep(name, revision string) bool {
 	return name == revision || name != "" && strings.HasPrefix(revision, name+"@") || last == "latest" && scope == of
 }
 
-// noteAdopting records of which step the live tree is being made; "" of none.
-func (d *daemon) noteAdopting(step string) error {
+// noteAdopting records of which step the live tree is being made, and since which
+// boot; "" of none.
+func (d *daemon) noteAdopting(step, boot string) error {
 	all := map[string]string{}
 	maps.Copy(all, d.dir.Config().Settings)
-	delete(all, adoptingSetting)
-	if step != "" {
-		all[adoptingSetting] = step
+	for name, value := range map[string]string{adoptingSetting: step, adoptingBootSetting: boot} {
+		delete(all, name)
+		if value != "" {
+			all[name] = value
+		}
 	}
 	return d.dir.SaveSettings(all)
 }
 
 // fetchAdopted restores the step into the live tree, as stepfs restore would into
-// a directory: what was whole when an earlier mount ended is not fetched again.
+// a directory: what was whole when an earlier mount ended is not fetched again,
+// unless the machine has gone down since.
 func (d *daemon) fetchAdopted(ctx context.Context, want string) error {
 	b, cfg, err := openBucket(ctx, d.opts.remote)
 	if err != nil {
@@ -92,7 +123,7 @@ func (d *daemon) fetchAdopted(ctx context.Context, want string) error {
 	}
 	defer s.chunks.Close()
 	step := s.step
-	if err := d.noteAdopting(filepath.Join(scope, step.ID())); err != nil {
+	if err := d.noteAdopting(filepath.Join(scope, step.ID()), storedir.BootID()); err != nil {
 		return err
 	}
 	slog.Info("the live tree is made of a published step", "snapshot", step.ID(), "writer", step.Writer.String(), "bytes", step.Record.Logical)
