@@ -67,10 +67,11 @@ func (p *publishedStep) adoptedKilled(t *testing.T) {
 	killed(cmd)
 	must(t, os.Rename(pack+".away", pack))
 
-	mountAgain(t, store, point, "--adopt=one")
+	mountAgain(t, store, point, "--adopt=one", "--seal-quiet=50ms")
 	if got := describe(t, point); got != p.want {
 		t.Errorf("got\n%s\nwant\n%s", got, p.want)
 	}
+	soon(t, "what is whole is sealed", func() bool { _, err := os.Lstat(point + "/snapshots/7"); return err == nil })
 	p.adoptedLater(t, store, point)
 }
 
