@@ -12,10 +12,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"stepfs/chunkstore/bucket"
 	stepfsfs "stepfs/fs"
 	"stepfs/fs/stage"
 	"stepfs/internal/storedir"
 )
+
+// ours is the step of a publishedStep, when others have one of that name.
+const ours = "0100000000000000/one"
 
 // newPlace is where a new store and its mount go.
 func newPlace(t *testing.T) (store, point string) {
@@ -59,6 +63,13 @@ func (p *publishedStep) adoptedKilled(t *testing.T) {
 	soon(t, "that files have come", func() bool { return stagedFiles(store) > 0 })
 	killed(cmd)
 
+	publish(t, p.store, p.at, bucket.Writer{3}) // there is another of that name now
+	for at, says := range map[string]string{store: "go on with --adopt one@1", t.TempDir() + "/new": "0300000000000000 (one@1 of"} {
+		name := map[bool]string{true: "0300000000000000/one", false: "one"}[at == store]
+		if got := stepfs(t, "mount", "-d", "--remote=dir:"+p.at, "--adopt="+name, at, point); got.code == 0 || !strings.Contains(got.stderr, says) {
+			t.Errorf("%s is somebody else's too: %+v", name, got)
+		}
+	}
 	pack := filepath.Join(p.at, p.refs[0].Packs[0].Key())
 	must(t, os.Rename(pack, pack+".away"))
 	must(t, unix.Mkfifo(pack, 0o600)) // who opens it waits
@@ -67,7 +78,7 @@ func (p *publishedStep) adoptedKilled(t *testing.T) {
 	killed(cmd)
 	must(t, os.Rename(pack+".away", pack))
 
-	mountAgain(t, store, point, "--adopt=one", "--seal-quiet=50ms")
+	mountAgain(t, store, point, "--adopt="+ours, "--seal-quiet=50ms")
 	if got := describe(t, point); got != p.want {
 		t.Errorf("got\n%s\nwant\n%s", got, p.want)
 	}
@@ -95,7 +106,7 @@ func (p *publishedStep) adoptedLater(t *testing.T, store, point string) {
 			t.Fatalf("%+v", got)
 		}
 		torn := tear(t, store, wentDown)
-		mountAgain(t, store, point, "--adopt=one")
+		mountAgain(t, store, point, "--adopt="+ours)
 		b, err := os.ReadFile(point + torn)
 		must(t, err)
 		if again := strings.Trim(string(b), "\x00") != ""; again != wentDown {
@@ -117,6 +128,7 @@ func tear(t *testing.T, store string, wentDown bool) (path string) {
 	defer func() { must(t, l.Close()) }()
 	settings := maps.Clone(l.dir.Config().Settings)
 	settings[adoptingSetting], settings[adoptingBootSetting] = "one@1", storedir.BootID()
+	settings[adoptingWriterSetting], _ = splitWriter(ours)
 	if wentDown {
 		settings[adoptingBootSetting] = "another"
 	}
