@@ -78,7 +78,27 @@ type relay struct {
 	mu      sync.Mutex
 	begun   map[string]int
 	arrived map[string]bool
-	again   []string // that were sent though they had arrived
+	again   []string      // that were sent though they had arrived
+	one     bool          // one more may arrive,
+	hold    chan struct{} // and the others hang until this is closed; nil: they do not
+}
+
+// holdAllButOne has one more pack arrive, and all others hang until the connections
+// are cut.
+func (r *relay) holdAllButOne() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.one, r.hold = true, make(chan struct{})
+}
+
+// cutAll cuts all connections.
+func (r *relay) cutAll() {
+	r.mu.Lock()
+	held := r.hold
+	r.hold = nil
+	r.mu.Unlock()
+	close(held) // CloseClientConnections waits for who is being served
+	r.CloseClientConnections()
 }
 
 func newRelay(t *testing.T, s *server) *relay {
@@ -114,7 +134,15 @@ func (r *relay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if r.begun[path]++; r.arrived[path] {
 		r.again = append(r.again, path)
 	}
+	held := r.hold
+	if r.one {
+		r.one, held = false, nil
+	}
 	r.mu.Unlock()
+	if held != nil {
+		<-held
+		cut()
+	}
 	r.proxy.ServeHTTP(a, req)
 	if a.status == http.StatusOK {
 		r.mu.Lock()
@@ -168,13 +196,14 @@ func TestTwoMachines(t *testing.T) {
 	}
 
 	_, _, before := through.packs()
+	through.holdAllButOne()
 	save(t, trains, "two", 24<<20)
 	wait(t, "one pack of two has arrived, and another has not", func() bool {
 		begun, _, arrived := through.packs()
 		return arrived > before && begun > arrived
 	})
 	a.cut(t)
-	through.CloseClientConnections()
+	through.cutAll()
 	f, err := os.Create(filepath.Join(trains.Mnt, "data-three"))
 	must(t, err)
 	_, err = f.Write(seeded("three", 2<<20))
