@@ -18,6 +18,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"stepfs/chunkstore/bucket"
+	"stepfs/chunkstore/bucket/prune"
 	"stepfs/chunkstore/pack"
 	"stepfs/chunkstore/remote"
 	"stepfs/chunkstore/remote/fault"
@@ -527,5 +528,28 @@ func TestStub(t *testing.T) {
 		if err != nil && !errors.Is(err, pack.ErrFormat) && !errors.Is(err, io.EOF) {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestEvictCondemned: what prune is about to take from the bucket stays here, and
+// goes once it lies there anew.
+func TestEvictCondemned(t *testing.T) {
+	b := mem.New()
+	f := openFixture(t, vfs.NewMem(), "store", smallConfig())
+	refs := f.store(solid(randomBytes(1, 5000)))
+	f.hold(1, refs)
+	u, ref := f.uploadTo(b, refs)
+	try(t, u.Renew(t.Context())) // it keeps nothing for a ref that is still to come
+	try(t, u.Forget(t.Context(), ref.Writer, ref.Seq))
+	if r, err := prune.Run(t.Context(), b, prune.Options{}); err != nil || r.Condemned.Packs == 0 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	try(t, u.Renew(t.Context()))
+	if n := f.evictAll(); n != 0 || len(f.local()) == 0 {
+		t.Errorf("%d bytes were evicted that prune is about to take", n)
+	}
+	f.uploadTo(b, refs)
+	if n := f.evictAll(); n == 0 || len(f.local()) != 0 {
+		t.Errorf("%d bytes were evicted, %v are still here", n, f.local())
 	}
 }

@@ -2,9 +2,14 @@ package chunkstore
 
 import (
 	"bytes"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"stepfs/chunkstore/remote/mem"
 )
 
 // While somebody waits, an upload rests many times as long as it works, and never
@@ -35,4 +40,20 @@ func TestPolite(t *testing.T) {
 			}
 		}
 	})
+}
+
+// All that is read of packs to be sent is read so: to check them, and to send them.
+func TestUploadsArePolite(t *testing.T) {
+	var asked atomic.Int64
+	cfg := deltaConfig()
+	cfg.Busy = func() bool { asked.Add(1); return false }
+	f := openFixture(t, vfs.NewMem(), "store", cfg)
+	refs := f.storeSeries(series(1, 10_000, 2))
+	if n := asked.Load(); n != 0 {
+		t.Errorf("storing asked %d times", n)
+	}
+	f.uploadTo(mem.New(), refs...)
+	if n, packs := asked.Load(), int64(len(f.local())); n < 2*packs || packs == 0 {
+		t.Errorf("%d packs were sent, and asked was %d times", packs, n)
+	}
 }

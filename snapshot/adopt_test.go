@@ -110,3 +110,25 @@ func TestAdoptWhileEventsCome(t *testing.T) {
 		t.Errorf("%s: %v", i.Verdict, i.Findings)
 	}
 }
+
+// TestHoldSeal: while the live tree is being made from elsewhere nothing is sealed,
+// however quiet it is and whatever its commit points say, nor after a crash; once
+// that is done everything is.
+func TestHoldSeal(t *testing.T) {
+	w := newWorld(t, func(c *snapshot.Config) { c.SealQuiet, c.HoldSeal = 100*time.Millisecond, true })
+	w.put("checkpoint-1/trainer_state.json", `{"global_step": 1}`)
+	w.put("checkpoint-2/model.bin", "half")
+	for _, before := range []func(){func() {}, w.kill} {
+		before()
+		time.Sleep(400 * time.Millisecond)
+		for _, scope := range w.m.AllScopes() {
+			if is, err := w.m.Steps(scope, "", 10); err != nil || len(is) > 0 {
+				t.Fatalf("steps in %q: %v, %v", scope, is, err)
+			}
+		}
+	}
+	w.put("checkpoint-1/config.json", "{}")
+	w.m.SealOn()
+	w.sealedAs("", "1", 1)
+	w.sealedAs("", "2", 1)
+}

@@ -66,6 +66,7 @@ type Config struct {
 	// Include is what is taken from outside into each sealed snapshot; nil: nothing.
 	Include  *include.Set
 	NoSeal   bool // no step is sealed but by Snapshot
+	HoldSeal bool // no step is sealed by itself until SealOn
 	ReadOnly bool // no sealing, no ingest, nothing evicted, nothing expires by itself
 
 	Policy *Policy // what is kept; default DefaultPolicy

@@ -2,6 +2,7 @@ package snapshot_test
 
 import (
 	"context"
+	"errors"
 	"maps"
 	randv2 "math/rand/v2"
 	"os"
@@ -227,6 +228,7 @@ type counted struct {
 }
 
 func newCounted(b remote.Bucket, rule fault.Rule) *counted {
+	b = &onlyOnce{b}
 	c := &counted{sent: map[string]int{}, refs: map[string]int{}}
 	c.Bucket = fault.New(b, func(verb, key string) fault.Fault {
 		var f fault.Fault
@@ -271,6 +273,21 @@ func (c *counted) once(t testing.TB) {
 	if len(c.resent) > 0 {
 		t.Errorf("sent again: %v", c.resent)
 	}
+}
+
+// onlyOnce is a bucket in which nothing is put over, but a lease, and anything by
+// its tombstone.
+type onlyOnce struct{ remote.Bucket }
+
+func (o *onlyOnce) Put(_ context.Context, key string, _ remote.Content) error {
+	return remote.Fail("put", key, remote.ErrInvalid, errors.New("it may be there"))
+}
+
+func (o *onlyOnce) ReplaceIfMatch(ctx context.Context, key, version string, c remote.Content) (string, error) {
+	if !strings.HasPrefix(key, bucket.LeasesPrefix) && c.Size != bucket.GoneSize {
+		return "", remote.Fail("replace", key, remote.ErrInvalid, errors.New("it is no lease"))
+	}
+	return o.Bucket.ReplaceIfMatch(ctx, key, version, c)
 }
 
 // dying ends a daemon at its k-th request: before or after that is made, and then

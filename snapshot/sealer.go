@@ -30,6 +30,7 @@ type sealer struct {
 	nudge chan struct{}
 	slots chan struct{} // one for each seal that may be under way
 
+	held      atomic.Bool  // nothing is sealed for now: see SealOn
 	atReady   atomic.Int32 // seals that wait for stragglers
 	resolving sync.Mutex   // held while events are resolved; taken before mu
 	resolved  atomic.Int64 // ns: changes before are resolved and recorded
@@ -46,9 +47,19 @@ type sealer struct {
 const maxSeals = 8
 
 func newSealer(m *Manager) *sealer {
-	return &sealer{m: m, rules: rules.New(m.cfg.Rules), quiet: m.cfg.SealQuiet, grace: m.cfg.SealGrace,
+	s := &sealer{m: m, rules: rules.New(m.cfg.Rules), quiet: m.cfg.SealQuiet, grace: m.cfg.SealGrace,
 		nudge: make(chan struct{}, 1), slots: make(chan struct{}, maxSeals),
 		waiting: map[stepKey]*candidate{}, refused: map[string]string{}}
+	s.held.Store(m.cfg.HoldSeal)
+	return s
+}
+
+// SealOn begins to seal steps, which Config.HoldSeal held back: the live tree was
+// being made from elsewhere, and what is half of a step looks like one.
+func (m *Manager) SealOn() {
+	if m.sealer.held.Swap(false) {
+		m.sealer.wake()
+	}
 }
 
 // load brings back the steps that waited when the last daemon ended.
@@ -154,6 +165,9 @@ func (s *sealer) next() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	wait := time.Duration(1<<63 - 1)
+	if s.held.Load() {
+		return wait
+	}
 	for _, c := range s.waiting {
 		if c.busy {
 			continue
@@ -196,6 +210,9 @@ func (s *sealer) release(c *candidate) {
 func (s *sealer) due() (out []*candidate) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.held.Load() {
+		return nil
+	}
 	now := time.Now()
 	for _, c := range s.waiting {
 		if c.busy || now.Before(c.retry) {

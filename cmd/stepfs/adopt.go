@@ -11,8 +11,10 @@ import (
 	"runtime"
 	"strings"
 
+	"stepfs/chunkstore/bucket"
 	"stepfs/fs/stage"
 	"stepfs/internal/schema"
+	"stepfs/internal/storedir"
 	"stepfs/snapshot/published"
 )
 
@@ -23,17 +25,24 @@ const (
 	// made of a published step, which it names: a tree that is half of it must not
 	// be taken for one.
 	adoptingSetting = "adopting"
+	// adoptingWriterSetting is whose it is: others may have one of that name.
+	adoptingWriterSetting = "adopting-writer"
+	// adoptingBootSetting is the boot in which all of what is there was fetched. A
+	// power cut takes bytes out of files, and leaves their sizes and times.
+	adoptingBootSetting = "adopting-boot"
 )
 
 // adopt has the live tree of a store that has no files start as a step that is
 // published in its bucket. One that has files is left alone, so that a unit or a
 // line of fstab can say it each time.
 func (d *daemon) adopt(ctx context.Context) error {
-	begun, want := d.dir.Config().Settings[adoptingSetting], d.opts.adopt
+	settings := d.dir.Config().Settings
+	begun, whose := settings[adoptingSetting], settings[adoptingWriterSetting]
+	writer, want := splitWriter(d.opts.adopt)
 	switch {
 	case begun == "" && want == "":
 		return nil
-	case begun != "" && !meansStep(want, begun):
+	case begun != "" && (!meansStep(want, begun) || writer != "" && writer != whose):
 		return fmt.Errorf("the live tree is what there was of %s when a mount with --%s ended; go on with --%s %s, or make another store",
 			begun, adoptFlag, adoptFlag, shellQuote(begun))
 	case d.opts.remote == "":
@@ -50,12 +59,49 @@ func (d *daemon) adopt(ctx context.Context) error {
 		return nil
 	}
 	if begun != "" {
-		want = begun // there may be a later one that is called so
+		writer, want = whose, begun // there may be others that are called so
+		if err := d.doubtAdopted(); err != nil {
+			return err
+		}
 	}
-	if err := d.fetchAdopted(ctx, want); err != nil {
+	err = d.fetchAdopted(ctx, writer, want)
+	if errors.Is(err, published.ErrAmbiguous) {
+		err = fmt.Errorf("%w; here as --%s WRITER/%s", err, adoptFlag, want)
+	}
+	if err != nil {
 		return fmt.Errorf("adopting %s: %w", want, err)
 	}
-	return d.noteAdopting("")
+	return d.noteAdopting(nil)
+}
+
+// doubtAdopted throws away what was fetched before the machine went down: of its
+// files nobody knows any more which are whole.
+func (d *daemon) doubtAdopted() error {
+	if boot := d.dir.Config().Settings[adoptingBootSetting]; boot != "" && boot == storedir.BootID() {
+		return nil
+	}
+	tree := d.store.parts.tree
+	for {
+		names, err := tree.ReadDir(stage.RootIno, "", 512)
+		if err != nil || len(names) == 0 {
+			return err
+		}
+		for _, e := range names {
+			if err := tree.RemoveAll(stage.RootIno, e.Name); err != nil {
+				return fmt.Errorf("removing what was adopted before the machine went down: %w", err)
+			}
+		}
+	}
+}
+
+// splitWriter splits WRITER/STEP, as a step of several writers is called on a mount
+// of the bucket; writer is "" in any other name.
+func splitWriter(name string) (writer, step string) {
+	first, rest, _ := strings.Cut(name, "/")
+	if _, ok := bucket.ParseWriter(first); ok && rest != "" {
+		return first, rest
+	}
+	return "", name
 }
 
 // meansStep says whether a name may have meant a revision, "scope/name@seq".
@@ -65,34 +111,38 @@ func meansStep(name, revision string) bool {
 	return name == revision || name != "" && strings.HasPrefix(revision, name+"@") || last == "latest" && scope == of
 }
 
-// noteAdopting records of which step the live tree is being made; "" of none.
-func (d *daemon) noteAdopting(step string) error {
-	all := map[string]string{}
-	maps.Copy(all, d.dir.Config().Settings)
-	delete(all, adoptingSetting)
-	if step != "" {
-		all[adoptingSetting] = step
+// noteAdopting records what is being adopted; nil: nothing.
+func (d *daemon) noteAdopting(what map[string]string) error {
+	all := maps.Clone(d.dir.Config().Settings)
+	for _, name := range []string{adoptingSetting, adoptingWriterSetting, adoptingBootSetting} {
+		delete(all, name)
 	}
+	if all == nil {
+		all = map[string]string{}
+	}
+	maps.Copy(all, what)
 	return d.dir.SaveSettings(all)
 }
 
 // fetchAdopted restores the step into the live tree, as stepfs restore would into
-// a directory: what was whole when an earlier mount ended is not fetched again.
-func (d *daemon) fetchAdopted(ctx context.Context, want string) error {
+// a directory: what was whole when an earlier mount ended is not fetched again,
+// unless the machine has gone down since.
+func (d *daemon) fetchAdopted(ctx context.Context, writer, want string) error {
 	b, cfg, err := openBucket(ctx, d.opts.remote)
 	if err != nil {
 		return err
 	}
 	scope, name := splitStep("", want)
 	s, err := choosePublished(ctx, b, cfg, func(all *published.Listing) (published.Step, error) {
-		return findPublished(all, published.Query{Scope: scope, Name: name})
+		return findPublished(all, published.Query{Scope: scope, Name: name, Writer: writer})
 	})
 	if err != nil {
 		return err
 	}
 	defer s.chunks.Close()
 	step := s.step
-	if err := d.noteAdopting(filepath.Join(scope, step.ID())); err != nil {
+	what := map[string]string{adoptingSetting: filepath.Join(scope, step.ID()), adoptingWriterSetting: step.Writer.String(), adoptingBootSetting: storedir.BootID()}
+	if err := d.noteAdopting(what); err != nil {
 		return err
 	}
 	slog.Info("the live tree is made of a published step", "snapshot", step.ID(), "writer", step.Writer.String(), "bytes", step.Record.Logical)

@@ -83,6 +83,7 @@ func TestAttach(t *testing.T) {
 	t.Run("lies", p.lies)
 	t.Run("strange names", p.strangeNames)
 	t.Run("adopted", p.adopted)
+	t.Run("adopted and killed", p.adoptedKilled)
 }
 
 // The bucket is enough: cp -a gives back what was there.
@@ -417,6 +418,11 @@ func (p *publishedStep) adopted(t *testing.T) {
 	mountAgain(t, store, point, "--adopt=latest")
 	if got := describe(t, point); got != p.want {
 		t.Errorf("got\n%s\nwant\n%s", got, p.want)
+	}
+	var st unix.Stat_t
+	must(t, unix.Stat(point+"/sparse", &st))
+	if st.Blocks > 2<<20/512 {
+		t.Errorf("holes: %d blocks", st.Blocks)
 	}
 	must(t, os.Remove(point+"/sparse"))
 	end()

@@ -106,6 +106,7 @@ func startDaemon(ctx context.Context, flags *pflag.FlagSet, o *mountOptions, sto
 	if err := d.adopt(ctx); err != nil {
 		return nil, err
 	}
+	d.store.parts.manager.SealOn()
 	if d.mount, err = mountParts(d.store, d.point, o); err != nil {
 		return nil, err
 	}

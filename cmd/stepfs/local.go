@@ -204,6 +204,9 @@ func inScope(scope string) string {
 }
 
 func (l *local) Snapshot(ctx context.Context, r SnapshotRequest) (SnapshotInfo, error) {
+	if step := l.dir.Config().Settings[adoptingSetting]; step != "" {
+		return SnapshotInfo{}, fmt.Errorf("the live tree is what there is of %s so far: stepfs mount --%s goes on with it", step, adoptFlag)
+	}
 	if r.Path != "" {
 		i, err := l.parts.manager.Adopt(ctx, r.Path)
 		if err != nil {

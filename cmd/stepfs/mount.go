@@ -179,7 +179,7 @@ under the condition that its command is; --include "" takes them back.`,
 	f.Var(&o.exclude, "exclude", "keep what matches out of every snapshot: a name, or with a slash a path from the root on, with *, ** and ? as in gitignore; for caches and temporaries (can be given several times)")
 	f.Var(&o.include, includeFlag, "take a file, directory or quoted pattern from outside the mount into .stepfs/included of each step (repeatable; see above)")
 	f.StringVar(&o.remote, remoteFlag, "", "upload sealed steps to this object store (see stepfs remote); a store keeps to the one that it was first given, and its later mounts need no flag; \"\" uploads nothing while this mount lasts")
-	f.StringVar(&o.adopt, adoptFlag, "", "with --remote: have the live tree of a store that has no files start as this published step, as stepfs restore names it; the mount answers once all of it is there")
+	f.StringVar(&o.adopt, adoptFlag, "", "with --remote: have the live tree of a store that has no files start as this published step, as stepfs restore names it, or WRITER/STEP where several writers have it; the mount answers once all of it is there")
 	f.Var(&o.publish, publishName, "which sealed steps are uploaded: all, complete (not those that are partial), or a number, for one of so many; kept as --remote is")
 	f.StringVar(&o.durability, durabilityFlag, durableHere, "when fsync, and taking a snapshot, return: once it is durable here (local), or once it is in the bucket, too (remote); kept as --remote is")
 	f.Var(&o.uploadRate, "upload-rate", "upload no more than this a second, like 50M (default as fast as it goes)")

@@ -129,7 +129,7 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 	}
 	p.manager, err = snapshot.Open(snapshot.Config{
 		DB: p.engine, Tree: livetree.New(p.tree), Chunks: p.chunks,
-		Rules: own, SealQuiet: o.sealQuiet, SealGrace: o.sealGrace, NoSeal: o.noSeal, VerifyOnSeal: o.verifyOnSeal, ScrubRate: int64(scrub), Include: o.included,
+		Rules: own, SealQuiet: o.sealQuiet, SealGrace: o.sealGrace, NoSeal: o.noSeal, HoldSeal: o.adopt != "" || cfg.Settings[adoptingSetting] != "", VerifyOnSeal: o.verifyOnSeal, ScrubRate: int64(scrub), Include: o.included,
 		Workers: o.ingestWorkers(), HotLimit: int64(o.hotLimit), CacheLimit: int64(o.cacheSize), ReadOnly: o.passive,
 		Uploads: p.uploads, Publish: o.publish.Publish, DurableRemote: o.durability == durableRemote, ForgetInBucket: o.remoteForget,
 		Policy: &policy, KeepSteps: o.onFull == "stop", Collector: livetree.Collector(p.chunks, collectRate),

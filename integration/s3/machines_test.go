@@ -3,13 +3,18 @@ package s3
 import (
 	"bytes"
 	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"stepfs/chunkstore/bucket"
 	"stepfs/integration/harness"
 )
 
@@ -61,14 +66,107 @@ func (m *machine) link(t *testing.T, state string) {
 func (m *machine) within() []string { return []string{"nsenter", "--net=/run/netns/" + m.name} }
 
 // env is the environment of who runs there.
-func (m *machine) env(s *server) []string {
-	port := s.url[strings.LastIndex(s.url, ":"):]
+func (m *machine) env(url string) []string {
+	port := url[strings.LastIndex(url, ":"):]
 	return []string{"AWS_ACCESS_KEY_ID=" + accessKey, "AWS_SECRET_ACCESS_KEY=" + secretKey, "AWS_REGION=" + region, "AWS_ENDPOINT_URL_S3=http://" + m.server + port}
 }
 
+// relay is where a machine finds a server. It notes what becomes of packs.
+type relay struct {
+	proxy
+	*httptest.Server
+	mu      sync.Mutex
+	begun   map[string]int
+	arrived map[string]bool
+	again   []string      // that were sent though they had arrived
+	one     bool          // one more may arrive,
+	hold    chan struct{} // and the others hang until this is closed; nil: they do not
+}
+
+// holdAllButOne has one more pack arrive, and all others hang until the connections
+// are cut.
+func (r *relay) holdAllButOne() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.one, r.hold = true, make(chan struct{})
+}
+
+// cutAll cuts all connections.
+func (r *relay) cutAll() {
+	r.mu.Lock()
+	held := r.hold
+	r.hold = nil
+	r.mu.Unlock()
+	close(held) // CloseClientConnections waits for who is being served
+	r.CloseClientConnections()
+}
+
+func newRelay(t *testing.T, s *server) *relay {
+	t.Helper()
+	r := &relay{begun: map[string]int{}, arrived: map[string]bool{}}
+	r.proxy = proxy{server: s, decide: func(*http.Request) fault { return none }, closed: make(chan struct{})}
+	l, err := net.Listen("tcp", "0.0.0.0:0")
+	must(t, err)
+	r.Server = &httptest.Server{Listener: l, Config: &http.Server{Handler: r}}
+	r.Start()
+	t.Cleanup(r.Close)
+	return r
+}
+
+// answered is the status of an answer.
+type answered struct {
+	http.ResponseWriter
+	status int
+}
+
+func (a *answered) WriteHeader(status int) {
+	a.status = status
+	a.ResponseWriter.WriteHeader(status)
+}
+
+func (r *relay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	path, a := req.URL.Path, &answered{ResponseWriter: w}
+	if req.Method != http.MethodPut || !strings.Contains(path, "/"+bucket.PacksPrefix) {
+		r.proxy.ServeHTTP(w, req)
+		return
+	}
+	r.mu.Lock()
+	if r.begun[path]++; r.arrived[path] {
+		r.again = append(r.again, path)
+	}
+	held := r.hold
+	if r.one {
+		r.one, held = false, nil
+	}
+	r.mu.Unlock()
+	if held != nil {
+		<-held
+		cut()
+	}
+	r.proxy.ServeHTTP(a, req)
+	if a.status == http.StatusOK {
+		r.mu.Lock()
+		r.arrived[path] = true
+		r.mu.Unlock()
+	}
+}
+
+// packs says how many have been begun, of these begun again, and arrived.
+func (r *relay) packs() (begun, broken, arrived int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, n := range r.begun {
+		if n > 1 {
+			broken++
+		}
+	}
+	return len(r.begun), broken, len(r.arrived)
+}
+
 // TestTwoMachines: two machines and one bucket. One trains and publishes; its cable
-// is cut in the middle of an upload, writes go on, and it catches up by itself once
-// there is a network again. The other one sees each step when it is published, and
+// is cut in the middle of an upload, and its connections with it. Writes go on, and
+// it catches up by itself once there is a network again, without sending again what
+// had arrived. The other one sees each step when it is published, and
 // not before, and has all of them when the first machine is gone for good.
 func TestTwoMachines(t *testing.T) {
 	srv := versitygwAt(t, "0.0.0.0")
@@ -77,13 +175,14 @@ func TestTwoMachines(t *testing.T) {
 	url := "s3://" + name
 
 	trains := root.Prepare(t, "--remote", url, "--upload-rate", "16M")
-	trains.Wrap, trains.Env = a.within(), a.env(srv)
+	through := newRelay(t, srv)
+	trains.Wrap, trains.Env = a.within(), a.env(through.URL)
 	must(t, trains.Start())
 	save(t, trains, "one", 1<<20)
 	wait(t, "one is published", func() bool { return uploadsOf(t, trains).Published == 1 })
 
 	looks := root.Prepare(t, "--refresh", "1s")
-	looks.Store, looks.Wrap, looks.Env = url, b.within(), b.env(srv)
+	looks.Store, looks.Wrap, looks.Env = url, b.within(), b.env(srv.url)
 	must(t, looks.Start())
 	shows := func(step string) bool {
 		got, err := os.ReadFile(filepath.Join(looks.Mnt, "snapshots", step, "data-"+step))
@@ -96,10 +195,15 @@ func TestTwoMachines(t *testing.T) {
 		t.Error("one is published, and not over there")
 	}
 
+	_, _, before := through.packs()
+	through.holdAllButOne()
 	save(t, trains, "two", 24<<20)
-	wait(t, "two waits", func() bool { return uploadsOf(t, trains).Queue == 1 })
-	time.Sleep(500 * time.Millisecond) // of the second and a half that it takes
+	wait(t, "one pack of two has arrived, and another has not", func() bool {
+		begun, _, arrived := through.packs()
+		return arrived > before && begun > arrived
+	})
 	a.cut(t)
+	through.cutAll()
 	f, err := os.Create(filepath.Join(trains.Mnt, "data-three"))
 	must(t, err)
 	_, err = f.Write(seeded("three", 2<<20))
@@ -119,13 +223,16 @@ func TestTwoMachines(t *testing.T) {
 	begun := time.Now()
 	wait(t, "it catches up", func() bool { u := uploadsOf(t, trains); return u.Published == 3 && u.AtRisk == 0 })
 	t.Logf("caught up %v after the network was back", time.Since(begun))
+	if _, broken, _ := through.packs(); broken == 0 || len(through.again) > 0 {
+		t.Errorf("%d packs were broken off; sent again though they had arrived: %v", broken, through.again)
+	}
 	wait(t, "they are over there", func() bool { return shows("two") && shows("three") })
 
 	must(t, trains.Kill())
 	must(t, os.RemoveAll(trains.Store))
 	to := t.TempDir()
 	cmd := append(b.within(), root.Bin, "restore", url, "three", to)
-	r, err := harness.RunEnv(b.env(srv), cmd[0], cmd[1:]...)
+	r, err := harness.RunEnv(b.env(srv.url), cmd[0], cmd[1:]...)
 	if err != nil || r.Code != 0 {
 		t.Fatalf("%v, exit code %d: %s", err, r.Code, r.Both())
 	}

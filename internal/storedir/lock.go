@@ -61,6 +61,15 @@ func flockExclusive(fd int) error {
 	}
 }
 
+// givenBack is how long a lock is waited for that has no lease: much longer than
+// there is between the two when a holder ends, or begins.
+const givenBack = 2 * time.Second
+
+func leased(dir string) bool {
+	_, err := ReadLease(dir)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
 // acquire locks the store or says who has it.
 func acquire(dir string, o Options, env *environment, kind Kind) (*lock, error) {
 	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
@@ -69,6 +78,10 @@ func acquire(dir string, o Options, env *environment, kind Kind) (*lock, error) 
 	}
 	l := &lock{dir: dir, file: f, stop: make(chan struct{}), lost: make(chan struct{}), lease: newLease(dir, o, env)}
 	err = env.flock(int(f.Fd()))
+	for end := time.Now().Add(givenBack); errors.Is(err, unix.EWOULDBLOCK) && !leased(dir) && time.Now().Before(end); {
+		time.Sleep(time.Millisecond) // its holder has given back the lease, and the lock is next
+		err = env.flock(int(f.Fd()))
+	}
 	flocked := err == nil
 	switch {
 	case errors.Is(err, unix.EWOULDBLOCK):

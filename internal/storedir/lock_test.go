@@ -304,3 +304,18 @@ func TestProcessStart(t *testing.T) {
 		t.Error("pid 0 has a start time")
 	}
 }
+
+// TestGivenBack: a holder that ends gives back its lease, and then its lock. Who
+// saw the first, as stepfs umount does, finds the store free.
+func TestGivenBack(t *testing.T) {
+	env, tries := hostEnvironment(), 0
+	env.flock = func(fd int) error {
+		if tries++; tries < 3 {
+			return unix.EWOULDBLOCK
+		}
+		return flockExclusive(fd)
+	}
+	l, err := acquire(t.TempDir(), Options{Command: "test"}, env, Kind{})
+	must(t, err)
+	must(t, l.release())
+}

@@ -301,3 +301,38 @@ func TestForget(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// Names that are not ours are left alone, wherever they are, and nothing is held up
+// by them: not even those that look much like ours.
+func TestStrangers(t *testing.T) {
+	b := newBucket(t)
+	dead := bucket.Pack{Name: pack.Name{1}, Writer: alice, Seq: 1}
+	strangers := []string{"readme", "photos/cat",
+		"packs/readme", "packs/01/0100.pack", dead.Key() + ".bak", strings.Replace(dead.Key(), "packs/01/", "packs/02/", 1),
+		"index/readme", bucket.IndexKey(alice, 1) + ".bak", "index/" + alice.String() + "/1", "refs/readme", bucket.RefKey(alice, 1) + ".tmp", "refs/" + alice.String() + "/1",
+		"leases/readme", bucket.LeaseKey(7) + "0", "retired/readme", "retired/0", bucket.RetiredKey(0) + ".old", "catalogs/readme", "catalogs/" + alice.String() + "/0-0", "writers/readme"}
+	for _, key := range strangers {
+		must(t, b.Put(t.Context(), key, remote.Bytes([]byte("of "+key))))
+	}
+	l := take(t, b, alice)
+	p := putPack(t, b, alice, 1)
+	x := &bucket.Index{Writer: alice, Seq: 1, Packs: []bucket.Indexed{{Seq: 1, Size: 3}}}
+	must(t, b.Put(t.Context(), x.Key(), remote.Bytes(x.Encode())))
+	must(t, l.Publish(t.Context(), ref(1, p)))
+	must(t, Forget(t.Context(), b, alice, 1))
+	deleted, indexes := 0, 0
+	for range 4 {
+		r := run(t, b, 2*time.Hour)
+		deleted += r.Deleted.Packs
+		indexes += r.Indexes
+		must(t, l.Renew(t.Context()))
+	}
+	if deleted != 1 || indexes != 1 {
+		t.Errorf("%d packs and %d index objects were deleted, besides strangers", deleted, indexes)
+	}
+	for _, key := range strangers {
+		if got, _, err := remote.ReadAll(t.Context(), b, key, 1000); err != nil || string(got) != "of "+key {
+			t.Errorf("%s is %q now, %v", key, got, err)
+		}
+	}
+}
