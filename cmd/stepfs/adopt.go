@@ -14,7 +14,6 @@ import (
 	"stepfs/chunkstore/bucket"
 	"stepfs/fs/stage"
 	"stepfs/internal/schema"
-	"stepfs/internal/storedir"
 	"stepfs/snapshot/published"
 )
 
@@ -27,9 +26,6 @@ const (
 	adoptingSetting = "adopting"
 	// adoptingWriterSetting is whose it is: others may have one of that name.
 	adoptingWriterSetting = "adopting-writer"
-	// adoptingBootSetting is the boot in which all of what is there was fetched. A
-	// power cut takes bytes out of files, and leaves their sizes and times.
-	adoptingBootSetting = "adopting-boot"
 )
 
 // adopt has the live tree of a store that has no files start as a step that is
@@ -60,9 +56,6 @@ func (d *daemon) adopt(ctx context.Context) error {
 	}
 	if begun != "" {
 		writer, want = whose, begun // there may be others that are called so
-		if err := d.doubtAdopted(); err != nil {
-			return err
-		}
 	}
 	err = d.fetchAdopted(ctx, writer, want)
 	if errors.Is(err, published.ErrAmbiguous) {
@@ -72,26 +65,6 @@ func (d *daemon) adopt(ctx context.Context) error {
 		return fmt.Errorf("adopting %s: %w", want, err)
 	}
 	return d.noteAdopting(nil)
-}
-
-// doubtAdopted throws away what was fetched before the machine went down: of its
-// files nobody knows any more which are whole.
-func (d *daemon) doubtAdopted() error {
-	if boot := d.dir.Config().Settings[adoptingBootSetting]; boot != "" && boot == storedir.BootID() {
-		return nil
-	}
-	tree := d.store.parts.tree
-	for {
-		names, err := tree.ReadDir(stage.RootIno, "", 512)
-		if err != nil || len(names) == 0 {
-			return err
-		}
-		for _, e := range names {
-			if err := tree.RemoveAll(stage.RootIno, e.Name); err != nil {
-				return fmt.Errorf("removing what was adopted before the machine went down: %w", err)
-			}
-		}
-	}
 }
 
 // splitWriter splits WRITER/STEP, as a step of several writers is called on a mount
@@ -114,7 +87,7 @@ func meansStep(name, revision string) bool {
 // noteAdopting records what is being adopted; nil: nothing.
 func (d *daemon) noteAdopting(what map[string]string) error {
 	all := maps.Clone(d.dir.Config().Settings)
-	for _, name := range []string{adoptingSetting, adoptingWriterSetting, adoptingBootSetting} {
+	for _, name := range []string{adoptingSetting, adoptingWriterSetting} {
 		delete(all, name)
 	}
 	if all == nil {
@@ -141,7 +114,7 @@ func (d *daemon) fetchAdopted(ctx context.Context, writer, want string) error {
 	}
 	defer s.chunks.Close()
 	step := s.step
-	what := map[string]string{adoptingSetting: filepath.Join(scope, step.ID()), adoptingWriterSetting: step.Writer.String(), adoptingBootSetting: storedir.BootID()}
+	what := map[string]string{adoptingSetting: filepath.Join(scope, step.ID()), adoptingWriterSetting: step.Writer.String()}
 	if err := d.noteAdopting(what); err != nil {
 		return err
 	}

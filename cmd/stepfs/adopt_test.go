@@ -127,21 +127,25 @@ func tear(t *testing.T, store string, wentDown bool) (path string) {
 	l := s.(*local)
 	defer func() { must(t, l.Close()) }()
 	settings := maps.Clone(l.dir.Config().Settings)
-	settings[adoptingSetting], settings[adoptingBootSetting] = "one@1", storedir.BootID()
+	settings[adoptingSetting] = "one@1"
 	settings[adoptingWriterSetting], _ = splitWriter(ours)
-	if wentDown {
-		settings[adoptingBootSetting] = "another"
-	}
 	must(t, l.dir.SaveSettings(settings))
+	boot := storedir.BootID()
+	if wentDown {
+		boot = "another"
+	}
 	path, a := someFile(t, l.parts.tree, stage.RootIno, "")
 	fh, err := l.parts.tree.Open(a.Ino, unix.O_RDWR, stage.Cred{})
 	must(t, err)
-	w := &treeFile{l.parts.tree, path, a.Ino, fh}
+	w := &treeFile{l, l.parts.tree, path, a.Ino, fh}
 	_, err = w.WriteAt(make([]byte, a.Size), 0)
 	must(t, err)
 	_, err = l.parts.tree.SetAttr(a.Ino, stage.SetAttr{Mtime: &a.Mtime})
 	must(t, err)
 	must(t, w.Close())
+	to, err := newTreeSink(l, "")
+	must(t, err)
+	must(t, (&restorer{to: to}).writeNote(notePath("."), boot))
 	return path
 }
 

@@ -30,7 +30,7 @@ type unsynced struct {
 // beginNote finds out whether files that are there can be taken for whole, and leaves a
 // note that what comes is not synced yet.
 func (r *restorer) beginNote(name string) (unsynced, error) {
-	note := unsynced{path: filepath.Join(filepath.Dir(name), snapshot.RestorePrefix+"unsynced")}
+	note := unsynced{path: notePath(name)}
 	boot := storedir.BootID()
 	switch text, err := r.readNote(note.path); {
 	case err == nil:
@@ -47,6 +47,11 @@ func (r *restorer) beginNote(name string) (unsynced, error) {
 		return note, errors.Join(fmt.Errorf("writing %s: %w", note.path, err), note.end(r))
 	}
 	return note, nil
+}
+
+// notePath is where the note of what is restored as name lies.
+func notePath(name string) string {
+	return filepath.Join(filepath.Dir(name), snapshot.RestorePrefix+"unsynced")
 }
 
 func (r *restorer) readNote(note string) (string, error) {
