@@ -124,6 +124,7 @@ func (s *sealer) try(ctx context.Context, c *candidate) error {
 func (s *sealer) later(c *candidate, a *attempt, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	c.ended = 0 // it goes on waiting, and is recorded again if it has to be
 	if c.version != a.version {
 		return
 	}
@@ -251,12 +252,13 @@ func (s *sealer) drop(c *candidate, a *attempt) error {
 }
 
 // unrecord takes back the record of a candidate with the transaction, unless
-// something newer needs it.
+// something newer needs it. It is not recorded again before end: that would be
+// for ever, and an expired step would come back with the next start, as the latest.
 func (s *sealer) unrecord(tx *state.Tx, a *attempt) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c := a.candidate; c.version == a.version {
-		c.recorded = notRecorded
+		c.recorded, c.ended = notRecorded, c.version
 		tx.Delete(schema.Numbered(schema.PrefixCandidate, c.id))
 	}
 }

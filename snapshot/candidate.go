@@ -34,10 +34,17 @@ type candidate struct {
 	retry    time.Time // not before
 	busy     bool      // somebody is about to seal it
 	recorded string    // the commit that its record tells, or notRecorded
+	ended    uint64    // version at which its record was taken back, since it is sealed or nothing: it waits no more
 }
 
 // notRecorded: a restart would forget the candidate.
 const notRecorded = "\x00"
+
+// unrecorded says whether a restart would forget something of a candidate that
+// waits.
+func (c *candidate) unrecorded() bool {
+	return c.recorded != c.commitName() && c.ended != c.version
+}
 
 // stepKey is a step: the inode of its directory or file; or, when it has
 // several pieces, that of their scope, and the step.

@@ -291,9 +291,11 @@ func TestPolicyActs(t *testing.T) {
 	w.wantSteps("", "[600 r1]")
 	w.wantSteps("run", "[6 r1]")
 	w.wantLatest("600")
-	expired, _ := h.reported()
-	if !strings.Contains(expired, "100@1 expired: not kept by keep-last 2, keep-every 300") || !strings.Contains(expired, "expired: not kept by keep-last 1") {
-		t.Errorf("reported:\n%s", expired)
+	for _, why := range []string{"100@1 expired: not kept by keep-last 2, keep-every 300", "expired: not kept by keep-last 1"} {
+		until(t, "it is reported that "+why, func() bool { // behind the record
+			expired, _ := h.reported()
+			return strings.Contains(expired, why)
+		})
 	}
 	w.noFaults()
 }

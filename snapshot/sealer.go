@@ -232,7 +232,7 @@ func (s *sealer) record() bool {
 	s.mu.Lock()
 	var todo []*candidate
 	for _, c := range s.waiting {
-		if c.recorded != c.commitName() {
+		if c.unrecorded() {
 			todo = append(todo, c)
 		}
 	}
@@ -244,7 +244,7 @@ func (s *sealer) record() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for _, c := range todo {
-			if s.waiting[c.key] != c {
+			if s.waiting[c.key] != c || !c.unrecorded() {
 				continue
 			}
 			c.recorded = c.commitName()

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"stepfs/internal/schema"
 	"stepfs/snapshot"
 )
 
@@ -191,4 +192,28 @@ func TestNoSeal(t *testing.T) {
 	if is, err := w.m.Steps("", "", 10); err != nil || len(is) != 1 || is[0].Name != "asked" {
 		t.Errorf("steps: %v, %v", is, err)
 	}
+}
+
+// What is sealed is not recorded as waiting any more, whenever changes are
+// resolved: an expired step would be sealed once more by the next daemon.
+func TestSealedStepsAreNotRecorded(t *testing.T) {
+	var w *world
+	w = newWorld(t, func(c *snapshot.Config) {
+		quietly(c)
+		sealed := c.Events.Sealed
+		c.Events.Sealed = func(i snapshot.Info) { // behind its commit; the sealer has not forgotten it yet
+			w.m.Notice()
+			sealed(i)
+		}
+	})
+	w.put("checkpoint-100/model.pt", "100")
+	w.settledSteps()
+	w.wantSteps("", "[100 r1]")
+	it, err := w.eng.NewIter([]byte{schema.PrefixCandidate}, []byte{schema.PrefixCandidate + 1})
+	w.ok(err)
+	if it.First() {
+		t.Errorf("it is said to wait: %x", it.Key())
+	}
+	w.ok(it.Close())
+	w.noFaults()
 }
