@@ -6,6 +6,9 @@ import "context"
 // reports that some of it does not read back.
 func (r *Run) Index(ctx context.Context) error {
 	err := r.Each(ctx, nil, func(_, _ []byte) error { return nil })
+	if err == nil {
+		err = r.View.Tables(ctx)
+	}
 	if err == nil || ctx.Err() != nil {
 		return err
 	}

@@ -7,10 +7,11 @@ import "github.com/cockroachdb/pebble/v2"
 // Close. It is read-only.
 type View struct {
 	snap *pebble.Snapshot
+	e    *Engine
 }
 
 // View gives the index as it is now.
-func (e *Engine) View() *View { return &View{e.db.NewSnapshot()} }
+func (e *Engine) View() *View { return &View{e.db.NewSnapshot(), e} }
 
 // Close gives it back.
 func (v *View) Close() error { return v.snap.Close() }
