@@ -37,6 +37,13 @@ func (s *Store) IngestOver(ctx context.Context, src Source, plan Plan) (*Pending
 		w = s.newWorker()
 	}
 	defer func() { s.workers <- w }()
+	older, err := s.plansOlder(plan)
+	if err != nil {
+		return nil, err
+	}
+	if older {
+		plan = Plan{}
+	}
 	p := s.newPending()
 	w.begin(src, plan)
 	defer w.release()
@@ -60,6 +67,7 @@ func (w *worker) segment(ctx context.Context, seg Segment, p *Pending) error {
 		if err != nil {
 			return err
 		}
+		c.naming = w.s.naming()
 		off, n := w.pos, len(c.part)-pack.PartHeaderSize
 		p.refs = append(p.refs, Ref{Off: off, Len: uint32(n), ID: c.id})
 		w.pos += int64(n)
@@ -93,7 +101,7 @@ func (s *Store) Put(ctx context.Context, data []byte) (*Pending, error) {
 	p.refs = []Ref{{Len: uint32(len(data)), ID: id}}
 	coder := s.coders.get()
 	defer s.coders.put(coder)
-	if err := p.add(coder, chunk{part: b.bytes, id: id}, 0, pack.TypeTree); err != nil {
+	if err := p.add(coder, chunk{part: b.bytes, id: id, naming: s.naming()}, 0, pack.TypeTree); err != nil {
 		p.Release()
 		return nil, fmt.Errorf("put: %w", err)
 	}

@@ -73,7 +73,7 @@ type Store struct {
 		sync.Mutex
 		closed   bool
 		inflight map[ID]*packWriter       // claimed chunks that are not indexed yet
-		cur      *packWriter              // takes new claims; nil when there is none
+		cur      []*packWriter            // take new claims, by naming; nil where there is none
 		packs    map[*packWriter]struct{} // all that are not finished, cur included
 		table    map[uint64]*packInfo     // the indexed packs
 		names    map[pack.Name]struct{}   // file names in use: of table, of packs being finished or removed
@@ -106,13 +106,13 @@ func newStore(db DB, fs vfs.FS, dir string, cfg Config) (*Store, error) {
 	}
 	cfg = cfg.withDefaults()
 	s := &Store{
-		decoder: newDecoder(cfg.Key, 32<<20),
+		decoder: newDecoder(cfg.namings(), 32<<20),
 		cfg:     cfg,
 		db:      db,
 		fs:      fs,
 		dir:     dir,
 		workers: make(chan *worker, cfg.Workers),
-		slots:   make(chan struct{}, cfg.Sealing+1),
+		slots:   make(chan struct{}, cfg.Sealing+1+len(cfg.Older)),
 		closing: make(chan struct{}),
 		loads:   make(chan struct{}, maxLoads()),
 
@@ -127,6 +127,7 @@ func newStore(db DB, fs vfs.FS, dir string, cfg Config) (*Store, error) {
 	s.files = newFileCache(fs, cfg.OpenFiles)
 	s.far.init(s)
 	s.cache = newChunkCache(cfg.CacheBytes, s.buffers)
+	s.mu.cur = make([]*packWriter, len(cfg.Older)+1)
 	s.mu.inflight = make(map[ID]*packWriter)
 	s.mu.packs = make(map[*packWriter]struct{})
 	s.mu.table = make(map[uint64]*packInfo)
@@ -175,8 +176,10 @@ func (s *Store) Close() error {
 	}
 	s.mu.closed = true
 	close(s.closing)
-	if cur := s.mu.cur; cur != nil {
-		s.failLocked(cur, ErrClosed)
+	for _, cur := range s.mu.cur {
+		if cur != nil {
+			s.failLocked(cur, ErrClosed)
+		}
 	}
 	s.mu.Unlock()
 	for range s.cfg.Workers { // running Ingest calls end at their next claim

@@ -46,6 +46,13 @@ func (u *Uploads) Needs() *Needs { return &Needs{u: u, known: make(map[uint64]st
 // Alone has it need nothing of other writers, from now on.
 func (n *Needs) Alone() { n.theirs.off = true }
 
+func olderError(older bool, id ID) error {
+	if !older {
+		return nil
+	}
+	return fmt.Errorf("chunk %x: %w", id, ErrOlder)
+}
+
 // movePoll is how often it is asked whether a chunk's pack is still retiring.
 const movePoll = 100 * time.Millisecond
 
@@ -54,6 +61,9 @@ const movePoll = 100 * time.Millisecond
 func (n *Needs) Add(ctx context.Context, id ID) error {
 	var path []ID
 	for below := uint8(pack.MaxDepth + 1); ; {
+		if older, err := n.u.s.Older(id); older || err != nil {
+			return errors.Join(err, olderError(older, id))
+		}
 		if there, err := n.addThere(ctx, id, path); there || err != nil {
 			return err
 		}

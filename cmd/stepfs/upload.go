@@ -135,6 +135,14 @@ func (o *mountOptions) takeOverEmpty(dir *storedir.Dir, e *state.Engine) error {
 	return dir.SaveNaming(cfg.Polynomial, cfg.Key, cfg.Domain)
 }
 
+// olderKeys are those by which chunks were named before the store joined its bucket.
+func olderKeys(cfg storedir.Config) (keys [][32]byte) {
+	for _, n := range cfg.Older {
+		keys = append(keys, n.Key)
+	}
+	return keys
+}
+
 // storesNothing says whether a store has no bucket, and neither chunks nor packs:
 // not in its index, and no file that might be one.
 func storesNothing(dir *storedir.Dir, e *state.Engine) (bool, error) {

@@ -65,7 +65,7 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 	}
 	cfg := dir.Config()
 	packs := chunkstore.Config{
-		Polynomial: cfg.Polynomial, Key: cfg.Key, Domain: cfg.Domain, Workers: o.ingestWorkers(), Background: snapshot.BeNice,
+		Polynomial: cfg.Polynomial, Key: cfg.Key, Domain: cfg.Domain, Older: olderKeys(cfg), Workers: o.ingestWorkers(), Background: snapshot.BeNice,
 		Events: chunkstore.Events{Damage: func(err error) {
 			l.faults.add("stored data is damaged", err)
 			if m := p.ready.Load(); m != nil {
