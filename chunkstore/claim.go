@@ -17,7 +17,7 @@ import (
 // index transaction grows without limit when directory objects are small.
 const maxEntries = 2048
 
-// claim decides what becomes of a chunk of n plain bytes, named by key naming. pw == nil: it is
+// claim decides what becomes of a chunk of n plain bytes. pw == nil: it is
 // durable already. Otherwise the caller's content depends on pw, and when
 // fresh the caller must append the chunk to it (pw.append). Either way p pins
 // the pack that has the chunk, or is to have it.
@@ -25,13 +25,13 @@ const maxEntries = 2048
 // The index is asked under s.mu: between "not in flight" and "claimed" no
 // other pack may become durable with the chunk in it, or it would be stored
 // twice; and between "a durable hit" and its pin no pack may begin to retire.
-func (s *Store) claim(p *Pending, id ID, n int, naming uint8) (pw *packWriter, fresh bool, err error) {
+func (s *Store) claim(p *Pending, id ID, n int, l lane) (pw *packWriter, fresh bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.closed {
 		return nil, false, ErrClosed
 	}
-	if pw := s.mu.inflight[id]; pw != nil && pw.naming == naming {
+	if pw := s.mu.inflight[id]; pw != nil && pw.lane.naming == l.naming {
 		p.pinLocked(pw.info)
 		return pw, false, nil
 	}
@@ -39,16 +39,16 @@ func (s *Store) claim(p *Pending, id ID, n int, naming uint8) (pw *packWriter, f
 	if err != nil {
 		return nil, false, err
 	}
-	if ok, err := s.fitsLocked(id, info, naming); err != nil {
+	if ok, err := s.fitsLocked(id, info, l.naming); err != nil {
 		return nil, false, err
 	} else if ok {
 		p.pinLocked(info)
 		return nil, false, nil
 	}
-	pw = s.mu.cur[naming]
+	pw = s.mu.cur[l]
 	if pw == nil {
-		pw = s.newPackWriter(naming, takeAll)
-		s.mu.cur[naming] = pw
+		pw = s.newPackWriter(l, takeAll)
+		s.mu.cur[l] = pw
 		s.mu.packs[pw] = struct{}{}
 	}
 	p.pinLocked(pw.info)
@@ -126,8 +126,8 @@ func (s *Store) closeLocked(pw *packWriter) {
 		return
 	}
 	pw.closed = true
-	if s.mu.cur[pw.naming] == pw {
-		s.mu.cur[pw.naming] = nil
+	if s.mu.cur[pw.lane] == pw {
+		delete(s.mu.cur, pw.lane)
 	}
 	s.finishLocked(pw)
 }
@@ -205,9 +205,7 @@ func (pw *packWriter) idle() {
 func (s *Store) Flush(ctx context.Context) error {
 	s.mu.Lock()
 	for _, cur := range s.mu.cur {
-		if cur != nil {
-			s.closeLocked(cur)
-		}
+		s.closeLocked(cur)
 	}
 	packs := slices.Collect(maps.Keys(s.mu.packs))
 	s.mu.Unlock()

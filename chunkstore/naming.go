@@ -33,6 +33,26 @@ func (s *Store) naming() uint8 { return uint8(len(s.cfg.Older)) }
 // Renamed says whether the store has had other keys.
 func (s *Store) Renamed() bool { return len(s.cfg.Older) > 0 }
 
+// lane is what a pack that is open is for.
+type lane struct {
+	naming uint8
+	// objects: of trees. Where what is stored anew is in the bucket already, of others,
+	// the objects are not; in packs of their own they do not take that with them.
+	objects bool
+}
+
+func (s *Store) lane(naming uint8, typ pack.Type) lane {
+	return lane{naming, s.Renamed() && typ == pack.TypeTree && naming == s.naming()}
+}
+
+// lanes is how many there are.
+func lanes(cfg Config) int {
+	if len(cfg.Older) == 0 {
+		return 1
+	}
+	return len(cfg.Older) + 2
+}
+
 // ErrOlder says that something would leave for the bucket that is not named by the
 // bucket's key.
 var ErrOlder = errors.New("it is named by an older key than the bucket's")

@@ -271,4 +271,3 @@ func TestNamingOfOldRecords(t *testing.T) {
 		t.Fatal(rec, err)
 	}
 }
-

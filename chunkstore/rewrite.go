@@ -14,7 +14,7 @@ import (
 // copyLive writes what lives in the packs into a new one, and makes that the
 // place of what still lives in them once it is durable.
 func (c *collector) copyLive(ctx context.Context, g *group) error {
-	pw := c.newPackWriter(g.naming, g.stillThere)
+	pw := c.newPackWriter(lane{naming: g.naming}, g.stillThere)
 	for _, p := range g.packs {
 		if !g.rewrite || p.left {
 			continue

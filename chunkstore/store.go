@@ -73,7 +73,7 @@ type Store struct {
 		sync.Mutex
 		closed   bool
 		inflight map[ID]*packWriter       // claimed chunks that are not indexed yet
-		cur      []*packWriter            // take new claims, by naming; nil where there is none
+		cur      map[lane]*packWriter     // take new claims
 		packs    map[*packWriter]struct{} // all that are not finished, cur included
 		table    map[uint64]*packInfo     // the indexed packs
 		names    map[pack.Name]struct{}   // file names in use: of table, of packs being finished or removed
@@ -105,6 +105,9 @@ func newStore(db DB, fs vfs.FS, dir string, cfg Config) (*Store, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
+	if len(cfg.Older) > 0 {
+		cfg.Workers++ // what is stored anew keeps nobody from storing what is new
+	}
 	s := &Store{
 		decoder: newDecoder(cfg.namings(), 32<<20),
 		cfg:     cfg,
@@ -112,7 +115,7 @@ func newStore(db DB, fs vfs.FS, dir string, cfg Config) (*Store, error) {
 		fs:      fs,
 		dir:     dir,
 		workers: make(chan *worker, cfg.Workers),
-		slots:   make(chan struct{}, cfg.Sealing+1+len(cfg.Older)),
+		slots:   make(chan struct{}, cfg.Sealing+lanes(cfg)),
 		closing: make(chan struct{}),
 		loads:   make(chan struct{}, maxLoads()),
 
@@ -127,7 +130,7 @@ func newStore(db DB, fs vfs.FS, dir string, cfg Config) (*Store, error) {
 	s.files = newFileCache(fs, cfg.OpenFiles)
 	s.far.init(s)
 	s.cache = newChunkCache(cfg.CacheBytes, s.buffers)
-	s.mu.cur = make([]*packWriter, len(cfg.Older)+1)
+	s.mu.cur = make(map[lane]*packWriter)
 	s.mu.inflight = make(map[ID]*packWriter)
 	s.mu.packs = make(map[*packWriter]struct{})
 	s.mu.table = make(map[uint64]*packInfo)
@@ -177,9 +180,7 @@ func (s *Store) Close() error {
 	s.mu.closed = true
 	close(s.closing)
 	for _, cur := range s.mu.cur {
-		if cur != nil {
-			s.failLocked(cur, ErrClosed)
-		}
+		s.failLocked(cur, ErrClosed)
 	}
 	s.mu.Unlock()
 	for range s.cfg.Workers { // running Ingest calls end at their next claim

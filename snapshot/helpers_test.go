@@ -31,6 +31,7 @@ import (
 
 // world is a store: metadata and packs in memory, staging in a directory.
 type world struct {
+	naming func(c *chunkstore.Config) // nil: as chunkConf
 	t    testing.TB
 	mem  *vfs.MemFS
 	disk *gatedDisk
@@ -85,6 +86,15 @@ func (r chunkReader) ReadChunk(ctx context.Context, id [32]byte, raw uint32, dst
 	return r.ReadAt(ctx, id, raw, dst, off)
 }
 
+// chunkConf is chunkConf, unless the world has a naming of its own.
+func (w *world) chunkConf() chunkstore.Config {
+	c := chunkConf
+	if w.naming != nil {
+		w.naming(&c)
+	}
+	return c
+}
+
 func (w *world) open() {
 	w.t.Helper()
 	var err error
@@ -97,7 +107,7 @@ func (w *world) open() {
 	fs := errorfs.Wrap(w.mem, errorfs.InjectorFunc(w.inject))
 	w.eng, err = state.Open(state.Config{Dir: "s", FS: fs, BootID: w.boot, MemTable: 1 << 20, SegmentSize: 512 << 10})
 	must("state")
-	w.chunks, err = chunkstore.Open(w.eng, fs, "s/packs", chunkConf)
+	w.chunks, err = chunkstore.Open(w.eng, fs, "s/packs", w.chunkConf())
 	must("chunks")
 	var m *snapshot.Manager
 	var opened atomic.Pointer[snapshot.Manager]

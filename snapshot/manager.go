@@ -39,6 +39,9 @@ type Events struct {
 	Verified func(Info)
 	// Published: whoever has the bucket has the step.
 	Published func(Info)
+	// Renaming: what was stored before the store joined its bucket, that many bytes
+	// by now, is stored anew before it is published. Told once.
+	Renaming func(bytes int64)
 	Fault     func(what string, err error)
 }
 

@@ -53,6 +53,12 @@ type treeWriter struct {
 	objects []*chunkstore.Pending // all that were put: nobody holds them yet
 	logical int64
 	seen    map[uint64]bool // inodes with several names, counted once
+
+	// Of one that writes a tree anew (anew.go); else nil and zero.
+	renewer *renewer
+	holder  uint64
+	path    []string // of the entry at hand
+	bytes   int64    // that are not held yet
 }
 
 // writeTree writes the tree of a sealed step into packs, and marks the step
@@ -204,6 +210,10 @@ func (w *treeWriter) entry(b []byte, e Entry) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if w.renewer != nil {
+		w.path = append(w.path, e.Name)
+		defer func() { w.path = w.path[:len(w.path)-1] }()
+	}
 	b = appendString(b, e.Name)
 	for _, v := range [...]uint64{n.Ino, uint64(n.Mode), uint64(n.UID), uint64(n.GID), uint64(n.Rdev), uint64(n.Nlink)} {
 		b = binary.AppendUvarint(b, v)
@@ -261,6 +271,11 @@ func (w *treeWriter) content(b []byte, n Node) ([]byte, error) {
 	}
 	if !ok {
 		return nil, errStaged
+	}
+	if w.renewer != nil {
+		if es, err = w.anew(es); err != nil {
+			return nil, err
+		}
 	}
 	if n.Nlink < 2 || !w.seen[n.Ino] {
 		w.logical += n.Size

@@ -194,6 +194,14 @@ type Chunks interface {
 	Local() int64
 	Evict(ctx context.Context, need int64) (freed int64, err error)
 
+	// Older says whether a chunk is named by an older key than the newest, OlderBytes
+	// how many bytes are.
+	Older(id [32]byte) (bool, error)
+	OlderBytes() int64
+	// Polite gives way to those who wait for the disk and the processors, between
+	// one read and the next.
+	Polite(r io.ReaderAt) io.ReaderAt
+
 	// Needs begins a list of packs that a snapshot needs.
 	Needs() *chunkstore.Needs
 

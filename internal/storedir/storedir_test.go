@@ -104,7 +104,7 @@ func TestBadInput(t *testing.T) {
 		}},
 		{name: "missing, not to be made", noMake: true, want: ErrNoStore, says: "stepfs mount", prepare: func(*testing.T, string) {}},
 		{name: "empty, not to be made", noMake: true, want: ErrNoStore, prepare: func(t *testing.T, p string) { mkdir(t, p) }},
-		{name: "newer format", want: ErrNewerFormat, says: "99, and this stepfs knows up to 7", prepare: func(t *testing.T, p string) {
+		{name: "newer format", want: ErrNewerFormat, says: "99, and this stepfs knows up to 8", prepare: func(t *testing.T, p string) {
 			makeStore(t, p)
 			edit(t, p, func(s string) string { return strings.Replace(s, "stepfs store 8", "stepfs store 99", 1) })
 		}},

@@ -1,0 +1,238 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sort"
+	"strings"
+
+	"stepfs/chunkstore"
+	"stepfs/internal/schema"
+	"stepfs/internal/state"
+)
+
+// A store that has joined a bucket has chunks that are named by an older key, and
+// none of those leaves (chunkstore/naming.go). So what is published and was stored
+// before is stored anew first: the snapshot gets another tree, of files that are cut
+// and named as the bucket does.
+//
+//   - What is stored anew comes out of chunks that were held against their names.
+//   - Nothing that is there changes for it: generations keep their chunks, by which
+//     snapshots are read here, and the older tree is held as long as the snapshot is
+//     there. One record, once all of it is durable, says that the new tree is the
+//     snapshot's. So no moment of it, whatever happens then, makes anything unreadable
+//     that was not; it costs room (both are kept until the snapshot goes).
+//   - What the new tree names is held by the snapshot, objects and chunks of files
+//     alike, some at a time: what was done before a kill is found to be there.
+//   - Writers wait for nothing of this: it takes no lock of an inode, no worker that
+//     stores what is new, and no room that writers need (roomFor).
+//
+// Rejected: another chunk map for each generation. Every step that shows it has a
+// tree that names the chunks that it had, and is to come back when all that is left
+// is packs; so these would have to be held until the last of those trees was written
+// again.
+
+const (
+	anewBatch   = 256     // contents between two flushes ...
+	anewBytes   = 1 << 30 // ... or plain bytes
+	anewKnown   = 1 << 18 // chunks of earlier versions that are remembered
+	anewReserve = 256 << 20
+)
+
+// renewer writes the trees of snapshots anew. One runs at a time. It remembers how
+// the version before of each file was cut, so that the next one is cut there.
+type renewer struct {
+	m     *Manager
+	said  bool
+	known map[string][]chunkstore.Ref // by masked path
+	size  int                         // of known, in chunks
+}
+
+// errNoRoom: what is to be published has to be stored anew, and there is no room.
+var errNoRoom = errors.New("it was stored before the store joined the bucket, and there is no room to store it anew")
+
+// renew has a snapshot's tree name nothing by an older key.
+func (r *renewer) renew(ctx context.Context, i Info) (Info, error) {
+	if !r.said {
+		r.said = true
+		if fn := r.m.cfg.Events.Renaming; fn != nil {
+			fn(r.m.cfg.Chunks.OlderBytes())
+		}
+	}
+	w := &treeWriter{m: r.m, ctx: ctx, view: r.m.tree.At(i.Seq), seen: map[uint64]bool{}, renewer: r, holder: schema.TreeHolder(i.Seq)}
+	defer w.release()
+	if err := w.renew(i); err != nil {
+		return i, fmt.Errorf("store it anew: %w", err)
+	}
+	return r.m.Get(i.Seq)
+}
+
+func (w *treeWriter) renew(i Info) error {
+	dir, err := w.entry(nil, Entry{Ino: i.ScopeIno})
+	if err != nil {
+		return err
+	}
+	rec, err := readSnapshot(w.m.db, i.Seq)
+	if err != nil {
+		return err
+	}
+	rec.Tree = [32]byte{}
+	if err := w.keep(); err != nil { // whoever finds the root finds the rest
+		return err
+	}
+	root, err := w.put(encodeRoot(i.Seq, rec, dir))
+	if err == nil {
+		err = w.flush()
+	}
+	if err != nil {
+		return err
+	}
+	return w.durably(func(tx *state.Tx) error {
+		now, err := readSnapshot(tx, i.Seq)
+		if err != nil {
+			return err
+		}
+		now.Tree = root.ID
+		tx.Put(schema.Numbered(schema.PrefixSnapshot, i.Seq), now.Encode())
+		return w.hold(tx, w.holder)
+	})
+}
+
+// keep makes durable what was put, and has the snapshot hold it.
+func (w *treeWriter) keep() error {
+	w.bytes = 0
+	if len(w.objects) == 0 {
+		return nil
+	}
+	if err := w.flush(); err != nil {
+		return err
+	}
+	err := w.durably(func(tx *state.Tx) error {
+		seq := w.holder &^ schema.TreeHolder(0)
+		if _, err := readSnapshot(tx, seq); err != nil {
+			return err // gone: nobody would let go of what it holds
+		}
+		return w.hold(tx, w.holder)
+	})
+	w.release()
+	w.objects = w.objects[:0]
+	return err
+}
+
+func (w *treeWriter) durably(fn func(tx *state.Tx) error) error {
+	pos, err := w.m.db.Update(schema.KindRegistry, fn)
+	if err == nil {
+		err = w.m.db.Sync(pos)
+	}
+	return err
+}
+
+// anew gives chunks of a file's content that are named by the newest key.
+func (w *treeWriter) anew(es []schema.ChunkExtent) ([]schema.ChunkExtent, error) {
+	if older, err := w.anyOlder(es); !older || err != nil {
+		return es, err
+	}
+	stored := &storedReader{ctx: w.ctx, chunks: w.m.cfg.Chunks, es: es}
+	src := storedSource{w.m.cfg.Chunks.Polite(stored), stored.segments()}
+	segs := src.segs
+	if err := w.roomFor(segs); err != nil {
+		return nil, err
+	}
+	key := maskNumbers(strings.Join(w.path, "/"))
+	p, err := w.m.cfg.Chunks.IngestOver(w.ctx, src, chunkstore.Unmoved(w.renewer.known[key], segs))
+	if err != nil {
+		return nil, err
+	}
+	w.objects, w.pending = append(w.objects, p), append(w.pending, p)
+	refs := p.Refs()
+	w.renewer.remember(key, refs)
+	for _, s := range segs {
+		w.bytes += s.Len
+	}
+	if len(w.objects) >= anewBatch || w.bytes >= anewBytes {
+		err = w.keep()
+	}
+	return extents(refs), err
+}
+
+func (w *treeWriter) anyOlder(es []schema.ChunkExtent) (bool, error) {
+	for _, e := range es {
+		if older, err := w.m.cfg.Chunks.Older(e.ID); older || err != nil {
+			return older, err
+		}
+	}
+	return false, nil
+}
+
+// roomFor says whether a content can be stored anew without taking what writers have.
+func (w *treeWriter) roomFor(segs []chunkstore.Segment) error {
+	free, low, err := w.m.tree.Room()
+	if err != nil {
+		return err
+	}
+	need := w.bytes
+	for _, s := range segs {
+		need += s.Len
+	}
+	if free < low+uint64(need)+min(anewReserve, free/16) {
+		return fmt.Errorf("%w: %d bytes, and %d are free", errNoRoom, need, free)
+	}
+	return nil
+}
+
+func (r *renewer) remember(key string, refs []chunkstore.Ref) {
+	if r.size+len(refs) > anewKnown {
+		r.known, r.size = nil, 0
+	}
+	if r.known == nil {
+		r.known = map[string][]chunkstore.Ref{}
+	}
+	r.size += len(refs) - len(r.known[key])
+	r.known[key] = slices.Clone(refs)
+}
+
+// storedSource is a content out of chunks.
+type storedSource struct {
+	io.ReaderAt
+	segs []chunkstore.Segment
+}
+
+func (s storedSource) Segments() []chunkstore.Segment { return s.segs }
+
+// storedReader reads a content as chunks have it, each held against its name.
+type storedReader struct {
+	ctx    context.Context
+	chunks Chunks
+	es     []schema.ChunkExtent
+}
+
+func (s *storedReader) segments() (out []chunkstore.Segment) {
+	for _, e := range s.es {
+		if k := len(out) - 1; k >= 0 && out[k].Off+out[k].Len == e.Off {
+			out[k].Len += int64(e.Len)
+			continue
+		}
+		out = append(out, chunkstore.Segment{Off: e.Off, Len: int64(e.Len)})
+	}
+	return out
+}
+
+func (s *storedReader) ReadAt(b []byte, off int64) (n int, err error) {
+	k := sort.Search(len(s.es), func(k int) bool { return s.es[k].Off+int64(s.es[k].Len) > off })
+	for ; n < len(b); k++ {
+		if k == len(s.es) || s.es[k].Off > off {
+			return n, io.ErrUnexpectedEOF
+		}
+		e := s.es[k]
+		at := int(off - e.Off)
+		part := b[n:min(len(b), n+int(e.Len)-at)]
+		if err := s.chunks.ReadAt(s.ctx, e.ID, e.Raw, part, int(e.Skip)+at); err != nil {
+			return n, err
+		}
+		n, off = n+len(part), off+int64(len(part))
+	}
+	return n, nil
+}

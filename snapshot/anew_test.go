@@ -1,0 +1,164 @@
+package snapshot_test
+
+import (
+	"fmt"
+	"math/rand"
+	"sync/atomic"
+	"testing"
+
+	"github.com/restic/chunker"
+
+	"stepfs/chunkstore"
+	"stepfs/chunkstore/remote/mem"
+	"stepfs/internal/schema"
+	"stepfs/snapshot"
+)
+
+// alone gives a store that was made with a polynomial and a key of its own.
+func alone(t *testing.T) *world {
+	t.Helper()
+	w := newWorld(t, nil)
+	w.ok(w.stop(true))
+	w.mem.MkdirAll("s", 0o700)
+	w.naming = ownNaming
+	w.open()
+	return w
+}
+
+func ownNaming(c *chunkstore.Config) {
+	pol, err := chunker.DerivePolynomial(rand.New(rand.NewSource(8)))
+	if err != nil {
+		panic(err)
+	}
+	c.Polynomial, c.Key = pol, [32]byte{4, 5, 6}
+}
+
+// join has a store that was alone name chunks as the others do, from its next opening
+// on.
+func (w *world) join() {
+	var own chunkstore.Config
+	ownNaming(&own)
+	w.naming = func(c *chunkstore.Config) { c.Older = [][32]byte{own.Key} }
+}
+
+// fill makes steps of weights that drift, beside what never changes.
+func (w *world) fill(versions []string, other string) (steps []snapshot.Info) {
+	w.put("other", other)
+	for k, v := range versions {
+		w.putWeights(v)
+		steps = append(steps, w.step(fmt.Sprint(k)))
+		w.drain()
+	}
+	return steps
+}
+
+// TestJoin: of two stores of the same data the second was filled before it came to the
+// bucket of the first. The data are there once, and both stores have all that they
+// had.
+func TestJoin(t *testing.T) {
+	versions, other := drifting(40<<10, 4), noise(3, 1<<20)
+	b := &sent{Bucket: mem.New()}
+	one, two := newWorld(t, nil), alone(t)
+	one.fill(versions, other)
+	one.publishTo(b, snapshot.Publish{})
+	one.published()
+	all := b.take()
+	steps := two.fill(versions, other)
+	was := describe(t, two.tree.At(steps[1].Seq), steps[1].ScopeIno)
+	var told atomic.Int64
+	two.join()
+	two.publishing(b, snapshot.Publish{})
+	conf := two.conf
+	two.conf = func(c *snapshot.Config) {
+		conf(c)
+		c.Events.Renaming = func(n int64) { told.Add(n) }
+	}
+	two.restart()
+	older := two.chunks.OlderBytes()
+	two.published()
+	again := b.take()
+	t.Logf("%d bytes of packs, then %d", all, again)
+	if again > all/20 {
+		t.Errorf("%d bytes were sent that lay there, of %d", again, all)
+	}
+	if told.Load() != older || older < int64(len(other)) {
+		t.Errorf("it was said once that %d bytes are stored anew, of %d", told.Load(), older)
+	}
+	for _, i := range steps {
+		two.comesBack(b, i)
+		two.onlyNewest(i)
+	}
+	same(t, "what was stored before", was, describe(t, two.tree.At(steps[1].Seq), steps[1].ScopeIno))
+	// What comes then is stored once, by the newest key.
+	last := drifting(40<<10, 5)[4]
+	two.putWeights(last)
+	i := two.step("last")
+	two.drain()
+	two.published()
+	two.comesBack(b, i)
+	two.noFaults()
+	if f := two.findings(); len(f) > 0 {
+		t.Error(f)
+	}
+}
+
+// onlyNewest looks whether a step holds what its tree names, and nothing of an older
+// key but the objects of the tree that it had.
+func (w *world) onlyNewest(i snapshot.Info) {
+	w.t.Helper()
+	i, err := w.m.Get(i.Seq)
+	w.ok(err)
+	if older, err := w.chunks.Older(i.Tree); older || err != nil {
+		w.t.Errorf("the tree of %s is of an older key (%v)", i.ID(), err)
+	}
+	if _, err := w.eng.Get(schema.TreeRefKey(schema.TreeHolder(i.Seq), i.Tree)); err != nil {
+		w.t.Error(err)
+	}
+}
+
+// TestJoinKilled: a daemon that is killed, or loses power, in the middle of storing
+// anew, again and again, goes on where it was, and sends nothing twice.
+func TestJoinKilled(t *testing.T) {
+	versions, other := drifting(40<<10, 3), noise(3, 1<<20)
+	for _, power := range []bool{false, true} {
+		b := &sent{Bucket: mem.New()}
+		one, two := newWorld(t, nil), alone(t)
+		one.fill(versions, other)
+		one.publishTo(b, snapshot.Publish{})
+		one.published()
+		all := b.take()
+		steps := two.fill(versions, other)
+		two.join()
+		two.publishing(b, snapshot.Publish{})
+		two.restart()
+		for k := range uint64(12) {
+			end := make(chan struct{})
+			before := two.chunks.Stats().Chunks
+			go func() { // as many chunks later, or when all is done
+				defer close(end)
+				for two.chunks.Stats().Chunks < before+3*k+1 {
+					if r, err := two.m.PublishReport(); err != nil || r.Queue == 0 {
+						return
+					}
+				}
+			}()
+			<-end
+			if power {
+				two.powerCut()
+			} else {
+				two.kill()
+			}
+			for _, i := range steps {
+				describe(t, two.tree.At(i.Seq), i.ScopeIno)
+			}
+		}
+		two.published()
+		if again := b.take(); again > all/10 {
+			t.Errorf("power %v: %d bytes were sent that lay there, of %d", power, again, all)
+		}
+		for _, i := range steps {
+			two.comesBack(b, i)
+			two.onlyNewest(i)
+		}
+	}
+}
