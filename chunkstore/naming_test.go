@@ -243,6 +243,9 @@ func TestNothingOlderLeaves(t *testing.T) {
 	if err := n.Add(t.Context(), refs[0][0].ID); !errors.Is(err, ErrOlder) {
 		t.Errorf("a snapshot that needs a chunk of an older key: %v", err)
 	}
+	here := f.Needs() // of a pinned step, which stays here
+	try(t, here.Add(t.Context(), refs[0][0].ID))
+	here.Release()
 	if _, err := n.pinned(t.Context(), refs[0][0].ID); err != nil { // as if Add had not looked
 		t.Fatal(err)
 	}

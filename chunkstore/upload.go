@@ -186,7 +186,11 @@ func fits(cfg, own *bucket.Config) error {
 	if cfg.Same(own) {
 		return nil
 	}
-	return fmt.Errorf("%w: its chunks are cut and named with another polynomial and key (bucket %s); make a new store with --remote, which takes them over, and import or copy into it",
+	if cfg.Domain != own.Domain {
+		return fmt.Errorf("%w: its chunks are of domain %d, those of this store of %d (bucket %s); make a new store with --remote, and import or copy into it",
+			bucket.ErrOther, cfg.Domain, own.Domain, cfg.ID)
+	}
+	return fmt.Errorf("%w: its chunks are cut and named with another polynomial and key (bucket %s); the next mount with --remote takes them over",
 		bucket.ErrOther, cfg.ID)
 }
 

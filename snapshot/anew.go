@@ -61,6 +61,9 @@ func (r *renewer) renew(ctx context.Context, i Info) (Info, error) {
 		if fn := r.m.cfg.Events.Renaming; fn != nil {
 			fn(r.m.cfg.Chunks.OlderBytes())
 		}
+		if err := r.recall(ctx, i.Seq); err != nil {
+			return i, err
+		}
 	}
 	w := &treeWriter{m: r.m, ctx: ctx, view: r.m.tree.At(i.Seq), seen: map[uint64]bool{}, renewer: r, holder: schema.TreeHolder(i.Seq)}
 	defer w.release()
@@ -104,7 +107,7 @@ func (w *treeWriter) renew(i Info) error {
 // keep makes durable what was put, and has the snapshot hold it.
 func (w *treeWriter) keep() error {
 	w.bytes = 0
-	if len(w.objects) == 0 {
+	if len(w.objects)+len(w.files) == 0 {
 		return nil
 	}
 	if err := w.flush(); err != nil {
@@ -118,7 +121,7 @@ func (w *treeWriter) keep() error {
 		return w.hold(tx, w.holder)
 	})
 	w.release()
-	w.objects = w.objects[:0]
+	w.objects, w.files = w.objects[:0], w.files[:0]
 	return err
 }
 
@@ -146,13 +149,13 @@ func (w *treeWriter) anew(es []schema.ChunkExtent) ([]schema.ChunkExtent, error)
 	if err != nil {
 		return nil, err
 	}
-	w.objects, w.pending = append(w.objects, p), append(w.pending, p)
+	w.files, w.pending = append(w.files, p), append(w.pending, p)
 	refs := p.Refs()
 	w.renewer.remember(key, refs)
 	for _, s := range segs {
 		w.bytes += s.Len
 	}
-	if len(w.objects) >= anewBatch || w.bytes >= anewBytes {
+	if len(w.objects)+len(w.files) >= anewBatch || w.bytes >= anewBytes {
 		err = w.keep()
 	}
 	return extents(refs), err
@@ -192,6 +195,82 @@ func (r *renewer) remember(key string, refs []chunkstore.Ref) {
 	}
 	r.size += len(refs) - len(r.known[key])
 	r.known[key] = slices.Clone(refs)
+}
+
+// recall remembers the files of the step that was published last before seq, as the
+// process before this one did. What of its tree can't be read is not remembered.
+func (r *renewer) recall(ctx context.Context, seq uint64) error {
+	all, err := r.m.all()
+	if err != nil {
+		return err
+	}
+	for _, i := range slices.Backward(all) {
+		if i.Seq >= seq || i.Tree == [32]byte{} {
+			continue
+		}
+		u, err := r.m.refUpload(r.m.db, i.Seq)
+		if err != nil {
+			return err
+		}
+		if u == nil {
+			continue
+		}
+		w := treeRecall{r, ctx}
+		if b, err := w.object(i.Tree); err == nil {
+			if _, _, dir, err := schema.DecodeRoot(b); err == nil {
+				w.dir(dir.Dir, "", 0)
+			}
+		}
+		return ctx.Err()
+	}
+	return nil
+}
+
+// treeRecall goes through a tree for recall.
+type treeRecall struct {
+	r   *renewer
+	ctx context.Context
+}
+
+func (w *treeRecall) object(id [32]byte) ([]byte, error) {
+	return w.r.m.cfg.Chunks.ReadBack(w.ctx, id, nil)
+}
+
+func (w *treeRecall) dir(ref schema.ObjectRef, path string, depth int) {
+	b, err := w.object(ref.ID)
+	if err != nil || depth > maxDepth || w.r.size >= anewKnown/2 {
+		return
+	}
+	if len(b) == 0 || b[0] != schema.ObjectIndex {
+		w.page(b, path, depth)
+		return
+	}
+	pages, _ := schema.DecodePages(b)
+	for _, p := range pages {
+		if b, err = w.object(p.ID); err == nil {
+			w.page(b, path, depth)
+		}
+	}
+}
+
+func (w *treeRecall) page(b []byte, path string, depth int) {
+	entries, _ := schema.DecodePage(b)
+	for _, e := range entries {
+		path := path + "/" + e.Name
+		switch {
+		case e.IsDir():
+			w.dir(e.Dir, path, depth+1)
+		case e.IsReg():
+			es := e.Chunks
+			for _, p := range e.Pages {
+				if b, err := w.object(p.ID); err == nil {
+					more, _ := schema.DecodeExtents(b)
+					es = append(es, more...)
+				}
+			}
+			w.r.remember(maskNumbers(path), wholeRefs(es))
+		}
+	}
 }
 
 // storedSource is a content out of chunks.

@@ -153,6 +153,7 @@ func TestJoinKilled(t *testing.T) {
 			}
 		}
 		two.published()
+		until(t, "the store is attached", func() bool { r, err := two.m.PublishReport(); return err == nil && r.Attached })
 		if again := b.take(); again > all/10 {
 			t.Errorf("power %v: %d bytes were sent that lay there, of %d", power, again, all)
 		}

@@ -42,7 +42,7 @@ type Events struct {
 	// Renaming: what was stored before the store joined its bucket, that many bytes
 	// by now, is stored anew before it is published. Told once.
 	Renaming func(bytes int64)
-	Fault     func(what string, err error)
+	Fault    func(what string, err error)
 }
 
 // Config opens a manager. DB, Tree and Chunks are required.

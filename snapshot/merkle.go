@@ -57,8 +57,9 @@ type treeWriter struct {
 	// Of one that writes a tree anew (anew.go); else nil and zero.
 	renewer *renewer
 	holder  uint64
-	path    []string // of the entry at hand
-	bytes   int64    // that are not held yet
+	files   []*chunkstore.Pending // contents that were put, and nobody holds yet
+	path    []string              // of the entry at hand
+	bytes   int64                 // that are not held yet
 }
 
 // writeTree writes the tree of a sealed step into packs, and marks the step
@@ -100,18 +101,22 @@ func (m *Manager) writeTree(ctx context.Context, i Info) error {
 // hold notes that the step needs the objects of its tree.
 func (w *treeWriter) hold(tx *state.Tx, holder uint64) error {
 	var ids [][32]byte
-	for _, p := range w.objects {
-		for _, r := range p.Refs() {
-			ids = append(ids, r.ID)
-			tx.Put(schema.TreeRefKey(holder, r.ID), nil)
+	add := func(all []*chunkstore.Pending, value []byte) {
+		for _, p := range all {
+			for _, r := range p.Refs() {
+				ids = append(ids, r.ID)
+				tx.Put(schema.TreeRefKey(holder, r.ID), value)
+			}
 		}
 	}
+	add(w.objects, nil)
+	add(w.files, schema.TreeRefContent)
 	return w.m.cfg.Chunks.Hold(tx, holder, ids)
 }
 
 // release ends what keeps objects that nobody holds.
 func (w *treeWriter) release() {
-	for _, p := range w.objects {
+	for _, p := range append(w.objects, w.files...) {
 		p.Release()
 	}
 }

@@ -113,14 +113,15 @@ func (o *mountOptions) takeOver(ctx context.Context, c *storedir.Config) error {
 	return nil
 }
 
-// takeOverEmpty has a store in which nothing is stored yet do so later, when it
-// comes to its bucket: then no chunk has a name. What is only staged gets its
-// names by what the store opens with.
-func (o *mountOptions) takeOverEmpty(dir *storedir.Dir, e *state.Engine) error {
+// takeOverNaming has a store that comes to its bucket later do so from then on. If
+// nothing is stored in it, no chunk has a name; else it keeps what names those that
+// there are. A store that has a bucket has done so. Of a bucket of another domain
+// Attach says that it can't be joined.
+func (o *mountOptions) takeOverNaming(dir *storedir.Dir, e *state.Engine) error {
 	if !o.upload || o.remote == "" {
 		return nil
 	}
-	if empty, err := storesNothing(dir, e); err != nil || !empty {
+	if _, err := e.Get(schema.MetaKey(schema.MetaBucket)); !errors.Is(err, state.ErrNotFound) {
 		return err
 	}
 	own := dir.Config()
@@ -131,8 +132,21 @@ func (o *mountOptions) takeOverEmpty(dir *storedir.Dir, e *state.Engine) error {
 	if cfg.Polynomial == own.Polynomial && cfg.Key == own.Key && cfg.Domain == own.Domain {
 		return nil
 	}
-	slog.Info("nothing is stored yet: chunks will be cut and named as in the bucket", "remote", o.remote)
-	return dir.SaveNaming(cfg.Polynomial, cfg.Key, cfg.Domain)
+	empty, err := storesNothing(dir)
+	if err == nil && empty {
+		empty, err = indexesNothing(e)
+	}
+	switch {
+	case err != nil:
+		return err
+	case empty:
+		slog.Info("nothing is stored yet: chunks will be cut and named as in the bucket", "remote", o.remote)
+		return dir.SaveNaming(cfg.Polynomial, cfg.Key, cfg.Domain)
+	case cfg.Domain != own.Domain:
+		return nil
+	}
+	slog.Info("the store joins a bucket of others: from now on chunks are cut and named as there", "remote", o.remote)
+	return dir.Rename(storedir.Naming{Polynomial: cfg.Polynomial, Key: cfg.Key})
 }
 
 // olderKeys are those by which chunks were named before the store joined its bucket.
@@ -143,12 +157,8 @@ func olderKeys(cfg storedir.Config) (keys [][32]byte) {
 	return keys
 }
 
-// storesNothing says whether a store has no bucket, and neither chunks nor packs:
-// not in its index, and no file that might be one.
-func storesNothing(dir *storedir.Dir, e *state.Engine) (bool, error) {
-	if _, err := e.Get(schema.MetaKey(schema.MetaBucket)); !errors.Is(err, state.ErrNotFound) {
-		return false, err
-	}
+// indexesNothing says whether the index has neither chunks nor packs.
+func indexesNothing(e *state.Engine) (bool, error) {
 	for _, prefix := range []byte{schema.PrefixChunk, schema.PrefixPack, schema.PrefixChunkMap, schema.PrefixChunkRef, schema.PrefixChunkDead, schema.PrefixChunkBase} {
 		it, err := e.NewIter([]byte{prefix}, []byte{prefix + 1})
 		if err != nil {
@@ -159,6 +169,11 @@ func storesNothing(dir *storedir.Dir, e *state.Engine) (bool, error) {
 			return false, err
 		}
 	}
+	return true, nil
+}
+
+// storesNothing says whether no file might be a pack.
+func storesNothing(dir *storedir.Dir) (bool, error) {
 	all, err := os.ReadDir(dir.Path())
 	if err != nil || slices.ContainsFunc(all, func(e fs.DirEntry) bool { return storedir.IsAside(e.Name()) }) {
 		return false, err // a repair may have moved packs there, which this key alone reads
@@ -250,7 +265,8 @@ type RemoteInfo struct {
 	Queue     int       `json:"queue"`     // steps that have yet to be
 	Oldest    time.Time `json:"oldest,omitzero"`
 	Age       int64     `json:"oldest_seconds,omitempty"`
-	AtRisk    int64     `json:"at_risk_bytes"` // of steps that are not published, and what is not stored
+	AtRisk    int64     `json:"at_risk_bytes"`             // of steps that are not published, and what is not stored
+	Older     int64     `json:"older_key_bytes,omitempty"` // stored before the store joined the bucket; stored anew before it is published
 	Packs     int64     `json:"uploaded_packs"`
 	Bytes     int64     `json:"uploaded_bytes"` // since the start
 	Last      time.Time `json:"last,omitzero"`  // when a step was published, since the start
@@ -280,6 +296,7 @@ func (l *local) describeRemote(s *Status) error {
 	if r.Queue > 0 {
 		i.Age = int64(time.Since(r.Oldest).Seconds())
 	}
+	i.Older = l.parts.chunks.OlderBytes()
 	if i.Forget = r.Forget; r.ForgetErr != nil {
 		i.ForgetErr = r.ForgetErr.Error()
 	}
@@ -309,6 +326,9 @@ func (i *RemoteInfo) print(w io.Writer) {
 			why = ": " + i.ForgetErr
 		}
 		row("to be forgotten", "%d snapshots, in the bucket%s", i.Forget, why)
+	}
+	if i.Older > 0 {
+		row("before it joined", "%s were stored, which are stored anew before they are published", humanBytes(i.Older))
 	}
 	row("at risk", "%s are not in the bucket", humanBytes(i.AtRisk))
 	if i.Error != "" {
