@@ -118,7 +118,11 @@ func TestNewNames(t *testing.T) {
 	if deltas := depths(readIndex(f))[1]; deltas == 0 {
 		t.Error("versions of the newest key are not made from each other")
 	}
-	f.drop(1, old[0])
+	f.drop(1, old[0]) // packs of both namings are written again
+	f.drop(101, want[1])
+	f.collect()
+	oneNaming(f)
+	f.checkSeries([]content{versions[1], versions[3]}, [][]Ref{old[1], want[3]})
 	f.drop(2, old[1])
 	f.collect()
 	if n := f.OlderBytes(); n != 0 {

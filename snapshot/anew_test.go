@@ -88,6 +88,16 @@ func TestJoin(t *testing.T) {
 		two.comesBack(b, i)
 		two.onlyNewest(i)
 	}
+	// What is dead is collected: neither what is read here nor what the trees name is.
+	_, err := two.chunks.Collect(t.Context(), chunkstore.CollectOptions{DeadShare: 1e-9})
+	two.ok(err)
+	for _, i := range steps {
+		i, err := two.m.Get(i.Seq)
+		two.ok(err)
+		m := &merkle{t: t, chunks: two.chunks, eng: two.eng, out: map[string]string{}, first: map[uint64]string{}, objects: map[string][32]byte{}}
+		m.root(i.Tree)
+		same(t, "the tree of "+i.ID(), describe(t, two.tree.At(i.Seq), i.ScopeIno), m.out)
+	}
 	same(t, "what was stored before", was, describe(t, two.tree.At(steps[1].Seq), steps[1].ScopeIno))
 	// What comes then is stored once, by the newest key.
 	last := drifting(40<<10, 5)[4]
