@@ -25,6 +25,9 @@ import (
 //     as needed (Needs.Add), nor is it sent (Uploads.withPack), where the file itself
 //     is asked.
 //
+// (Objects of trees that no ref leads to may name chunks by an older key, and leave
+// with the pack that they lie in: nobody reads them there.)
+//
 // So what is published was stored anew before (Older, IngestOver).
 
 // naming is the number of the newest naming.
