@@ -100,7 +100,8 @@ type Events struct {
 // Config is what a store needs to know. The zero value of every field but
 // Polynomial and Key means its default. Polynomial, Key, Domain and the chunk
 // sizes are drawn when the store is made and must never change: other values
-// find no duplicates (sizes, polynomial) or none of the chunks (key, domain).
+// find no duplicates (sizes, polynomial) or none of the chunks (key, domain). But a
+// store that joins a bucket takes its polynomial and key, and keeps its key as Older.
 type Config struct {
 	Polynomial chunker.Pol
 	Key        [32]byte

@@ -36,7 +36,7 @@ import (
 // again.
 
 const (
-	anewBatch   = 256     // contents between two flushes ...
+	anewBatch   = 1024    // contents between two flushes ...
 	anewBytes   = 1 << 30 // ... or plain bytes
 	anewKnown   = 1 << 18 // chunks of earlier versions that are remembered
 	anewReserve = 256 << 20

@@ -31,14 +31,15 @@ import (
 
 // world is a store: metadata and packs in memory, staging in a directory.
 type world struct {
-	naming func(c *chunkstore.Config) // nil: as chunkConf
-	t      testing.TB
-	mem    *vfs.MemFS
-	disk   *gatedDisk
-	conf   func(*snapshot.Config) // applied at each open
-	room   func(*stage.Config)    // likewise
-	boot   string
-	hurt   bool // damage was done on purpose
+	t    testing.TB
+	mem  *vfs.MemFS
+	disk *gatedDisk
+	conf func(*snapshot.Config) // applied at each open
+	room func(*stage.Config)    // likewise
+	boot string
+	hurt bool // damage was done on purpose
+
+	naming func(c *chunkstore.Config) // changes chunkConf at each open
 
 	slowSync atomic.Int64           // ns that each sync of metadata takes longer
 	failSync atomic.Pointer[error]  // what each sync of metadata answers

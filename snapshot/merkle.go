@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"slices"
 
 	"stepfs/chunkstore"
 	"stepfs/internal/schema"
@@ -116,7 +117,7 @@ func (w *treeWriter) hold(tx *state.Tx, holder uint64) error {
 
 // release ends what keeps objects that nobody holds.
 func (w *treeWriter) release() {
-	for _, p := range append(w.objects, w.files...) {
+	for _, p := range slices.Concat(w.objects, w.files) {
 		p.Release()
 	}
 }

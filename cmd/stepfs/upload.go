@@ -266,7 +266,7 @@ type RemoteInfo struct {
 	Oldest    time.Time `json:"oldest,omitzero"`
 	Age       int64     `json:"oldest_seconds,omitempty"`
 	AtRisk    int64     `json:"at_risk_bytes"`             // of steps that are not published, and what is not stored
-	Older     int64     `json:"older_key_bytes,omitempty"` // stored before the store joined the bucket; stored anew before it is published
+	Older     int64     `json:"older_key_bytes,omitempty"` // named by older keys, from before the store joined; what is published is stored anew
 	Packs     int64     `json:"uploaded_packs"`
 	Bytes     int64     `json:"uploaded_bytes"` // since the start
 	Last      time.Time `json:"last,omitzero"`  // when a step was published, since the start
@@ -328,7 +328,7 @@ func (i *RemoteInfo) print(w io.Writer) {
 		row("to be forgotten", "%d snapshots, in the bucket%s", i.Forget, why)
 	}
 	if i.Older > 0 {
-		row("before it joined", "%s were stored, which are stored anew before they are published", humanBytes(i.Older))
+		row("older key", "%s are named by it, from before the store joined; what is published of that is stored anew", humanBytes(i.Older))
 	}
 	row("at risk", "%s are not in the bucket", humanBytes(i.AtRisk))
 	if i.Error != "" {
