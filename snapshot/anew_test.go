@@ -3,6 +3,7 @@ package snapshot_test
 import (
 	"fmt"
 	"math/rand"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -172,4 +173,30 @@ func TestJoinKilled(t *testing.T) {
 			two.onlyNewest(i)
 		}
 	}
+}
+
+// TestJoinNoRoom: what would take the room that writers have is not stored anew, and
+// the step waits, with its reason. When there is room it goes.
+func TestJoinNoRoom(t *testing.T) {
+	b := &sent{Bucket: mem.New()}
+	one, two := newWorld(t, nil), alone(t)
+	one.publishTo(b, snapshot.Publish{}) // the bucket is its
+	one.put("x", "x")
+	one.step("first")
+	one.published()
+	steps := two.fill(drifting(40<<10, 1), noise(3, 1<<20))
+	two.join()
+	two.publishing(b, snapshot.Publish{})
+	two.limit(uint64(two.chunks.Stats().Size)+3<<19, 64<<10)
+	until(t, "it says why it waits", func() bool {
+		r, err := two.m.PublishReport()
+		return err == nil && r.Queue == 1 && r.Err != nil && strings.Contains(r.Err.Error(), "no room to store it anew")
+	})
+	if n := two.chunks.Stats().Size; n > uint64(two.chunks.OlderBytes())+1<<20 {
+		t.Errorf("packs take %d bytes", n)
+	}
+	two.limit(1<<30, 64<<10)
+	two.published()
+	until(t, "the store is attached", func() bool { r, err := two.m.PublishReport(); return err == nil && r.Attached && r.Queue == 0 })
+	two.comesBack(b, steps[0])
 }
