@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -47,21 +48,21 @@ type writer struct {
 // gate stops one goroutine before each step of its own.
 type gate struct {
 	DB
-	who     []byte // the goroutine, as the runtime names it
+	who     atomic.Pointer[string] // the goroutine, as the runtime names it
 	at      chan string
 	pass    chan struct{}
 	running bool
 	victim  string // the file that is about to be unlinked
 }
 
-func goroutine() []byte {
+func goroutine() string {
 	b := make([]byte, 64)
 	b = b[:runtime.Stack(b, false)]
-	return b[:bytes.IndexByte(b, '[')]
+	return string(b[:bytes.IndexByte(b, '[')])
 }
 
 func (g *gate) stop(what string) {
-	if g.who != nil && bytes.Equal(goroutine(), g.who) {
+	if who := g.who.Load(); who != nil && goroutine() == *who {
 		g.at <- what
 		<-g.pass
 	}
@@ -108,7 +109,7 @@ func (m *machine) step(t *rapid.T) {
 	if !g.running {
 		share := rapid.SampledFrom([]float64{1e-9, 1e-9, 0.3, 1}).Draw(t, "share")
 		group := rapid.IntRange(1, 3).Draw(t, "group")
-		named := make(chan []byte)
+		named := make(chan string)
 		go func() {
 			named <- goroutine()
 			<-g.pass
@@ -117,7 +118,8 @@ func (m *machine) step(t *rapid.T) {
 			}
 			g.at <- atEnd
 		}()
-		g.who = <-named
+		who := <-named
+		g.who.Store(&who)
 		g.running = true
 	}
 	g.pass <- struct{}{}
@@ -125,7 +127,8 @@ func (m *machine) step(t *rapid.T) {
 	m.gates[at]++
 	switch at {
 	case atEnd:
-		g.who, g.running = nil, false
+		g.who.Store(nil)
+		g.running = false
 	case "unlink":
 		m.unlinked(t)
 	}

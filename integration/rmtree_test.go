@@ -15,8 +15,8 @@ import (
 // several times over, while readers hold its snapshots against what they were.
 func TestRemoveTreeWhileReading(t *testing.T) {
 	d := mount(t)
-	var overlapped atomic.Int64 // whole readings during which a removal went on
-	var edges atomic.Int64      // begins and ends of removals: odd while one goes on
+	var overlapped atomic.Int64 // whole readings begun and ended while everything is removed and rewritten
+	var removing atomic.Bool
 	stop := make(chan struct{})
 	errs := make(chan error, 16)
 	var readers sync.WaitGroup
@@ -29,7 +29,7 @@ func TestRemoveTreeWhileReading(t *testing.T) {
 				return
 			default:
 			}
-			began := edges.Load()
+			began := removing.Load()
 			got, err := harness.ReadTree(path)
 			if err == nil && want.Diff(got) != "" {
 				err = fmt.Errorf("%s changed:\n%s", path, want.Diff(got))
@@ -38,7 +38,7 @@ func TestRemoveTreeWhileReading(t *testing.T) {
 				errs <- err
 				return
 			}
-			if began%2 == 1 || edges.Load() != began {
+			if began && removing.Load() {
 				overlapped.Add(1)
 			}
 		}
@@ -52,18 +52,13 @@ func TestRemoveTreeWhileReading(t *testing.T) {
 		path := snapshotNow(t, d, fmt.Sprintf("round-%d", round))
 		readers.Add(1)
 		go read(path, want)
-		for overlapped.Load() <= int64(round) { // until a reader kept up with a removal
-			edges.Add(1)
+		removing.Store(true)
+		for overlapped.Load() <= int64(round) && len(errs) == 0 { // until a reader kept up
 			removeAll(t, d.Mnt)
-			edges.Add(1)
 			fill(t, d.Mnt, 300, int64(1000+round))
-			if len(errs) > 0 {
-				break
-			}
 		}
-		edges.Add(1)
 		removeAll(t, d.Mnt)
-		edges.Add(1)
+		removing.Store(false)
 	}
 	close(stop)
 	readers.Wait()
