@@ -206,7 +206,11 @@ func (u *Uploads) rejoin(ctx context.Context, at *schema.Attachment) error {
 	if cfg.ID != hex.EncodeToString(at.Bucket[:]) {
 		return fmt.Errorf("%w: it belongs to bucket %x, and this is bucket %s", ErrOtherBucket, at.Bucket, cfg.ID)
 	}
-	return fits(cfg, u.own(bucket.Writer{}))
+	if own := u.own(bucket.Writer{}); !cfg.Same(own) {
+		return fmt.Errorf("%w: the store's config names chunks by another key than the bucket that it joined (%s), as one from before that does: put the newer one back",
+			bucket.ErrOther, cfg.ID)
+	}
+	return nil
 }
 
 // introduce says in the bucket who this is, if that does not lie there already.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -115,8 +117,9 @@ func (o *mountOptions) takeOver(ctx context.Context, c *storedir.Config) error {
 
 // takeOverNaming has a store that comes to its bucket later do so from then on. If
 // nothing is stored in it, no chunk has a name; else it keeps what names those that
-// there are. A store that has a bucket has done so. Of a bucket of another domain
-// Attach says that it can't be joined.
+// there are. A store that has a bucket has done so; one that was made again from packs
+// knows no more of it than that some are there, and nowhere else: it takes no other.
+// Of a bucket of another domain Attach says that it can't be joined.
 func (o *mountOptions) takeOverNaming(dir *storedir.Dir, e *state.Engine) error {
 	if !o.upload || o.remote == "" {
 		return nil
@@ -132,9 +135,12 @@ func (o *mountOptions) takeOverNaming(dir *storedir.Dir, e *state.Engine) error 
 	if cfg.Polynomial == own.Polynomial && cfg.Key == own.Key && cfg.Domain == own.Domain {
 		return nil
 	}
+	if away, err := hasAway(dir, e); away || err != nil {
+		return cmp.Or(err, fmt.Errorf("%w: it has packs that are only in the bucket, and %s is that of others", chunkstore.ErrOtherBucket, o.remote))
+	}
 	empty, err := storesNothing(dir)
 	if err == nil && empty {
-		empty, err = indexesNothing(e)
+		empty, err = indexesNothing(e, schema.PrefixChunk, schema.PrefixPack, schema.PrefixChunkMap, schema.PrefixChunkRef, schema.PrefixChunkDead, schema.PrefixChunkBase)
 	}
 	switch {
 	case err != nil:
@@ -157,9 +163,22 @@ func olderKeys(cfg storedir.Config) (keys [][32]byte) {
 	return keys
 }
 
-// indexesNothing says whether the index has neither chunks nor packs.
-func indexesNothing(e *state.Engine) (bool, error) {
-	for _, prefix := range []byte{schema.PrefixChunk, schema.PrefixPack, schema.PrefixChunkMap, schema.PrefixChunkRef, schema.PrefixChunkDead, schema.PrefixChunkBase} {
+// hasAway says whether a store has packs in a bucket, by its index or by stubs.
+func hasAway(dir *storedir.Dir, e *state.Engine) (bool, error) {
+	none, err := indexesNothing(e, schema.PrefixPackUpload)
+	if err != nil || !none {
+		return true, err
+	}
+	files, err := os.ReadDir(dir.Join(storedir.PacksDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return slices.ContainsFunc(files, func(f fs.DirEntry) bool { return filepath.Ext(f.Name()) == chunkstore.StubSuffix }), err
+}
+
+// indexesNothing says whether the index has no key that begins so.
+func indexesNothing(e *state.Engine, prefixes ...byte) (bool, error) {
+	for _, prefix := range prefixes {
 		it, err := e.NewIter([]byte{prefix}, []byte{prefix + 1})
 		if err != nil {
 			return false, err

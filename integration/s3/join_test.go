@@ -103,3 +103,44 @@ func TestJoin(t *testing.T) {
 		}
 	}
 }
+
+// TestJoinWhatIsAway: a store that was made again from its packs does not know any
+// more which bucket it belongs to. Of what is only in that one nothing is at another:
+// so it joins no other, and what it has comes back where it is.
+func TestJoinWhatIsAway(t *testing.T) {
+	mine, other := places()["dir"](t), places()["dir"](t)
+	one := root.Prepare(t, "--remote", other.url)
+	must(t, one.Start())
+	save(t, one, "theirs", 1<<20)
+	wait(t, "the bucket is theirs", func() bool { return len(other.published(t)) == 1 })
+	must(t, one.Stop())
+
+	d := root.Prepare(t, "--remote", mine.url, "--cache-size", "1", "--save-settings")
+	must(t, d.Start())
+	save(t, d, "step", 2<<20)
+	wait(t, "all is evicted", func() bool { here, away := packFiles(t, d); return here == 0 && away > 0 })
+	must(t, d.Stop())
+	must(t, os.RemoveAll(filepath.Join(d.Store, "index")))
+	must(t, os.RemoveAll(filepath.Join(d.Store, "journal")))
+	if r, err := harness.Run(root.Bin, "check", "--repair", d.Store); err != nil || r.Code != 0 && r.Code != 3 {
+		t.Fatalf("repair: %v, %s", err, r.Both())
+	}
+	was, err := os.ReadFile(filepath.Join(d.Store, "config"))
+	must(t, err)
+	d.Args = []string{"--remote", other.url}
+	if err := d.Start(); err == nil {
+		t.Error("it joins a bucket where nothing is of what it has in another")
+		must(t, d.Stop())
+	} else if !strings.Contains(err.Error(), "only in the bucket") {
+		t.Error(err)
+	}
+	if now, err := os.ReadFile(filepath.Join(d.Store, "config")); err != nil || !bytes.Equal(was, now) {
+		t.Errorf("its config has changed (%v): %s", err, now)
+	}
+	d.Args = nil
+	must(t, d.Start())
+	if got, err := readStep(d, "step"); err != nil || got != stepData("step", 2<<20) {
+		t.Errorf("what is only in the bucket: %d bytes, %v", len(got), err)
+	}
+	must(t, d.Stop())
+}
