@@ -56,6 +56,38 @@ func (s *Store) IngestOver(ctx context.Context, src Source, plan Plan) (*Pending
 	return p, nil
 }
 
+// Again gives a content that was ingested before, by its refs, without reading it. nil:
+// not all of it is there for new content to refer to.
+func (s *Store) Again(refs []Ref) (*Pending, error) {
+	p := s.newPending()
+	p.refs = refs
+	for _, r := range refs {
+		if ok, err := p.again(r.ID); !ok || err != nil {
+			p.Release()
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+func (p *Pending) again(id ID) (bool, error) {
+	s := p.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.closed {
+		return false, ErrClosed
+	}
+	info, err := s.usableLocked(id)
+	if err != nil {
+		return false, err
+	}
+	ok, err := s.fitsLocked(id, info, s.naming())
+	if ok {
+		p.pinLocked(info)
+	}
+	return ok, err
+}
+
 // segment stores one data range, chunk by chunk.
 func (w *worker) segment(ctx context.Context, seg Segment, p *Pending) error {
 	w.seek(seg)

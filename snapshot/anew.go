@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -38,17 +39,20 @@ import (
 const (
 	anewBatch   = 1024    // contents between two flushes ...
 	anewBytes   = 1 << 30 // ... or plain bytes
-	anewKnown   = 1 << 18 // chunks of earlier versions that are remembered
+	anewHold    = 1024    // chunks that are held at a time: writers wait so long
+	anewKnown   = 1 << 18 // chunks of what was stored anew that are remembered
 	anewReserve = 256 << 20
 )
 
 // renewer writes the trees of snapshots anew. One runs at a time. It remembers how
-// the version before of each file was cut, so that the next one is cut there.
+// the version before of each file was cut, so that the next one is cut there, and
+// what has become of each content: one that did not change is not read again.
 type renewer struct {
 	m     *Manager
 	said  bool
-	known map[string][]chunkstore.Ref // by masked path
-	size  int                         // of known, in chunks
+	known map[string][]chunkstore.Ref   // by masked path
+	same  map[[32]byte][]chunkstore.Ref // by contentName of what it was
+	size  int                           // of both, in chunks
 }
 
 // errNoRoom: what is to be published has to be stored anew, and there is no room.
@@ -100,7 +104,7 @@ func (w *treeWriter) renew(i Info) error {
 		}
 		now.Tree = root.ID
 		tx.Put(schema.Numbered(schema.PrefixSnapshot, i.Seq), now.Encode())
-		return w.hold(tx, w.holder)
+		return w.hold(tx, w.holder, w.needs())
 	})
 }
 
@@ -113,16 +117,21 @@ func (w *treeWriter) keep() error {
 	if err := w.flush(); err != nil {
 		return err
 	}
-	err := w.durably(func(tx *state.Tx) error {
-		seq := w.holder &^ schema.TreeHolder(0)
-		if _, err := readSnapshot(tx, seq); err != nil {
-			return err // gone: nobody would let go of what it holds
+	for some := range slices.Chunk(w.needs(), anewHold) {
+		err := w.durably(func(tx *state.Tx) error {
+			seq := w.holder &^ schema.TreeHolder(0)
+			if _, err := readSnapshot(tx, seq); err != nil {
+				return err // gone: nobody would let go of what it holds
+			}
+			return w.hold(tx, w.holder, some)
+		})
+		if err != nil {
+			return err
 		}
-		return w.hold(tx, w.holder)
-	})
+	}
 	w.release()
 	w.objects, w.files = w.objects[:0], w.files[:0]
-	return err
+	return nil
 }
 
 func (w *treeWriter) durably(fn func(tx *state.Tx) error) error {
@@ -138,27 +147,47 @@ func (w *treeWriter) anew(es []schema.ChunkExtent) ([]schema.ChunkExtent, error)
 	if older, err := w.anyOlder(es); !older || err != nil {
 		return es, err
 	}
-	stored := &storedReader{ctx: w.ctx, chunks: w.m.cfg.Chunks, es: es}
-	src := storedSource{w.m.cfg.Chunks.Polite(stored), stored.segments()}
-	segs := src.segs
-	if err := w.roomFor(segs); err != nil {
-		return nil, err
-	}
+	name := contentName(es)
+	p, err := w.asBefore(w.renewer.same[name], es)
 	key := maskNumbers(strings.Join(w.path, "/"))
-	p, err := w.m.cfg.Chunks.IngestOver(w.ctx, src, chunkstore.Unmoved(w.renewer.known[key], segs))
+	if p == nil && err == nil {
+		p, err = w.storeAnew(es, w.renewer.known[key])
+	}
 	if err != nil {
 		return nil, err
 	}
 	w.files, w.pending = append(w.files, p), append(w.pending, p)
-	refs := p.Refs()
-	w.renewer.remember(key, refs)
-	for _, s := range segs {
-		w.bytes += s.Len
-	}
+	w.renewer.remember(key, name, p.Refs())
 	if len(w.objects)+len(w.files) >= anewBatch || w.bytes >= anewBytes {
 		err = w.keep()
 	}
-	return extents(refs), err
+	return extents(p.Refs()), err
+}
+
+// contentName names a content by where it lies: the same chunks are the same bytes.
+func contentName(es []schema.ChunkExtent) [32]byte { return sha256.Sum256(schema.EncodeChunkMap(es)) }
+
+// asBefore gives a content as it was stored anew before, if all of that is there.
+func (w *treeWriter) asBefore(refs []chunkstore.Ref, es []schema.ChunkExtent) (*chunkstore.Pending, error) {
+	if len(refs) == 0 || !slices.Equal(segmentsOf(extents(refs)), segmentsOf(es)) {
+		return nil, nil
+	}
+	return w.m.cfg.Chunks.Again(refs)
+}
+
+// storeAnew reads a content and stores it over an earlier version.
+func (w *treeWriter) storeAnew(es []schema.ChunkExtent, prior []chunkstore.Ref) (*chunkstore.Pending, error) {
+	stored := &storedReader{ctx: w.ctx, chunks: w.m.cfg.Chunks, es: es}
+	src := storedSource{w.m.cfg.Chunks.Polite(stored), segmentsOf(es)}
+	n := int64(0)
+	for _, s := range src.segs {
+		n += s.Len
+	}
+	if err := w.roomFor(n); err != nil {
+		return nil, err
+	}
+	w.bytes += n
+	return w.m.cfg.Chunks.IngestOver(w.ctx, src, chunkstore.Unmoved(prior, src.segs))
 }
 
 func (w *treeWriter) anyOlder(es []schema.ChunkExtent) (bool, error) {
@@ -170,31 +199,38 @@ func (w *treeWriter) anyOlder(es []schema.ChunkExtent) (bool, error) {
 	return false, nil
 }
 
-// roomFor says whether a content can be stored anew without taking what writers have.
-func (w *treeWriter) roomFor(segs []chunkstore.Segment) error {
-	free, low, err := w.m.tree.Room()
-	if err != nil {
-		return err
+// roomFor makes sure that a content of n bytes can be stored anew without taking what
+// writers have. Hot copies, and packs that are published, make room for it.
+func (w *treeWriter) roomFor(n int64) error {
+	for {
+		free, low, err := w.m.tree.Room()
+		if err != nil {
+			return err
+		}
+		need := low + uint64(w.bytes+n) + min(anewReserve, free/16)
+		if free >= need {
+			return nil
+		}
+		if w.m.Relieve(w.ctx, need) {
+			continue
+		}
+		if freed, err := w.m.packs.evict(w.ctx, int64(need-free)); err != nil {
+			return err
+		} else if freed == 0 {
+			return fmt.Errorf("%w: %d bytes, and %d are free", errNoRoom, w.bytes+n, free)
+		}
 	}
-	need := w.bytes
-	for _, s := range segs {
-		need += s.Len
-	}
-	if free < low+uint64(need)+min(anewReserve, free/16) {
-		return fmt.Errorf("%w: %d bytes, and %d are free", errNoRoom, need, free)
-	}
-	return nil
 }
 
-func (r *renewer) remember(key string, refs []chunkstore.Ref) {
-	if r.size+len(refs) > anewKnown {
-		r.known, r.size = nil, 0
+func (r *renewer) remember(key string, name [32]byte, refs []chunkstore.Ref) {
+	if r.size+2*len(refs) > anewKnown {
+		r.known, r.same, r.size = nil, nil, 0
 	}
 	if r.known == nil {
-		r.known = map[string][]chunkstore.Ref{}
+		r.known, r.same = map[string][]chunkstore.Ref{}, map[[32]byte][]chunkstore.Ref{}
 	}
-	r.size += len(refs) - len(r.known[key])
-	r.known[key] = slices.Clone(refs)
+	r.size += 2*len(refs) - len(r.known[key]) - len(r.same[name])
+	r.known[key], r.same[name] = refs, refs
 }
 
 // recall remembers the files of the step that was published last before seq, as the
@@ -215,7 +251,7 @@ func (r *renewer) recall(ctx context.Context, seq uint64) error {
 		if u == nil {
 			continue
 		}
-		w := treeRecall{r, ctx}
+		w := treeRecall{r, ctx, r.m.tree.At(i.Seq)}
 		if b, err := w.object(i.Tree); err == nil {
 			if _, _, dir, err := schema.DecodeRoot(b); err == nil {
 				w.dir(dir.Dir, "", 0)
@@ -228,8 +264,9 @@ func (r *renewer) recall(ctx context.Context, seq uint64) error {
 
 // treeRecall goes through a tree for recall.
 type treeRecall struct {
-	r   *renewer
-	ctx context.Context
+	r    *renewer
+	ctx  context.Context
+	view View
 }
 
 func (w *treeRecall) object(id [32]byte) ([]byte, error) {
@@ -268,7 +305,9 @@ func (w *treeRecall) page(b []byte, path string, depth int) {
 					es = append(es, more...)
 				}
 			}
-			w.r.remember(maskNumbers(path), wholeRefs(es))
+			if was, ok, err := w.view.Chunks(e.Ino); ok && err == nil {
+				w.r.remember(maskNumbers(path), contentName(was), wholeRefs(es))
+			}
 		}
 	}
 }
@@ -288,8 +327,9 @@ type storedReader struct {
 	es     []schema.ChunkExtent
 }
 
-func (s *storedReader) segments() (out []chunkstore.Segment) {
-	for _, e := range s.es {
+// segmentsOf gives the ranges that extents cover.
+func segmentsOf(es []schema.ChunkExtent) (out []chunkstore.Segment) {
+	for _, e := range es {
 		if k := len(out) - 1; k >= 0 && out[k].Off+out[k].Len == e.Off {
 			out[k].Len += int64(e.Len)
 			continue

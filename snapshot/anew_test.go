@@ -1,6 +1,8 @@
 package snapshot_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math/rand"
 	"strings"
@@ -10,6 +12,7 @@ import (
 	"github.com/restic/chunker"
 
 	"stepfs/chunkstore"
+	"stepfs/chunkstore/remote"
 	"stepfs/chunkstore/remote/mem"
 	"stepfs/internal/schema"
 	"stepfs/snapshot"
@@ -185,9 +188,10 @@ func TestJoinNoRoom(t *testing.T) {
 	one.step("first")
 	one.published()
 	steps := two.fill(drifting(40<<10, 1), noise(3, 1<<20))
+	two.evictHot()
 	two.join()
 	two.publishing(b, snapshot.Publish{})
-	two.limit(uint64(two.chunks.Stats().Size)+3<<19, 64<<10)
+	two.limit(uint64(two.chunks.Stats().Size)+1<<20, 64<<10)
 	until(t, "it says why it waits", func() bool {
 		r, err := two.m.PublishReport()
 		return err == nil && r.Queue == 1 && r.Err != nil && strings.Contains(r.Err.Error(), "no room to store it anew")
@@ -199,4 +203,112 @@ func TestJoinNoRoom(t *testing.T) {
 	two.published()
 	until(t, "the store is attached", func() bool { r, err := two.m.PublishReport(); return err == nil && r.Attached && r.Queue == 0 })
 	two.comesBack(b, steps[0])
+}
+
+// joining has a store that was alone publish where others do, from its next opening
+// on.
+func (w *world) joining() *sent {
+	w.t.Helper()
+	b := &sent{Bucket: mem.New()}
+	one := newWorld(w.t, nil)
+	one.publishTo(b, snapshot.Publish{}) // the bucket is its
+	one.put("x", "x")
+	one.step("first")
+	one.published()
+	w.join()
+	w.publishing(b, snapshot.Publish{})
+	return b
+}
+
+// evictHot gives up all hot copies.
+func (w *world) evictHot() {
+	w.t.Helper()
+	for w.hot() > 0 {
+		w.ok(w.tree.Hot(func(gen uint64, _ int64) bool { w.ok(w.tree.Evict(gen)); return true }))
+	}
+}
+
+// TestJoinFull: a store that is full of what can be given up, hot copies or packs that
+// are published, stores anew what it publishes.
+func TestJoinFull(t *testing.T) {
+	for _, hot := range []bool{true, false} {
+		w := alone(t)
+		const size, steps = 6 << 20, 3
+		var all []snapshot.Info
+		for k := range steps {
+			w.put("model", noise(int64(k), size))
+			all = append(all, w.step(fmt.Sprint(k)))
+			w.drain()
+		}
+		room := int64(steps * size)
+		if !hot {
+			w.evictHot()
+			room = size
+		}
+		b := w.joining()
+		conf := w.conf
+		w.conf = func(c *snapshot.Config) {
+			conf(c)
+			w.chunks.ReadFrom(func(context.Context) (remote.Bucket, error) { return b, nil })
+		}
+		w.limit(w.chunks.Stats().Size+uint64(room)+4<<20, 1<<20) // a mark of less than 2 MiB
+		w.published()
+		for _, i := range all {
+			w.comesBack(b, i)
+			w.onlyNewest(i)
+		}
+	}
+}
+
+// TestJoinUnchanged: what was stored anew once is neither read again for the next step
+// that shows it, nor does it need room.
+func TestJoinUnchanged(t *testing.T) {
+	w := alone(t)
+	const size = 6 << 20
+	w.put("data/dataset", noise(1, size))
+	w.put("checkpoint-1/frozen", noise(2, 1<<20)) // two of one name, but for the number
+	w.put("checkpoint-2/frozen", noise(3, 1<<20))
+	w.put("weights", "0")
+	first := w.step("0")
+	w.drain()
+	b := w.joining()
+	w.limit(64<<20, 1<<20)
+	w.published()
+	w.comesBack(b, first)
+	packs := w.chunks.Stats().Size
+	w.limit(packs+4<<20, 1<<20) // a mark of less than 2 MiB, and hot copies are gone
+	for k := 1; k < 4; k++ {
+		w.put("weights", fmt.Sprint(k))
+		before := w.chunks.Stats().Ingested
+		i := w.step(fmt.Sprint(k))
+		w.drain()
+		w.published()
+		if n := w.chunks.Stats().Ingested - before; n > 1<<20 {
+			t.Errorf("%d bytes were read and stored for step %d", n, k)
+		}
+		w.comesBack(b, i)
+	}
+	w.noFaults()
+}
+
+// TestJoinDamaged: what does not read back here is not published as right, and keeps
+// no other step back.
+func TestJoinDamaged(t *testing.T) {
+	w := alone(t)
+	w.put("model", noise(1, 1<<20))
+	w.step("0")
+	w.drain()
+	w.evictHot()
+	w.flipNew(nil, 300_000)
+	w.hurt = true
+	w.put("model", noise(2, 1<<20))
+	second := w.step("1")
+	w.drain()
+	b := w.joining()
+	w.restart()
+	until(t, "the other one is published, and it says why this one is not", func() bool {
+		r, err := w.m.PublishReport()
+		return err == nil && r.Published == 1 && r.Queue == 1 && errors.Is(r.Err, chunkstore.ErrCorrupt)
+	})
+	w.comesBack(b, second)
 }

@@ -95,23 +95,37 @@ func (m *Manager) writeTree(ctx context.Context, i Info) error {
 	}
 	return m.amendTx(i.Seq, func(tx *state.Tx, s *schema.Snapshot) error {
 		s.Tree, s.Logical, s.Drained = root.ID, w.logical, true
-		return w.hold(tx, schema.TreeHolder(i.Seq))
+		return w.hold(tx, schema.TreeHolder(i.Seq), w.needs())
 	})
 }
 
-// hold notes that the step needs the objects of its tree.
-func (w *treeWriter) hold(tx *state.Tx, holder uint64) error {
-	var ids [][32]byte
-	add := func(all []*chunkstore.Pending, value []byte) {
-		for _, p := range all {
+// treeNeed is a chunk that a tree names.
+type treeNeed struct {
+	id    [32]byte
+	value []byte // of its TreeRefKey
+}
+
+// needs lists what was put and is not held yet.
+func (w *treeWriter) needs() (all []treeNeed) {
+	add := func(puts []*chunkstore.Pending, value []byte) {
+		for _, p := range puts {
 			for _, r := range p.Refs() {
-				ids = append(ids, r.ID)
-				tx.Put(schema.TreeRefKey(holder, r.ID), value)
+				all = append(all, treeNeed{r.ID, value})
 			}
 		}
 	}
 	add(w.objects, nil)
 	add(w.files, schema.TreeRefContent)
+	return all
+}
+
+// hold notes that the step needs what its tree names.
+func (w *treeWriter) hold(tx *state.Tx, holder uint64, all []treeNeed) error {
+	ids := make([][32]byte, len(all))
+	for k, n := range all {
+		ids[k] = n.id
+		tx.Put(schema.TreeRefKey(holder, n.id), n.value)
+	}
 	return w.m.cfg.Chunks.Hold(tx, holder, ids)
 }
 

@@ -173,6 +173,9 @@ type Frozen interface {
 // Chunks is what the package needs of the chunk store.
 type Chunks interface {
 	IngestOver(ctx context.Context, src chunkstore.Source, plan chunkstore.Plan) (*chunkstore.Pending, error)
+	// Again gives a content of which it is known in which chunks it lies; nil: not
+	// all of them are there.
+	Again(refs []chunkstore.Ref) (*chunkstore.Pending, error)
 	// Limits gives the lengths between which chunks are kept.
 	Limits() (min, max int64)
 	// ReadAt reads of a chunk, whose length is raw, from off on.
