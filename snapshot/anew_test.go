@@ -14,6 +14,7 @@ import (
 	"stepfs/chunkstore"
 	"stepfs/chunkstore/remote"
 	"stepfs/chunkstore/remote/mem"
+	"stepfs/fs/stage"
 	"stepfs/internal/schema"
 	"stepfs/snapshot"
 )
@@ -311,4 +312,56 @@ func TestJoinDamaged(t *testing.T) {
 		return err == nil && r.Published == 1 && r.Queue == 1 && errors.Is(r.Err, chunkstore.ErrCorrupt)
 	})
 	w.comesBack(b, second)
+}
+
+// TestJoinTree: whatever a tree may have comes back from the bucket as it is here, and
+// what is forgotten then gives up all that it held.
+func TestJoinTree(t *testing.T) {
+	w := alone(t)
+	const punch = 1 | 2 // FALLOC_FL_KEEP_SIZE and _PUNCH_HOLE
+	ino := w.put("run/a/model", noise(1, 1<<20))
+	w.put("run/empty", "")
+	w.dir("run/none")
+	_, err := w.tree.Link(ino, w.dir("run"), "second name")
+	w.ok(err)
+	_, err = w.tree.Symlink(w.dir("run"), "latest", "a/model", stage.Cred{})
+	w.ok(err)
+	w.ok(w.tree.SetXattr(ino, "user.k", []byte("v"), 0))
+	sparse, fh := w.openFile("run/sparse", 0)
+	w.pwrite(sparse, fh, noise(2, 300_000), 100_000)
+	w.pwrite(sparse, fh, noise(3, 10), 900_000)
+	w.ok(w.tree.Fallocate(sparse, fh, 2_000_000, 1000, 0)) // ends in a hole
+	w.closeFile(sparse, fh)
+	first := w.step("0")
+	w.drain()
+	edited, fh := w.openFile("run/a/model", 0) // parts of chunks are left of it
+	w.pwrite(edited, fh, noise(4, 5000), 123_456)
+	w.ok(w.tree.Fallocate(edited, fh, 500_000, 77_777, punch))
+	w.closeFile(edited, fh)
+	second := w.step("1")
+	w.drain()
+	w.evictHot()
+	b := w.joining()
+	w.restart()
+	w.published()
+	for _, i := range []snapshot.Info{first, second} {
+		w.comesBack(b, i)
+		w.onlyNewest(i)
+	}
+	was := describe(t, w.tree.At(second.Seq), second.ScopeIno)
+	w.forget("0")
+	w.prune()
+	prefix := schema.Numbered(schema.PrefixTreeRef, schema.TreeHolder(first.Seq))
+	it, err := w.eng.NewIter(prefix, schema.After(prefix))
+	w.ok(err)
+	if it.First() {
+		t.Error("what is forgotten holds what its tree named")
+	}
+	w.ok(it.Close())
+	_, err = w.chunks.Collect(t.Context(), chunkstore.CollectOptions{DeadShare: 1e-9})
+	w.ok(err)
+	w.restart()
+	same(t, "what is left", was, describe(t, w.tree.At(second.Seq), second.ScopeIno))
+	w.comesBack(b, second)
+	w.noFaults()
 }

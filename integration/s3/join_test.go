@@ -102,6 +102,34 @@ func TestJoin(t *testing.T) {
 			t.Errorf("two%d is not here as it was: %v", k, err)
 		}
 	}
+	// Packs of both namings are all that is left.
+	loseNames(t, two)
+	for k, v := range versions {
+		to := t.TempDir()
+		run("restore", two.Store, fmt.Sprint("two", k), to)
+		if got, err := os.ReadFile(filepath.Join(to, "model")); err != nil || !bytes.Equal(got, v) {
+			t.Errorf("two%d did not come back from packs: %v", k, err)
+		}
+	}
+	must(t, two.Start())
+	run("drain", "--remote", two.Mnt)
+	if said := run("check", "--read-data", two.Mnt); !strings.Contains(said, "nothing is wrong") {
+		t.Error(said)
+	}
+	must(t, two.Stop())
+	if more := p.packBytes(t) - sent - again; more > 64<<10 {
+		t.Errorf("%d bytes were sent again after a repair", more)
+	}
+}
+
+// loseNames has a store made again from its packs.
+func loseNames(t *testing.T, d *harness.Daemon) {
+	t.Helper()
+	must(t, os.RemoveAll(filepath.Join(d.Store, "index")))
+	must(t, os.RemoveAll(filepath.Join(d.Store, "journal")))
+	if r, err := harness.Run(root.Bin, "check", "--repair", d.Store); err != nil || r.Code != 0 && r.Code != 3 {
+		t.Fatalf("repair: %v, %s", err, r.Both())
+	}
 }
 
 // TestJoinWhatIsAway: a store that was made again from its packs does not know any
@@ -120,11 +148,7 @@ func TestJoinWhatIsAway(t *testing.T) {
 	save(t, d, "step", 2<<20)
 	wait(t, "all is evicted", func() bool { here, away := packFiles(t, d); return here == 0 && away > 0 })
 	must(t, d.Stop())
-	must(t, os.RemoveAll(filepath.Join(d.Store, "index")))
-	must(t, os.RemoveAll(filepath.Join(d.Store, "journal")))
-	if r, err := harness.Run(root.Bin, "check", "--repair", d.Store); err != nil || r.Code != 0 && r.Code != 3 {
-		t.Fatalf("repair: %v, %s", err, r.Both())
-	}
+	loseNames(t, d)
 	was, err := os.ReadFile(filepath.Join(d.Store, "config"))
 	must(t, err)
 	d.Args = []string{"--remote", other.url}
