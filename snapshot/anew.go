@@ -52,7 +52,7 @@ type renewer struct {
 	said  bool
 	known map[string][]chunkstore.Ref   // by masked path
 	same  map[[32]byte][]chunkstore.Ref // by contentName of what it was
-	size  int                           // of both, in chunks
+	size  int                           // of same, which has all that known has, in chunks
 }
 
 // errNoRoom: what is to be published has to be stored anew, and there is no room.
@@ -223,13 +223,13 @@ func (w *treeWriter) roomFor(n int64) error {
 }
 
 func (r *renewer) remember(key string, name [32]byte, refs []chunkstore.Ref) {
-	if r.size+2*len(refs) > anewKnown {
+	if r.size+len(refs) > anewKnown {
 		r.known, r.same, r.size = nil, nil, 0
 	}
 	if r.known == nil {
 		r.known, r.same = map[string][]chunkstore.Ref{}, map[[32]byte][]chunkstore.Ref{}
 	}
-	r.size += 2*len(refs) - len(r.known[key]) - len(r.same[name])
+	r.size += len(refs) - len(r.same[name])
 	r.known[key], r.same[name] = refs, refs
 }
 
