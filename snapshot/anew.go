@@ -38,7 +38,8 @@ import (
 
 const (
 	anewBatch   = 1024    // contents between two flushes ...
-	anewBytes   = 1 << 30 // ... or plain bytes
+	anewBytes   = 1 << 30 // ... or plain bytes ...
+	anewChunks  = 1 << 16 // ... or chunks
 	anewHold    = 1024    // chunks that are held at a time: writers wait so long
 	anewKnown   = 1 << 18 // chunks of what was stored anew that are remembered
 	anewReserve = 256 << 20
@@ -110,7 +111,7 @@ func (w *treeWriter) renew(i Info) error {
 
 // keep makes durable what was put, and has the snapshot hold it.
 func (w *treeWriter) keep() error {
-	w.bytes = 0
+	w.bytes, w.chunks = 0, 0
 	if len(w.objects)+len(w.files) == 0 {
 		return nil
 	}
@@ -158,7 +159,8 @@ func (w *treeWriter) anew(es []schema.ChunkExtent) ([]schema.ChunkExtent, error)
 	}
 	w.files, w.pending = append(w.files, p), append(w.pending, p)
 	w.renewer.remember(key, name, p.Refs())
-	if len(w.objects)+len(w.files) >= anewBatch || w.bytes >= anewBytes {
+	w.chunks += len(p.Refs())
+	if len(w.objects)+len(w.files) >= anewBatch || w.bytes >= anewBytes || w.chunks >= anewChunks {
 		err = w.keep()
 	}
 	return extents(p.Refs()), err

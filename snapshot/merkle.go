@@ -60,7 +60,8 @@ type treeWriter struct {
 	holder  uint64
 	files   []*chunkstore.Pending // contents that were put, and nobody holds yet
 	path    []string              // of the entry at hand
-	bytes   int64                 // that are not held yet
+	bytes   int64                 // that were stored for them
+	chunks  int                   // of them
 }
 
 // writeTree writes the tree of a sealed step into packs, and marks the step
