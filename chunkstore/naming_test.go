@@ -104,6 +104,14 @@ func TestNewNames(t *testing.T) {
 	c.Older = nil
 	fresh := openFixture(t, vfs.NewMem(), "other", c)
 	want := fresh.storeSeries(versions)
+	for _, r := range old[1] {
+		if f.has(r.ID) || f.baseFor(Piece{Off: r.Off, Len: r.Len, ID: r.ID, At: r.Off}) != nil {
+			t.Fatal("a chunk of an older key is of use to new content")
+		}
+	}
+	if p, err := f.Again(old[1]); p != nil || err != nil {
+		t.Fatal("content of an older key passes for stored anew: ", err)
+	}
 	prior := old[1]
 	for k, v := range versions {
 		p := f.ingest(v, prior)
@@ -111,6 +119,11 @@ func TestNewNames(t *testing.T) {
 		p.Release()
 		if prior = p.Refs(); !slices.Equal(prior, want[k]) {
 			t.Fatalf("version %d is cut or named otherwise than where all was by the same key", k)
+		}
+		if again, err := f.Again(prior); again == nil || err != nil || !slices.Equal(again.Refs(), prior) {
+			t.Fatalf("version %d is not there again: %v", k, err)
+		} else {
+			again.Release()
 		}
 	}
 	oneNaming(f)
