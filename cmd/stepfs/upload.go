@@ -97,22 +97,22 @@ func openReads(url string) chunkstore.OpenBucket {
 
 // takeOver has a store that is made cut and name chunks as those of the bucket
 // that it will upload to, if there is one already.
-func (o *mountOptions) takeOver(ctx context.Context, c *storedir.Config) error {
+func (o *mountOptions) takeOver(ctx context.Context, c *storedir.Config) (there bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, attachPatience)
 	defer cancel()
 	b, err := o.openBucket(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	cfg, err := bucket.Read(ctx, b)
 	if errors.Is(err, remote.ErrNotExist) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("read the config of the bucket: %w", err)
+		return false, fmt.Errorf("read the config of the bucket: %w", err)
 	}
 	c.Polynomial, c.Key, c.Domain = cfg.Polynomial, cfg.Key, cfg.Domain
-	return nil
+	return true, nil
 }
 
 // takeOverNaming has a store that comes to its bucket later do so from then on. If
@@ -129,14 +129,19 @@ func (o *mountOptions) takeOverNaming(dir *storedir.Dir, e *state.Engine) error 
 	}
 	own := dir.Config()
 	cfg := own
-	if err := o.takeOver(context.Background(), &cfg); err != nil {
+	there, err := o.takeOver(context.Background(), &cfg)
+	if err != nil {
 		return err
 	}
-	if cfg.Polynomial == own.Polynomial && cfg.Key == own.Key && cfg.Domain == own.Domain {
+	same := cfg.Polynomial == own.Polynomial && cfg.Key == own.Key && cfg.Domain == own.Domain
+	if same && there {
 		return nil
 	}
 	if away, err := hasAway(dir, e); away || err != nil {
-		return cmp.Or(err, fmt.Errorf("%w: it has packs that are only in the bucket, and %s is that of others", chunkstore.ErrOtherBucket, o.remote))
+		return cmp.Or(err, fmt.Errorf("%w: it has packs that are only in the bucket, and that is not at %s", chunkstore.ErrOtherBucket, o.remote))
+	}
+	if same {
+		return nil // the place becomes a bucket, of the store's own naming
 	}
 	empty, err := storesNothing(dir)
 	if err == nil && empty {

@@ -151,12 +151,14 @@ func TestJoinWhatIsAway(t *testing.T) {
 	loseNames(t, d)
 	was, err := os.ReadFile(filepath.Join(d.Store, "config"))
 	must(t, err)
-	d.Args = []string{"--remote", other.url}
-	if err := d.Start(); err == nil {
-		t.Error("it joins a bucket where nothing is of what it has in another")
-		must(t, d.Stop())
-	} else if !strings.Contains(err.Error(), "only in the bucket") {
-		t.Error(err)
+	for _, url := range []string{other.url, "dir:" + t.TempDir()} {
+		d.Args = []string{"--remote", url}
+		if err := d.Start(); err == nil {
+			t.Errorf("it uploads to %s, where nothing is of what it has elsewhere", url)
+			must(t, d.Stop())
+		} else if !strings.Contains(err.Error(), "only in the bucket") {
+			t.Error(err)
+		}
 	}
 	if now, err := os.ReadFile(filepath.Join(d.Store, "config")); err != nil || !bytes.Equal(was, now) {
 		t.Errorf("its config has changed (%v): %s", err, now)
