@@ -232,6 +232,34 @@ func TestConfigOlderThanPacks(t *testing.T) {
 	if _, err := Open(e, f.fs, f.dir, smallConfig()); !errors.Is(err, ErrConfig) {
 		t.Fatal(err)
 	}
+	lost := openEngine(t, f.fs, "lost") // and an index that knows nothing of them
+	defer lost.Close(true)
+	if _, err := Open(lost, f.fs, f.dir, smallConfig()); !errors.Is(err, ErrConfig) {
+		t.Fatal(err)
+	}
+}
+
+// TestClaimedTwice: who needs a chunk in a pack of one naming is not told that one of
+// another is about to have it.
+func TestClaimedTwice(t *testing.T) {
+	f, _ := joined(t, smallConfig(), []content{solid(randomBytes(12, 5000))})
+	p := f.newPending()
+	defer p.Release()
+	claim := func(naming uint8) (*packWriter, bool) {
+		pw, fresh, err := f.claim(p, ID{1}, 1, lane{naming: naming})
+		try(t, err)
+		return pw, fresh
+	}
+	old, _ := claim(0)
+	pw, fresh := claim(1)
+	if !fresh || pw == old {
+		t.Error("a pack of an older naming is to have new content")
+	}
+	f.appended(old, 0, errors.New("it is not written"))
+	if again, fresh := claim(1); fresh || again != pw {
+		t.Error("the claim of another pack is forgotten")
+	}
+	f.appended(pw, 0, errors.New("nor is this"))
 }
 
 // everything is all that a bucket has.
