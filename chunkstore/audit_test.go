@@ -240,7 +240,7 @@ func oldStore(f *fixture) *fixture {
 			rec.PlanesRaw, rec.PlanesStored, rec.DeltaRaw, rec.DeltaStored = 0, 0, 0, 0
 			b := rec.Encode()
 			b[0] = 1
-			tx.Put(schema.PackKey(n), b[:len(b)-7])
+			tx.Put(schema.PackKey(n), b[:len(b)-8])
 		}
 		tx.DeleteRange(schema.ChunkRefBounds())
 		tx.DeleteRange(schema.ChunkDeadBounds())

@@ -23,6 +23,7 @@ import (
 //   - A base lies in a durable, readable pack that is not retiring, and pinned
 //     until what is made from it is indexed. From then on the key (base, chunk)
 //     keeps it.
+//   - A base and what is made from it are of one naming (naming.go).
 //   - A base is less deep than what is made from it. So nothing is made from
 //     itself, and a reader comes to an end. What keeps this true: a chunk that
 //     is stored again, or that others are made from, gets no base.
@@ -128,6 +129,9 @@ func (s *Store) pinBaseLocked(piece Piece) (*base, error) {
 	if b.info, err = s.usableLocked(b.link.ID); b.info == nil || err != nil {
 		return nil, err
 	}
+	if s.isOlder(b.info) {
+		return nil, nil // what is made from it could not leave
+	}
 	b.info.pins++
 	return &b, nil
 }
@@ -206,7 +210,7 @@ func (s *Store) has(id ID) bool {
 		return true
 	}
 	info, err := s.usableLocked(id)
-	return info != nil && err == nil
+	return info != nil && err == nil && !s.isOlder(info)
 }
 
 // readable says whether what a chunk is made from is there, all the way down.

@@ -135,8 +135,8 @@ func (c *checker) file(number uint64, rec schema.PackRecord, p *packCount) (*pac
 
 // contents holds a footer against the record and the index.
 func (c *checker) contents(ctx context.Context, number uint64, rec schema.PackRecord, foot *pack.Footer, p *packCount) error {
-	want := c.newRecord(rec.Name, foot.Body, foot.Entries)
-	if rec.Domain != want.Domain || rec.Size != want.Size || rec.Chunks != want.Chunks || rec.Raw != want.Raw || rec.Stored != want.Stored {
+	want := c.newRecord(rec.Name, *foot)
+	if rec.Domain != want.Domain || rec.Naming != want.Naming || rec.Size != want.Size || rec.Chunks != want.Chunks || rec.Raw != want.Raw || rec.Stored != want.Stored {
 		c.r.Damage("pack-record", packName(number), "its record says %d chunks of %d bytes, %d stored, in a file of %d; its footer %d of %d, %d, in %d",
 			rec.Chunks, rec.Raw, rec.Stored, rec.Size, want.Chunks, want.Raw, want.Stored, want.Size)
 	}

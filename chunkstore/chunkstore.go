@@ -100,11 +100,13 @@ type Events struct {
 // Config is what a store needs to know. The zero value of every field but
 // Polynomial and Key means its default. Polynomial, Key, Domain and the chunk
 // sizes are drawn when the store is made and must never change: other values
-// find no duplicates (sizes, polynomial) or none of the chunks (key, domain).
+// find no duplicates (sizes, polynomial) or none of the chunks (key, domain). But a
+// store that joins a bucket takes its polynomial and key, and keeps its key as Older.
 type Config struct {
 	Polynomial chunker.Pol
 	Key        [32]byte
 	Domain     uint32
+	Older      [][32]byte // keys by which chunks were named before, the first first (naming.go)
 
 	// MinSize, AverageBits, MaxSize steer the chunker: it skips MinSize bytes
 	// after a cut, then cuts with a chance of 2^-AverageBits at each byte.
@@ -131,6 +133,9 @@ type Config struct {
 
 	Events Events
 }
+
+// maxOlder bounds the older keys: each new name is tried by all of them.
+const maxOlder = 15
 
 func (c Config) withDefaults() Config {
 	def := func(v *uint32, d uint32) {
@@ -179,6 +184,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("%w: average of 2^%d bytes", ErrConfig, c.AverageBits)
 	case c.PackSize < 1 || c.PackSize > 1<<30:
 		return fmt.Errorf("%w: pack size %d", ErrConfig, c.PackSize)
+	case len(c.Older) > maxOlder:
+		return fmt.Errorf("%w: %d older keys", ErrConfig, len(c.Older))
 	case c.Turns < 1 || c.Turns > 256:
 		return fmt.Errorf("%w: %d turns", ErrConfig, c.Turns)
 	case c.Workers < 1 || c.Sealing < 1 || c.OpenFiles < 1 || c.CacheBytes < 0 || c.IdleClose < 0:

@@ -25,13 +25,13 @@ const maxEntries = 2048
 // The index is asked under s.mu: between "not in flight" and "claimed" no
 // other pack may become durable with the chunk in it, or it would be stored
 // twice; and between "a durable hit" and its pin no pack may begin to retire.
-func (s *Store) claim(p *Pending, id ID, n int) (pw *packWriter, fresh bool, err error) {
+func (s *Store) claim(p *Pending, id ID, n int, l lane) (pw *packWriter, fresh bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.closed {
 		return nil, false, ErrClosed
 	}
-	if pw := s.mu.inflight[id]; pw != nil {
+	if pw := s.mu.inflight[id]; pw != nil && pw.lane.naming == l.naming {
 		p.pinLocked(pw.info)
 		return pw, false, nil
 	}
@@ -39,14 +39,16 @@ func (s *Store) claim(p *Pending, id ID, n int) (pw *packWriter, fresh bool, err
 	if err != nil {
 		return nil, false, err
 	}
-	if info != nil {
+	if ok, err := s.fitsLocked(id, info, l.naming); err != nil {
+		return nil, false, err
+	} else if ok {
 		p.pinLocked(info)
 		return nil, false, nil
 	}
-	pw = s.mu.cur
+	pw = s.mu.cur[l]
 	if pw == nil {
-		pw = s.newPackWriter(takeAll)
-		s.mu.cur = pw
+		pw = s.newPackWriter(l, takeAll)
+		s.mu.cur[l] = pw
 		s.mu.packs[pw] = struct{}{}
 	}
 	p.pinLocked(pw.info)
@@ -124,8 +126,8 @@ func (s *Store) closeLocked(pw *packWriter) {
 		return
 	}
 	pw.closed = true
-	if s.mu.cur == pw {
-		s.mu.cur = nil
+	if s.mu.cur[pw.lane] == pw {
+		delete(s.mu.cur, pw.lane)
 	}
 	s.finishLocked(pw)
 }
@@ -202,8 +204,8 @@ func (pw *packWriter) idle() {
 // its way is durable and indexed. It returns the first failure.
 func (s *Store) Flush(ctx context.Context) error {
 	s.mu.Lock()
-	if s.mu.cur != nil {
-		s.closeLocked(s.mu.cur)
+	for _, cur := range s.mu.cur {
+		s.closeLocked(cur)
 	}
 	packs := slices.Collect(maps.Keys(s.mu.packs))
 	s.mu.Unlock()

@@ -150,8 +150,10 @@ func (c *collector) pass(ctx context.Context) (worked bool, err error) {
 		}
 		var g group
 		if len(empty) > 0 {
+			g.naming = empty[0].rec.Naming
 			g.old, empty = c.cut(empty)
 		} else {
+			g.naming = sparse[0].rec.Naming
 			g.old, sparse = c.cut(sparse)
 			g.rewrite = true
 		}
@@ -206,7 +208,7 @@ func (c candidate) share() float64 {
 }
 
 // candidates gives the packs in which nothing lives, and those worth writing
-// again, the largest gain first.
+// again, the largest gain first, by naming.
 func (c *collector) candidates() (empty, sparse []candidate) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -224,7 +226,7 @@ func (c *collector) candidates() (empty, sparse []candidate) {
 		}
 	}
 	order := func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(b.rec.Dead, a.rec.Dead), cmp.Compare(a.info.number, b.info.number))
+		return cmp.Or(cmp.Compare(a.rec.Naming, b.rec.Naming), cmp.Compare(b.rec.Dead, a.rec.Dead), cmp.Compare(a.info.number, b.info.number))
 	}
 	slices.SortFunc(empty, order)
 	slices.SortFunc(sparse, order)
@@ -237,7 +239,7 @@ func (c *collector) encodes(info *packInfo) bool {
 }
 
 // cut takes as many candidates as make one group: what lives in them fits into
-// one pack, so that several sparse ones become a full one.
+// one pack, so that several sparse ones become a full one. A pack has one naming.
 func (c *collector) cut(in []candidate) (group []*packInfo, rest []candidate) {
 	var live, alive, chunks int64
 	for i, n := range in {
@@ -245,7 +247,7 @@ func (c *collector) cut(in []candidate) (group []*packInfo, rest []candidate) {
 		dead, _ := n.dead()
 		alive += int64(n.rec.Chunks - dead)
 		chunks += int64(n.rec.Chunks)
-		full := i >= c.opts.group || live > c.cfg.PackSize || alive > maxEntries || chunks > groupEntries
+		full := i >= c.opts.group || live > c.cfg.PackSize || alive > maxEntries || chunks > groupEntries || n.rec.Naming != in[0].rec.Naming
 		if i > 0 && full {
 			return group, in[i:]
 		}

@@ -53,7 +53,7 @@ func (f *fixture) fakePack(b *testing.B, chunks [][32]byte) {
 		off = entries[i].End()
 	}
 	name := pack.NameOf(chunks[0][:])
-	if err := f.index(&packInfo{}, f.newRecord(name, off, entries), entries, takeAll); err != nil {
+	if err := f.index(&packInfo{}, f.newRecord(name, pack.Footer{Body: off, Entries: entries}), entries, takeAll); err != nil {
 		b.Fatal(err)
 	}
 }

@@ -14,14 +14,18 @@ import (
 // share it, wherever the payloads come from.
 type decoder struct {
 	coders  coders
-	hashers *sync.Pool // *blake3.Hasher
+	namings namings
+	hashers *sync.Pool // *blake3.Hasher, of the newest key
 	buffers *bufferPool
 }
 
-// newDecoder makes one that keeps so many bytes of unused buffers.
-func newDecoder(key [32]byte, keep int64) decoder {
+// newDecoder makes one that keeps so many bytes of unused buffers. Chunks are named
+// by the last of the keys.
+func newDecoder(keys namings, keep int64) decoder {
+	key := keys[len(keys)-1]
 	return decoder{
 		coders:  newCoders(),
+		namings: keys,
 		hashers: &sync.Pool{New: func() any { return newHasher(key) }},
 		buffers: newBufferPool(keep),
 	}
@@ -63,6 +67,19 @@ func (d *decoder) name(b []byte) ID {
 	h := d.hashers.Get().(*blake3.Hasher)
 	defer d.hashers.Put(h)
 	return nameWith(h, b)
+}
+
+// named says whether b is the chunk id.
+func (d *decoder) named(b []byte, id ID) bool {
+	_, ok := d.namedBy(b, id)
+	return ok
+}
+
+// namedBy says by which key it is.
+func (d *decoder) namedBy(b []byte, id ID) (number uint8, ok bool) {
+	h := d.hashers.Get().(*blake3.Hasher)
+	defer d.hashers.Put(h)
+	return d.namings.by(h, id, b)
 }
 
 func newHasher(key [32]byte) *blake3.Hasher {

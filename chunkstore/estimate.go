@@ -27,7 +27,7 @@ func NewEstimator(cfg Config) (*Estimator, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Store{cfg: cfg, decoder: newDecoder(cfg.Key, estimateBuffers)}
+	s := &Store{cfg: cfg, decoder: newDecoder(cfg.namings(), estimateBuffers)}
 	return &Estimator{s: s, w: s.newWorker(), seen: map[ID]struct{}{}}, nil
 }
 

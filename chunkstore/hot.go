@@ -26,7 +26,7 @@ func (s *Store) copyOf(b *base, rawLen uint32) *buffer {
 	}
 	whole := s.buffers.get(int(n))
 	for _, h := range holders {
-		if (*ask)(h, b.link.ID, b.at, whole.bytes) && s.name(whole.bytes) == b.link.ID {
+		if (*ask)(h, b.link.ID, b.at, whole.bytes) && s.named(whole.bytes, b.link.ID) {
 			s.counters.hotBases.Add(uint64(n))
 			return s.window(b.link, whole, rawLen)
 		}

@@ -80,13 +80,13 @@ func (s *Store) index(info *packInfo, rec *schema.PackRecord, entries []pack.Ent
 	return nil
 }
 
-func (s *Store) newRecord(name pack.Name, body int64, entries []pack.Entry) *schema.PackRecord {
-	return packRecord(s.cfg.Domain, name, body, entries)
+func (s *Store) newRecord(name pack.Name, foot pack.Footer) *schema.PackRecord {
+	return packRecord(s.cfg.Domain, name, foot)
 }
 
-func packRecord(domain uint32, name pack.Name, body int64, entries []pack.Entry) *schema.PackRecord {
-	rec := &schema.PackRecord{Name: name, State: schema.PackLive, Domain: domain, Size: packSize(body, entries)}
-	for _, e := range entries {
+func packRecord(domain uint32, name pack.Name, foot pack.Footer) *schema.PackRecord {
+	rec := &schema.PackRecord{Name: name, State: schema.PackLive, Domain: domain, Size: packSize(foot.Body, foot.Entries), Naming: foot.Naming}
+	for _, e := range foot.Entries {
 		rec.Chunks++
 		rec.Raw += uint64(e.Raw)
 		rec.Stored += uint64(e.Stored)

@@ -269,11 +269,11 @@ func TestClose(t *testing.T) {
 func TestFailedPackIsForgottenAtOnce(t *testing.T) {
 	f := newFixture(t)
 	one, two := randomBytes(1, 100), randomBytes(2, 100)
-	bad, _, err := f.claim(f.newPending(), f.name(one), 100)
+	bad, _, err := f.claim(f.newPending(), f.name(one), 100, lane{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := f.claim(f.newPending(), f.name(two), 100); err != nil {
+	if _, _, err := f.claim(f.newPending(), f.name(two), 100, lane{}); err != nil {
 		t.Fatal(err)
 	}
 	f.appended(bad, 0, syscall.ENOSPC)

@@ -37,6 +37,13 @@ func (s *Store) IngestOver(ctx context.Context, src Source, plan Plan) (*Pending
 		w = s.newWorker()
 	}
 	defer func() { s.workers <- w }()
+	older, err := s.plansOlder(plan)
+	if err != nil {
+		return nil, err
+	}
+	if older {
+		plan = Plan{}
+	}
 	p := s.newPending()
 	w.begin(src, plan)
 	defer w.release()
@@ -47,6 +54,38 @@ func (s *Store) IngestOver(ctx context.Context, src Source, plan Plan) (*Pending
 		}
 	}
 	return p, nil
+}
+
+// Again gives a content that was ingested before, by its refs, without reading it. nil:
+// not all of it is there for new content to refer to.
+func (s *Store) Again(refs []Ref) (*Pending, error) {
+	p := s.newPending()
+	p.refs = refs
+	for _, r := range refs {
+		if ok, err := p.again(r.ID); !ok || err != nil {
+			p.Release()
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+func (p *Pending) again(id ID) (bool, error) {
+	s := p.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.closed {
+		return false, ErrClosed
+	}
+	info, err := s.usableLocked(id)
+	if err != nil {
+		return false, err
+	}
+	ok, err := s.fitsLocked(id, info, s.naming())
+	if ok {
+		p.pinLocked(info)
+	}
+	return ok, err
 }
 
 // segment stores one data range, chunk by chunk.
@@ -60,6 +99,7 @@ func (w *worker) segment(ctx context.Context, seg Segment, p *Pending) error {
 		if err != nil {
 			return err
 		}
+		c.naming = w.s.naming()
 		off, n := w.pos, len(c.part)-pack.PartHeaderSize
 		p.refs = append(p.refs, Ref{Off: off, Len: uint32(n), ID: c.id})
 		w.pos += int64(n)
@@ -93,7 +133,7 @@ func (s *Store) Put(ctx context.Context, data []byte) (*Pending, error) {
 	p.refs = []Ref{{Len: uint32(len(data)), ID: id}}
 	coder := s.coders.get()
 	defer s.coders.put(coder)
-	if err := p.add(coder, chunk{part: b.bytes, id: id}, 0, pack.TypeTree); err != nil {
+	if err := p.add(coder, chunk{part: b.bytes, id: id, naming: s.naming()}, 0, pack.TypeTree); err != nil {
 		p.Release()
 		return nil, fmt.Errorf("put: %w", err)
 	}

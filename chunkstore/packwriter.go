@@ -23,6 +23,7 @@ type packWriter struct {
 	done   chan struct{} // closed when the pack is durable and indexed, or failed
 	err    error         // why it failed; read only after done
 	opened time.Time
+	lane   lane      // what it is for
 	want   chooser   // which of its chunks are to be read from it
 	info   *packInfo // what becomes known of it, pins already now
 
@@ -48,8 +49,8 @@ type packWriter struct {
 	broken  error  // the first write error: the file is of no use after it
 }
 
-func (s *Store) newPackWriter(want chooser) *packWriter {
-	return &packWriter{s: s, done: make(chan struct{}), opened: time.Now(), want: want, info: &packInfo{}}
+func (s *Store) newPackWriter(l lane, want chooser) *packWriter {
+	return &packWriter{s: s, lane: l, done: make(chan struct{}), opened: time.Now(), want: want, info: &packInfo{}}
 }
 
 // wait returns once the pack is durable and indexed, or why it is not.
@@ -165,7 +166,7 @@ func (pw *packWriter) finish() {
 // leaves no file behind when it fails, with one exception (see publish).
 func (pw *packWriter) seal() error {
 	body := pw.off
-	name, footer := pw.s.takeName(body, pw.entries)
+	name, footer := pw.s.takeName(pw.lane.naming, body, pw.entries)
 	err := pw.harden(name, pack.AppendTrailer(footer, body, len(footer)))
 	if err != nil {
 		pw.discard()
@@ -209,7 +210,7 @@ func (pw *packWriter) harden(name pack.Name, end []byte) error {
 // the record may or may not be in the journal: then the file stays, for the
 // index to point at or for the next Open to adopt.
 func (pw *packWriter) publish(name pack.Name, body int64) error {
-	rec := pw.s.newRecord(name, body, pw.entries)
+	rec := pw.s.newRecord(name, pack.Footer{Body: body, Naming: pw.lane.naming, Entries: pw.entries})
 	rec.Hasty = pw.hasty
 	err := pw.s.index(pw.info, rec, pw.entries, pw.want)
 	if err != nil && pw.s.db.Err() == nil {

@@ -106,7 +106,7 @@ func (p *Pending) depend(pw *packWriter) {
 func (p *Pending) add(coder *codec.Coder, c chunk, off int64, typ pack.Type) error {
 	s, part, id := p.s, c.part, c.id
 	n := len(part) - pack.PartHeaderSize
-	pw, fresh, err := s.claim(p, id, n)
+	pw, fresh, err := s.claim(p, id, n, s.lane(c.naming, typ))
 	if err != nil {
 		return err
 	}

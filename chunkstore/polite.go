@@ -24,6 +24,9 @@ type polite struct {
 	last atomic.Int64 // when the last read began, in ns
 }
 
+// Polite gives way to others, between one read and the next.
+func (s *Store) Polite(r io.ReaderAt) io.ReaderAt { return s.polite(r) }
+
 // polite gives way to others when a pack is read.
 func (s *Store) polite(r io.ReaderAt) io.ReaderAt {
 	if s.cfg.Busy == nil {

@@ -55,7 +55,7 @@ func (o PublishedOptions) withDefaults() PublishedOptions {
 // NewDownloads begins to read snapshots of a bucket. key is that of its config.
 func NewDownloads(b remote.Bucket, key [32]byte, o PublishedOptions) *Downloads {
 	o = o.withDefaults()
-	d := &Downloads{decoder: newDecoder(key, o.AheadBytes), bucket: b, loads: make(chan struct{}, 8)}
+	d := &Downloads{decoder: newDecoder(namings{key}, o.AheadBytes), bucket: b, loads: make(chan struct{}, 8)}
 	d.cache = newChunkCache(o.CacheBytes, d.buffers)
 	d.spans = newSpans(o.AheadBytes, d.fetch, d.buffers.put)
 	return d
@@ -227,7 +227,7 @@ func (p *Published) decodeOne(ctx context.Context, l *located, base []byte, sure
 	} else if err = p.decode(l.enc, payload, b.bytes, base); err != nil {
 		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	if err == nil && sure && l.enc != pack.EncRaw && p.name(b.bytes) != l.id {
+	if err == nil && sure && l.enc != pack.EncRaw && !p.named(b.bytes, l.id) {
 		err = fmt.Errorf("%w: %w", ErrCorrupt, errWrongName)
 	}
 	if err != nil {

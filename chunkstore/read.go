@@ -201,7 +201,7 @@ func (s *Store) fetchIf(sure bool, id ID, loc schema.ChunkLoc, rec schema.PackRe
 	}
 	defer release()
 	err = s.plain(f, id, loc, dst)
-	if err == nil && (!sure || s.name(dst) == id) {
+	if err == nil && (!sure || s.named(dst, id)) {
 		return nil
 	}
 	if err == nil {
@@ -248,7 +248,7 @@ func (s *Store) plainFar(id ID, loc schema.ChunkLoc, dst []byte) bool {
 		return false
 	}
 	defer release()
-	return s.plain(r, id, loc, dst) == nil && s.name(dst) == id
+	return s.plain(r, id, loc, dst) == nil && s.named(dst, id)
 }
 
 // stored gives a pack where a chunk lies in it: the file, or, when that is not

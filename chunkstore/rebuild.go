@@ -76,7 +76,7 @@ func IndexPacks(ctx context.Context, db DB, fs vfs.FS, dir string, domain uint32
 // enter writes one pack.
 func (x *Indexed) enter(db DB, domain uint32, f agedFile, foot pack.Footer) error {
 	name, number := f.name, x.Packs+1
-	rec := packRecord(domain, name, foot.Body, foot.Entries)
+	rec := packRecord(domain, name, foot)
 	hasDeltas := false
 	_, err := db.Update(schema.KindChunkIndex, func(tx *state.Tx) error {
 		tx.Put(schema.PackCounterKey(), schema.Counter(number+1))

@@ -181,6 +181,7 @@ func (s *Store) HealPacks(ctx context.Context) (healed int, err error) {
 func (s *Store) Needs() *Needs {
 	n := (&Uploads{s: s}).Needs()
 	n.Alone()
+	n.stays = true
 	return n
 }
 

@@ -132,6 +132,9 @@ func (s *Store) loadPacks(files map[pack.Name]whereIs) error {
 			return errors.Join(fmt.Errorf("pack %d: %w", number, err), it.Close())
 		}
 		info := &packInfo{away: at == isAway || at == isGone}
+		if rec.Naming > s.naming() {
+			return errors.Join(fmt.Errorf("%w: pack %d is named by key %d, and there are %d: the store's config is older than its packs", ErrConfig, number, rec.Naming, s.naming()+1), it.Close())
+		}
 		s.enter(info, number, rec)
 		if rec.State == schema.PackRetiring {
 			retiring = append(retiring, info)
@@ -270,8 +273,11 @@ func (s *Store) adopt(name pack.Name, at whereIs) (number uint64, waits bool, er
 	if err != nil {
 		return 0, false, err
 	}
+	if f.Naming > s.naming() {
+		return 0, false, fmt.Errorf("%w: pack %s is named by key %d, and there are %d: the store's config is older than its packs", ErrConfig, name.FileName(), f.Naming, s.naming()+1)
+	}
 	info, a := &packInfo{away: at == isAway}, &adopter{taken: make(map[ID]uint8)}
-	err = s.index(info, s.newRecord(name, f.Body, f.Entries), byDepth(f.Entries), a.want)
+	err = s.index(info, s.newRecord(name, f), byDepth(f.Entries), a.want)
 	return info.number, a.waits, err
 }
 

@@ -17,7 +17,8 @@ import (
 // group is packs that are collected together.
 type group struct {
 	old     []*packInfo
-	rewrite bool // copy what lives in them; else a pack with something alive stays
+	naming  uint8 // of all of them
+	rewrite bool  // copy what lives in them; else a pack with something alive stays
 	packs   []*oldPack
 	made    *packInfo // the new pack
 	copied  deadCount // what it has to keep

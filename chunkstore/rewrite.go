@@ -14,7 +14,7 @@ import (
 // copyLive writes what lives in the packs into a new one, and makes that the
 // place of what still lives in them once it is durable.
 func (c *collector) copyLive(ctx context.Context, g *group) error {
-	pw := c.newPackWriter(g.stillThere)
+	pw := c.newPackWriter(lane{naming: g.naming}, g.stillThere)
 	for _, p := range g.packs {
 		if !g.rewrite || p.left {
 			continue
@@ -151,7 +151,7 @@ func (c *collector) verify(f *packFile, e pack.Entry, payload []byte) error {
 		}
 		plain = out.bytes
 	}
-	if c.name(plain) != e.ID {
+	if !c.named(plain, e.ID) {
 		return damaged(errWrongName)
 	}
 	return nil

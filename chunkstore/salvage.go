@@ -31,7 +31,7 @@ func Salvage(ctx context.Context, fs vfs.FS, dir, file string, cfg Config, dry b
 	w := &salvager{ctx: ctx, fs: fs, dir: dir, file: file, domain: cfg.Domain, dry: dry, seen: map[ID]bool{}}
 	c := codec.NewCoder()
 	defer c.Close()
-	h := newHasher(cfg.Key)
+	keys, h := cfg.namings(), newHasher(cfg.Key)
 	w.whole = func(e pack.Entry, payload []byte) bool {
 		if pack.Checksum(payload) != e.CRC {
 			return false
@@ -46,7 +46,11 @@ func Salvage(ctx context.Context, fs vfs.FS, dir, file string, cfg Config, dry b
 				return false
 			}
 		}
-		return nameWith(h, plain) == e.ID
+		naming, ok := keys.by(h, e.ID, plain)
+		if ok && (!w.proven || naming < w.naming) {
+			w.naming, w.proven = naming, true
+		}
+		return ok
 	}
 	if err := w.run(); err != nil {
 		return w.Salvaged, fmt.Errorf("salvage %s: %w", file, err)
@@ -63,6 +67,10 @@ type salvager struct {
 	domain uint32
 	dry    bool
 	whole  func(e pack.Entry, payload []byte) bool
+	// The key by which the chunks are named, as far as one has proved it; until then
+	// the store's first, which costs nothing but room (naming.go).
+	naming uint8
+	proven bool
 	seen   map[ID]bool
 
 	out     vfs.File // nil: none is open
@@ -230,7 +238,7 @@ func (w *salvager) finish() error {
 	// name.
 	name, footer := w.file, []byte(nil)
 	for salt := uint32(0); name == w.file; salt++ {
-		footer = pack.AppendFooter(nil, pack.Footer{Info: w.info(), Body: w.off, Entries: w.entries, Salt: salt})
+		footer = pack.AppendFooter(nil, pack.Footer{Info: w.info(), Body: w.off, Naming: w.naming, Entries: w.entries, Salt: salt})
 		name = pack.NameOf(footer).FileName()
 	}
 	err := w.put(pack.AppendTrailer(footer, w.off, len(footer)))

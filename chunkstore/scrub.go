@@ -196,14 +196,15 @@ func (s *Store) Holders(id ID, max int) (holders []uint64, err error) {
 }
 
 // IsNamed says whether plain bytes are those of a chunk.
-func (s *Store) IsNamed(id ID, plain []byte) bool { return s.name(plain) == id }
+func (s *Store) IsNamed(id ID, plain []byte) bool { return s.named(plain, id) }
 
 // Heal stores a chunk of a file's content that is damaged again, or, if it is in the
 // index, an object, from bytes that have its name. The index points to the new place
 // once that is durable; what needs the chunk is not touched. It does nothing for a
 // chunk that is not known to be damaged.
 func (s *Store) Heal(ctx context.Context, id ID, plain []byte) error {
-	if len(plain) > pack.MaxRaw || s.name(plain) != id {
+	naming, ok := s.namedBy(plain, id)
+	if len(plain) > pack.MaxRaw || !ok {
 		return fmt.Errorf("%w: chunk %x can't be healed: %w", ErrSource, id, errWrongName)
 	}
 	typ := pack.TypeData
@@ -220,7 +221,7 @@ func (s *Store) Heal(ctx context.Context, id ID, plain []byte) error {
 	p.refs = []Ref{{Len: uint32(len(plain)), ID: id}}
 	coder := s.coders.get()
 	defer s.coders.put(coder)
-	err := p.add(coder, chunk{part: b.bytes, id: id}, 0, typ)
+	err := p.add(coder, chunk{part: b.bytes, id: id, naming: naming}, 0, typ)
 	if err == nil {
 		err = s.Flush(ctx)
 	}

@@ -336,7 +336,7 @@ func (d *decoder) verifyAll(s *span) error {
 // which is that of a footer whose name is known to be right.
 func (d *decoder) verify(l *located, payload []byte) error {
 	switch {
-	case l.enc == pack.EncRaw && d.name(payload) != l.id:
+	case l.enc == pack.EncRaw && !d.named(payload, l.id):
 		return errWrongName
 	case l.enc != pack.EncRaw && pack.Checksum(payload) != l.crc:
 		return errors.New("its checksum is wrong")

@@ -52,6 +52,7 @@ type worker struct {
 type chunk struct {
 	part      []byte // room for a part header, then the plain bytes
 	id        ID
+	naming    uint8      // by which key that is
 	inherited bool       // cut where the plan has it
 	base      *base      // what it is to be made from; to be released
 	plan      codec.Plan // how, if there is a base
@@ -67,6 +68,7 @@ func (s *Store) newWorker() *worker {
 	}
 }
 
+// begin begins a content, of which plan knows nothing of an older key.
 func (w *worker) begin(src Source, plan Plan) {
 	w.src, w.plan = src, plan
 	w.misses, w.skip, w.backoff = 0, 0, missLimit

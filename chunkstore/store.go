@@ -73,7 +73,7 @@ type Store struct {
 		sync.Mutex
 		closed   bool
 		inflight map[ID]*packWriter       // claimed chunks that are not indexed yet
-		cur      *packWriter              // takes new claims; nil when there is none
+		cur      map[lane]*packWriter     // take new claims
 		packs    map[*packWriter]struct{} // all that are not finished, cur included
 		table    map[uint64]*packInfo     // the indexed packs
 		names    map[pack.Name]struct{}   // file names in use: of table, of packs being finished or removed
@@ -105,14 +105,17 @@ func newStore(db DB, fs vfs.FS, dir string, cfg Config) (*Store, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
+	if len(cfg.Older) > 0 {
+		cfg.Workers++ // what is stored anew keeps nobody from storing what is new
+	}
 	s := &Store{
-		decoder: newDecoder(cfg.Key, 32<<20),
+		decoder: newDecoder(cfg.namings(), 32<<20),
 		cfg:     cfg,
 		db:      db,
 		fs:      fs,
 		dir:     dir,
 		workers: make(chan *worker, cfg.Workers),
-		slots:   make(chan struct{}, cfg.Sealing+1),
+		slots:   make(chan struct{}, cfg.Sealing+lanes(cfg)),
 		closing: make(chan struct{}),
 		loads:   make(chan struct{}, maxLoads()),
 
@@ -127,6 +130,7 @@ func newStore(db DB, fs vfs.FS, dir string, cfg Config) (*Store, error) {
 	s.files = newFileCache(fs, cfg.OpenFiles)
 	s.far.init(s)
 	s.cache = newChunkCache(cfg.CacheBytes, s.buffers)
+	s.mu.cur = make(map[lane]*packWriter)
 	s.mu.inflight = make(map[ID]*packWriter)
 	s.mu.packs = make(map[*packWriter]struct{})
 	s.mu.table = make(map[uint64]*packInfo)
@@ -175,7 +179,7 @@ func (s *Store) Close() error {
 	}
 	s.mu.closed = true
 	close(s.closing)
-	if cur := s.mu.cur; cur != nil {
+	for _, cur := range s.mu.cur {
 		s.failLocked(cur, ErrClosed)
 	}
 	s.mu.Unlock()

@@ -130,9 +130,9 @@ func (s *Store) leave(info *packInfo) {
 // not an indexed one's, not one's on its way, not one's that is being removed.
 // Storing what a retiring pack holds would otherwise make the file that is
 // about to be unlinked.
-func (s *Store) takeName(body int64, entries []pack.Entry) (pack.Name, []byte) {
+func (s *Store) takeName(naming uint8, body int64, entries []pack.Entry) (pack.Name, []byte) {
 	for salt := uint32(0); ; salt++ {
-		footer := pack.AppendFooter(nil, pack.Footer{Info: s.packInfo(), Body: body, Entries: entries, Salt: salt})
+		footer := pack.AppendFooter(nil, pack.Footer{Info: s.packInfo(), Body: body, Naming: naming, Entries: entries, Salt: salt})
 		name := pack.NameOf(footer)
 		s.mu.Lock()
 		_, taken := s.mu.names[name]

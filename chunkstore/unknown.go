@@ -63,7 +63,7 @@ func unknownPacks(ctx context.Context, db DB, fs vfs.FS, dir string, cfg Config,
 				continue
 			}
 			b := make([]byte, e.Raw)
-			rec := packRecord(cfg.Domain, f.name, foot.Body, foot.Entries)
+			rec := packRecord(cfg.Domain, f.name, foot)
 			if err := s.fetch(e.ID, chunkLoc(0, e), *rec, b); err == nil && len(b) > 0 && b[0] == kind {
 				u.Objects = append(u.Objects, b)
 			}

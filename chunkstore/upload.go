@@ -186,7 +186,11 @@ func fits(cfg, own *bucket.Config) error {
 	if cfg.Same(own) {
 		return nil
 	}
-	return fmt.Errorf("%w: its chunks are cut and named with another polynomial and key (bucket %s); make a new store with --remote, which takes them over, and import or copy into it",
+	if cfg.Domain != own.Domain {
+		return fmt.Errorf("%w: its chunks are of domain %d, those of this store of %d (bucket %s); make a new store with --remote, and import or copy into it",
+			bucket.ErrOther, cfg.Domain, own.Domain, cfg.ID)
+	}
+	return fmt.Errorf("%w: its chunks are cut and named with another polynomial and key (bucket %s); the next mount with --remote takes them over",
 		bucket.ErrOther, cfg.ID)
 }
 
@@ -202,7 +206,11 @@ func (u *Uploads) rejoin(ctx context.Context, at *schema.Attachment) error {
 	if cfg.ID != hex.EncodeToString(at.Bucket[:]) {
 		return fmt.Errorf("%w: it belongs to bucket %x, and this is bucket %s", ErrOtherBucket, at.Bucket, cfg.ID)
 	}
-	return fits(cfg, u.own(bucket.Writer{}))
+	if own := u.own(bucket.Writer{}); !cfg.Same(own) {
+		return fmt.Errorf("%w: the store's config names chunks by another key than the bucket that it joined (%s), as one from before that does: put the newer one back",
+			bucket.ErrOther, cfg.ID)
+	}
+	return nil
 }
 
 // introduce says in the bucket who this is, if that does not lie there already.

@@ -26,6 +26,7 @@ type Needs struct {
 	packs  []*neededPack
 	known  map[uint64]struct{} // by number
 	theirs theirs
+	stays  bool // nothing leaves for it
 }
 
 // neededPack is a pack that is needed.
@@ -46,6 +47,18 @@ func (u *Uploads) Needs() *Needs { return &Needs{u: u, known: make(map[uint64]st
 // Alone has it need nothing of other writers, from now on.
 func (n *Needs) Alone() { n.theirs.off = true }
 
+// mayLeave says ErrOlder for what may not be published.
+func (n *Needs) mayLeave(id ID) error {
+	if n.stays {
+		return nil
+	}
+	older, err := n.u.s.Older(id)
+	if older {
+		err = fmt.Errorf("chunk %x: %w", id, ErrOlder)
+	}
+	return err
+}
+
 // movePoll is how often it is asked whether a chunk's pack is still retiring.
 const movePoll = 100 * time.Millisecond
 
@@ -54,6 +67,9 @@ const movePoll = 100 * time.Millisecond
 func (n *Needs) Add(ctx context.Context, id ID) error {
 	var path []ID
 	for below := uint8(pack.MaxDepth + 1); ; {
+		if err := n.mayLeave(id); err != nil {
+			return err
+		}
 		if there, err := n.addThere(ctx, id, path); there || err != nil {
 			return err
 		}

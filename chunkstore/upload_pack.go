@@ -41,9 +41,12 @@ func (u *Uploads) withPack(p *neededPack, fn func(c remote.Content) error) error
 	defer s.files.release(f)
 	defer dropCache(f.File)
 	body := s.polite(f)
-	sum, _, name, err := pack.Verify(body, int64(p.rec.Size))
+	sum, foot, name, err := pack.Verify(body, int64(p.rec.Size))
 	if err == nil && name != p.name {
 		err = fmt.Errorf("%w: its footer is another pack's", pack.ErrFormat)
+	}
+	if err == nil && foot.Naming != s.naming() {
+		err = ErrOlder
 	}
 	if err != nil {
 		err = fmt.Errorf("pack %s is not uploaded: %w", p.name.FileName(), err)

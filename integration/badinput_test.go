@@ -92,7 +92,7 @@ func badMounts() []bad {
 		}, exitError, `no such|does not exist|parent`},
 		{"the store is of a newer format", func(t *testing.T, dir string) []string {
 			newStore(t, dir+"/store")
-			edit(t, dir+"/store/config", "stepfs store 7", "stepfs store 99")
+			edit(t, dir+"/store/config", "stepfs store 8", "stepfs store 99")
 			must(t, os.RemoveAll(dir+"/store/config.bak"))
 			return []string{dir + "/store", mkdir(t, dir+"/mnt")}
 		}, exitError, `newer|version|format`},

@@ -142,13 +142,17 @@ func (c *packCache) press(ctx context.Context, need uint64) (freed bool) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, pressWait)
 	defer cancel()
-	err := c.pins.hold(ctx)
-	var n int64
-	if err == nil {
-		n, err = c.m.cfg.Chunks.Evict(ctx, int64(need))
-	}
+	n, err := c.evict(ctx, int64(need))
 	if err != nil || n == 0 {
 		c.pressed = time.Now()
 	}
 	return n > 0
+}
+
+// evict gives up packs that are not pinned.
+func (c *packCache) evict(ctx context.Context, need int64) (freed int64, err error) {
+	if err := c.pins.hold(ctx); err != nil {
+		return 0, err
+	}
+	return c.m.cfg.Chunks.Evict(ctx, need)
 }

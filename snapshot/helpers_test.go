@@ -39,6 +39,8 @@ type world struct {
 	boot string
 	hurt bool // damage was done on purpose
 
+	naming func(c *chunkstore.Config) // changes chunkConf at each open
+
 	slowSync atomic.Int64           // ns that each sync of metadata takes longer
 	failSync atomic.Pointer[error]  // what each sync of metadata answers
 	failPack atomic.Pointer[error]  // what each write of a pack answers
@@ -85,6 +87,15 @@ func (r chunkReader) ReadChunk(ctx context.Context, id [32]byte, raw uint32, dst
 	return r.ReadAt(ctx, id, raw, dst, off)
 }
 
+// chunkConf is chunkConf, unless the world has a naming of its own.
+func (w *world) chunkConf() chunkstore.Config {
+	c := chunkConf
+	if w.naming != nil {
+		w.naming(&c)
+	}
+	return c
+}
+
 func (w *world) open() {
 	w.t.Helper()
 	var err error
@@ -97,7 +108,7 @@ func (w *world) open() {
 	fs := errorfs.Wrap(w.mem, errorfs.InjectorFunc(w.inject))
 	w.eng, err = state.Open(state.Config{Dir: "s", FS: fs, BootID: w.boot, MemTable: 1 << 20, SegmentSize: 512 << 10})
 	must("state")
-	w.chunks, err = chunkstore.Open(w.eng, fs, "s/packs", chunkConf)
+	w.chunks, err = chunkstore.Open(w.eng, fs, "s/packs", w.chunkConf())
 	must("chunks")
 	var m *snapshot.Manager
 	var opened atomic.Pointer[snapshot.Manager]

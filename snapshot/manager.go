@@ -39,7 +39,10 @@ type Events struct {
 	Verified func(Info)
 	// Published: whoever has the bucket has the step.
 	Published func(Info)
-	Fault     func(what string, err error)
+	// Renaming: what was stored before the store joined its bucket, that many bytes
+	// by now, is stored anew before it is published. Told once.
+	Renaming func(bytes int64)
+	Fault    func(what string, err error)
 }
 
 // Config opens a manager. DB, Tree and Chunks are required.

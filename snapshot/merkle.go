@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"slices"
 
 	"stepfs/chunkstore"
 	"stepfs/internal/schema"
@@ -53,6 +54,14 @@ type treeWriter struct {
 	objects []*chunkstore.Pending // all that were put: nobody holds them yet
 	logical int64
 	seen    map[uint64]bool // inodes with several names, counted once
+
+	// Of one that writes a tree anew (anew.go); else nil and zero.
+	renewer *renewer
+	holder  uint64
+	files   []*chunkstore.Pending // contents that were put, and nobody holds yet
+	path    []string              // of the entry at hand
+	bytes   int64                 // that were stored for them
+	chunks  int                   // of them
 }
 
 // writeTree writes the tree of a sealed step into packs, and marks the step
@@ -87,25 +96,43 @@ func (m *Manager) writeTree(ctx context.Context, i Info) error {
 	}
 	return m.amendTx(i.Seq, func(tx *state.Tx, s *schema.Snapshot) error {
 		s.Tree, s.Logical, s.Drained = root.ID, w.logical, true
-		return w.hold(tx, schema.TreeHolder(i.Seq))
+		return w.hold(tx, schema.TreeHolder(i.Seq), w.needs())
 	})
 }
 
-// hold notes that the step needs the objects of its tree.
-func (w *treeWriter) hold(tx *state.Tx, holder uint64) error {
-	var ids [][32]byte
-	for _, p := range w.objects {
-		for _, r := range p.Refs() {
-			ids = append(ids, r.ID)
-			tx.Put(schema.TreeRefKey(holder, r.ID), nil)
+// treeNeed is a chunk that a tree names.
+type treeNeed struct {
+	id    [32]byte
+	value []byte // of its TreeRefKey
+}
+
+// needs lists what was put and is not held yet.
+func (w *treeWriter) needs() (all []treeNeed) {
+	add := func(puts []*chunkstore.Pending, value []byte) {
+		for _, p := range puts {
+			for _, r := range p.Refs() {
+				all = append(all, treeNeed{r.ID, value})
+			}
 		}
+	}
+	add(w.objects, nil)
+	add(w.files, schema.TreeRefContent)
+	return all
+}
+
+// hold notes that the step needs what its tree names.
+func (w *treeWriter) hold(tx *state.Tx, holder uint64, all []treeNeed) error {
+	ids := make([][32]byte, len(all))
+	for k, n := range all {
+		ids[k] = n.id
+		tx.Put(schema.TreeRefKey(holder, n.id), n.value)
 	}
 	return w.m.cfg.Chunks.Hold(tx, holder, ids)
 }
 
 // release ends what keeps objects that nobody holds.
 func (w *treeWriter) release() {
-	for _, p := range w.objects {
+	for _, p := range slices.Concat(w.objects, w.files) {
 		p.Release()
 	}
 }
@@ -204,6 +231,10 @@ func (w *treeWriter) entry(b []byte, e Entry) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if w.renewer != nil {
+		w.path = append(w.path, e.Name)
+		defer func() { w.path = w.path[:len(w.path)-1] }()
+	}
 	b = appendString(b, e.Name)
 	for _, v := range [...]uint64{n.Ino, uint64(n.Mode), uint64(n.UID), uint64(n.GID), uint64(n.Rdev), uint64(n.Nlink)} {
 		b = binary.AppendUvarint(b, v)
@@ -261,6 +292,11 @@ func (w *treeWriter) content(b []byte, n Node) ([]byte, error) {
 	}
 	if !ok {
 		return nil, errStaged
+	}
+	if w.renewer != nil {
+		if es, err = w.anew(es); err != nil {
+			return nil, err
+		}
 	}
 	if n.Nlink < 2 || !w.seen[n.Ino] {
 		w.logical += n.Size

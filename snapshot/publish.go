@@ -27,6 +27,7 @@ type publisher struct {
 
 	catalogs *cataloguer
 	forgets  *forgetter
+	renewer  *renewer
 
 	mu        sync.Mutex
 	closed    bool
@@ -61,7 +62,7 @@ const (
 func newPublisher(m *Manager) *publisher {
 	p := &publisher{m: m, up: m.cfg.Uploads, nudge: make(chan struct{}, 1), hurry: make(chan struct{}, 1), since: map[string]int{},
 		barriers: barriers{changed: make(chan struct{})}}
-	p.catalogs, p.forgets = newCataloguer(p), newForgetter(p)
+	p.catalogs, p.forgets, p.renewer = newCataloguer(p), newForgetter(p), &renewer{m: m}
 	return p
 }
 

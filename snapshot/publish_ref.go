@@ -18,6 +18,11 @@ func (p *publisher) publish(ctx context.Context, i Info) (fresh bool, err error)
 		return false, err
 	}
 	f, err := p.putRef(ctx, i)
+	if errors.Is(err, chunkstore.ErrOlder) {
+		if i, err = p.renewer.renew(ctx, i); err == nil {
+			f, err = p.putRef(ctx, i)
+		}
+	}
 	if err != nil {
 		return false, err
 	}

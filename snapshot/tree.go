@@ -177,6 +177,9 @@ type Frozen interface {
 // Chunks is what the package needs of the chunk store.
 type Chunks interface {
 	IngestOver(ctx context.Context, src chunkstore.Source, plan chunkstore.Plan) (*chunkstore.Pending, error)
+	// Again gives a content of which it is known in which chunks it lies; nil: not
+	// all of them are there.
+	Again(refs []chunkstore.Ref) (*chunkstore.Pending, error)
 	// Limits gives the lengths between which chunks are kept.
 	Limits() (min, max int64)
 	// ReadAt reads of a chunk, whose length is raw, from off on.
@@ -197,6 +200,14 @@ type Chunks interface {
 	// some that are published as well.
 	Local() int64
 	Evict(ctx context.Context, need int64) (freed int64, err error)
+
+	// Older says whether a chunk is named by an older key than the newest, OlderBytes
+	// how many bytes are.
+	Older(id [32]byte) (bool, error)
+	OlderBytes() int64
+	// Polite gives way to those who wait for the disk and the processors, between
+	// one read and the next.
+	Polite(r io.ReaderAt) io.ReaderAt
 
 	// Needs begins a list of packs that a snapshot needs.
 	Needs() *chunkstore.Needs

@@ -391,6 +391,9 @@ func (v *verifier) objects(i Info) {
 			v.problem("tree", errors.New("a key of it is too short"))
 			continue
 		}
+		if len(it.Value()) > 0 {
+			continue // content, which was read by the chunks that it has here
+		}
 		b, err := v.m.cfg.Chunks.ReadBack(v.ctx, id, v.chunk)
 		if v.chunk, v.id = b, id; err != nil {
 			v.chunk = v.chunk[:0]

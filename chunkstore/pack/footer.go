@@ -13,6 +13,7 @@ import (
 const (
 	footerHead  = 32
 	footerEntry = 64
+	maxSalt     = 1<<24 - 1
 	// Overhead is what a chunk takes in a pack beside its payload.
 	Overhead = PartHeaderSize + footerEntry
 	// TrailerSize is the length of the last part of a pack.
@@ -29,15 +30,16 @@ var (
 // would remove both.
 type Footer struct {
 	Info
-	Body    int64 // bytes before the footer: header and parts
-	Salt    uint32
+	Body    int64  // bytes before the footer: header and parts
+	Salt    uint32 // less than 2^24
+	Naming  uint8  // by which of its store's keys the chunks are named; elsewhere it means nothing
 	Entries []Entry
 }
 
 // AppendFooter appends the footer's bytes.
 //
 //	0  8 magic "stepfsFT"   8 2 version   10 1 hash   11 1 cipher (0: none)
-//	12 4 domain            16 8 body length          24 4 entries   28 4 salt
+//	12 4 domain            16 8 body length          24 4 entries   28 3 salt   31 1 naming
 //	32 …  entries, then 4 CRC32-C of all the footer before it
 //
 // An entry:
@@ -53,7 +55,7 @@ func AppendFooter(dst []byte, f Footer) []byte {
 	dst = le.AppendUint32(dst, f.Domain)
 	dst = le.AppendUint64(dst, uint64(f.Body))
 	dst = le.AppendUint32(dst, uint32(len(f.Entries)))
-	dst = le.AppendUint32(dst, f.Salt)
+	dst = le.AppendUint32(dst, f.Salt&maxSalt|uint32(f.Naming)<<24)
 	for _, e := range f.Entries {
 		dst = append(dst, e.ID[:]...)
 		dst = append(dst, byte(e.Type), byte(e.Enc))
@@ -81,7 +83,7 @@ func ParseFooter(b []byte) (Footer, error) {
 	if err != nil {
 		return Footer{}, err
 	}
-	f := Footer{Info: info, Body: int64(le.Uint64(b[16:])), Salt: le.Uint32(b[28:])}
+	f := Footer{Info: info, Body: int64(le.Uint64(b[16:])), Salt: le.Uint32(b[28:]) & maxSalt, Naming: b[31]}
 	count := int64(le.Uint32(b[24:]))
 	rest := b[footerHead : len(b)-4]
 	if f.Body < HeaderSize || count*footerEntry > int64(len(rest)) {

@@ -137,7 +137,10 @@ func (d *daemon) listenToSignals() {
 func (d *daemon) openStore(ctx context.Context, path string) (err error) {
 	how := storedir.Options{Create: d.opts.create, Command: mountVerb, Mountpoint: d.point}
 	if d.opts.remote != "" {
-		how.Draw = func(c *storedir.Config) error { return d.opts.takeOver(ctx, c) }
+		how.Draw = func(c *storedir.Config) error {
+			_, err := d.opts.takeOver(ctx, c)
+			return err
+		}
 	}
 	for end := time.Now().Add(startPatience); ; {
 		d.dir, err = storedir.Open(path, how)

@@ -196,7 +196,7 @@ func TestCompletionAndVersion(t *testing.T) {
 	if got := stepfs(t, "version"); got.code != 0 || !strings.HasPrefix(got.stdout, "stepfs ") {
 		t.Errorf("version: %+v", got)
 	}
-	if got := stepfs(t, "version", "--json"); !strings.Contains(got.stdout, `"store_format":7`) {
+	if got := stepfs(t, "version", "--json"); !strings.Contains(got.stdout, `"store_format":8`) {
 		t.Errorf("version --json: %+v", got)
 	}
 }

@@ -92,7 +92,7 @@ func (x *repairer) state(dir string) state.Config {
 
 func (x *repairer) chunks() chunkstore.Config {
 	cfg := x.dir.Config()
-	return chunkstore.Config{Polynomial: cfg.Polynomial, Key: cfg.Key, Domain: cfg.Domain, Workers: 1}
+	return chunkstore.Config{Polynomial: cfg.Polynomial, Key: cfg.Key, Domain: cfg.Domain, Older: olderKeys(cfg), Workers: 1}
 }
 
 // countPacks counts the packs of a store, here and, by their stubs, in its bucket.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -95,53 +97,93 @@ func openReads(url string) chunkstore.OpenBucket {
 
 // takeOver has a store that is made cut and name chunks as those of the bucket
 // that it will upload to, if there is one already.
-func (o *mountOptions) takeOver(ctx context.Context, c *storedir.Config) error {
+func (o *mountOptions) takeOver(ctx context.Context, c *storedir.Config) (there bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, attachPatience)
 	defer cancel()
 	b, err := o.openBucket(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	cfg, err := bucket.Read(ctx, b)
 	if errors.Is(err, remote.ErrNotExist) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("read the config of the bucket: %w", err)
+		return false, fmt.Errorf("read the config of the bucket: %w", err)
 	}
 	c.Polynomial, c.Key, c.Domain = cfg.Polynomial, cfg.Key, cfg.Domain
-	return nil
+	return true, nil
 }
 
-// takeOverEmpty has a store in which nothing is stored yet do so later, when it
-// comes to its bucket: then no chunk has a name. What is only staged gets its
-// names by what the store opens with.
-func (o *mountOptions) takeOverEmpty(dir *storedir.Dir, e *state.Engine) error {
+// takeOverNaming has a store that comes to its bucket later do so from then on. If
+// nothing is stored in it, no chunk has a name; else it keeps what names those that
+// there are. A store that has a bucket has done so; one that was made again from packs
+// knows no more of it than that some are there, and nowhere else: it takes no other.
+// Of a bucket of another domain Attach says that it can't be joined.
+func (o *mountOptions) takeOverNaming(dir *storedir.Dir, e *state.Engine) error {
 	if !o.upload || o.remote == "" {
 		return nil
 	}
-	if empty, err := storesNothing(dir, e); err != nil || !empty {
+	if _, err := e.Get(schema.MetaKey(schema.MetaBucket)); !errors.Is(err, state.ErrNotFound) {
 		return err
 	}
 	own := dir.Config()
 	cfg := own
-	if err := o.takeOver(context.Background(), &cfg); err != nil {
+	there, err := o.takeOver(context.Background(), &cfg)
+	if err != nil {
 		return err
 	}
-	if cfg.Polynomial == own.Polynomial && cfg.Key == own.Key && cfg.Domain == own.Domain {
+	same := cfg.Polynomial == own.Polynomial && cfg.Key == own.Key && cfg.Domain == own.Domain
+	if same && there {
 		return nil
 	}
-	slog.Info("nothing is stored yet: chunks will be cut and named as in the bucket", "remote", o.remote)
-	return dir.SaveNaming(cfg.Polynomial, cfg.Key, cfg.Domain)
+	if away, err := hasAway(dir, e); away || err != nil {
+		return cmp.Or(err, fmt.Errorf("%w: it has packs that are only in the bucket, and that is not at %s", chunkstore.ErrOtherBucket, o.remote))
+	}
+	if same {
+		return nil // the place becomes a bucket, of the store's own naming
+	}
+	empty, err := storesNothing(dir)
+	if err == nil && empty {
+		empty, err = indexesNothing(e, schema.PrefixChunk, schema.PrefixPack, schema.PrefixChunkMap, schema.PrefixChunkRef, schema.PrefixChunkDead, schema.PrefixChunkBase)
+	}
+	switch {
+	case err != nil:
+		return err
+	case empty:
+		slog.Info("nothing is stored yet: chunks will be cut and named as in the bucket", "remote", o.remote)
+		return dir.SaveNaming(cfg.Polynomial, cfg.Key, cfg.Domain)
+	case cfg.Domain != own.Domain:
+		return nil
+	}
+	slog.Info("the store joins a bucket of others: from now on chunks are cut and named as there", "remote", o.remote)
+	return dir.Rename(storedir.Naming{Polynomial: cfg.Polynomial, Key: cfg.Key})
 }
 
-// storesNothing says whether a store has no bucket, and neither chunks nor packs:
-// not in its index, and no file that might be one.
-func storesNothing(dir *storedir.Dir, e *state.Engine) (bool, error) {
-	if _, err := e.Get(schema.MetaKey(schema.MetaBucket)); !errors.Is(err, state.ErrNotFound) {
-		return false, err
+// olderKeys are those by which chunks were named before the store joined its bucket.
+func olderKeys(cfg storedir.Config) (keys [][32]byte) {
+	for _, n := range cfg.Older {
+		keys = append(keys, n.Key)
 	}
-	for _, prefix := range []byte{schema.PrefixChunk, schema.PrefixPack, schema.PrefixChunkMap, schema.PrefixChunkRef, schema.PrefixChunkDead, schema.PrefixChunkBase} {
+	return keys
+}
+
+// hasAway says whether a store has packs in a bucket, by its index or by stubs.
+func hasAway(dir *storedir.Dir, e *state.Engine) (bool, error) {
+	none, err := indexesNothing(e, schema.PrefixPackUpload)
+	if err != nil || !none {
+		return true, err
+	}
+	files, err := os.ReadDir(dir.Join(storedir.PacksDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return slices.ContainsFunc(files, func(f fs.DirEntry) bool { return filepath.Ext(f.Name()) == chunkstore.StubSuffix }), err
+}
+
+// indexesNothing says whether the index has no key that begins so.
+func indexesNothing(e *state.Engine, prefixes ...byte) (bool, error) {
+	for _, prefix := range prefixes {
 		it, err := e.NewIter([]byte{prefix}, []byte{prefix + 1})
 		if err != nil {
 			return false, err
@@ -151,6 +193,11 @@ func storesNothing(dir *storedir.Dir, e *state.Engine) (bool, error) {
 			return false, err
 		}
 	}
+	return true, nil
+}
+
+// storesNothing says whether no file might be a pack.
+func storesNothing(dir *storedir.Dir) (bool, error) {
 	all, err := os.ReadDir(dir.Path())
 	if err != nil || slices.ContainsFunc(all, func(e fs.DirEntry) bool { return storedir.IsAside(e.Name()) }) {
 		return false, err // a repair may have moved packs there, which this key alone reads
@@ -242,7 +289,8 @@ type RemoteInfo struct {
 	Queue     int       `json:"queue"`     // steps that have yet to be
 	Oldest    time.Time `json:"oldest,omitzero"`
 	Age       int64     `json:"oldest_seconds,omitempty"`
-	AtRisk    int64     `json:"at_risk_bytes"` // of steps that are not published, and what is not stored
+	AtRisk    int64     `json:"at_risk_bytes"`             // of steps that are not published, and what is not stored
+	Older     int64     `json:"older_key_bytes,omitempty"` // named by older keys, from before the store joined; what is published is stored anew
 	Packs     int64     `json:"uploaded_packs"`
 	Bytes     int64     `json:"uploaded_bytes"` // since the start
 	Last      time.Time `json:"last,omitzero"`  // when a step was published, since the start
@@ -272,6 +320,7 @@ func (l *local) describeRemote(s *Status) error {
 	if r.Queue > 0 {
 		i.Age = int64(time.Since(r.Oldest).Seconds())
 	}
+	i.Older = l.parts.chunks.OlderBytes()
 	if i.Forget = r.Forget; r.ForgetErr != nil {
 		i.ForgetErr = r.ForgetErr.Error()
 	}
@@ -301,6 +350,9 @@ func (i *RemoteInfo) print(w io.Writer) {
 			why = ": " + i.ForgetErr
 		}
 		row("to be forgotten", "%d snapshots, in the bucket%s", i.Forget, why)
+	}
+	if i.Older > 0 {
+		row("older key", "%s are named by it, from before the store joined; what is published of that is stored anew", humanBytes(i.Older))
 	}
 	row("at risk", "%s are not in the bucket", humanBytes(i.AtRisk))
 	if i.Error != "" {

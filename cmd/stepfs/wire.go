@@ -60,12 +60,12 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 	if err != nil {
 		return nil, wayOut(dir, err)
 	}
-	if err := o.takeOverEmpty(dir, p.engine); err != nil {
+	if err := o.takeOverNaming(dir, p.engine); err != nil {
 		return nil, err
 	}
 	cfg := dir.Config()
 	packs := chunkstore.Config{
-		Polynomial: cfg.Polynomial, Key: cfg.Key, Domain: cfg.Domain, Workers: o.ingestWorkers(), Background: snapshot.BeNice,
+		Polynomial: cfg.Polynomial, Key: cfg.Key, Domain: cfg.Domain, Older: olderKeys(cfg), Workers: o.ingestWorkers(), Background: snapshot.BeNice,
 		Events: chunkstore.Events{Damage: func(err error) {
 			l.faults.add("stored data is damaged", err)
 			if m := p.ready.Load(); m != nil {
@@ -154,6 +154,8 @@ func openParts(dir *storedir.Dir, o *mountOptions, h *hook) (_ *local, err error
 			logVerified(i)
 		}, Published: func(i snapshot.Info) {
 			slog.Info("published", "snapshot", i.ID(), "scope", i.Scope)
+		}, Renaming: func(bytes int64) {
+			slog.Info("what was stored before the store joined its bucket is stored anew before it is published", "bytes", bytes)
 		}, RolledBack: func(dir uint64, names []string) {
 			if l.changed != nil {
 				l.changed(dir, names)

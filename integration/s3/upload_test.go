@@ -93,6 +93,7 @@ type uploads struct {
 	Published int    `json:"published"`
 	Queue     int    `json:"queue"`
 	AtRisk    int64  `json:"at_risk_bytes"`
+	Older     int64  `json:"older_key_bytes"`
 	Error     string `json:"error"`
 }
 
@@ -203,7 +204,7 @@ func TestAttach(t *testing.T) {
 		t.Errorf("%s\nis not of bucket %+v", text, cfg)
 	}
 
-	// One that has stored something by its own can't.
+	// One that has stored something by its own does so from then on, and keeps that.
 	third := mount()
 	must(t, third.Start())
 	save(t, third, "c", 1000)
@@ -211,9 +212,8 @@ func TestAttach(t *testing.T) {
 	must(t, err)
 	must(t, third.Stop())
 	third.Args = []string{"--remote", p.url}
-	refused(third, "made by another store", "make a new store with --remote")
-	third.Args = nil
-	must(t, third.Start()) // it is what it was
+	must(t, third.Start())
+	wait(t, "its step is published", func() bool { return len(p.published(t)) == 2 })
 	_, err = root.Must("check", "--read-data", third.Mnt)
 	must(t, err)
 	must(t, third.Stop())
@@ -226,7 +226,7 @@ func TestAttach(t *testing.T) {
 	fourth.Args = []string{"--remote", p.url}
 	must(t, fourth.Start())
 	save(t, fourth, "d", 1000)
-	wait(t, "its step is published", func() bool { return len(p.published(t)) == 2 })
+	wait(t, "its step is published", func() bool { return len(p.published(t)) == 3 })
 	_, err = root.Must("check", "--read-data", fourth.Mnt)
 	must(t, err)
 	must(t, fourth.Stop())
@@ -268,7 +268,7 @@ func TestAttach(t *testing.T) {
 	must(t, first.Stop())
 	must(t, os.Rename(p.url[4:]+"-away", p.url[4:]))
 	must(t, first.Start())
-	wait(t, "it is published", func() bool { return len(p.published(t)) == 3 })
+	wait(t, "it is published", func() bool { return len(p.published(t)) == 4 })
 	must(t, first.Stop())
 }
 

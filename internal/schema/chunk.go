@@ -26,7 +26,7 @@ import (
 //	'M' "refs-from"                             -> the first pack number whose chunks have all their references
 const (
 	chunkIndexVersion = 1
-	packRecordVersion = 4 // 1 had no dead counts, 2 no hasty bytes, 3 no planes and deltas
+	packRecordVersion = 5 // 1 had no dead counts, 2 no hasty bytes, 3 no planes and deltas, 4 no naming
 )
 
 // MetaRefsFrom is the counter that tells packs written before references
@@ -247,6 +247,8 @@ type PackRecord struct {
 	// Of Raw and Stored, those of chunks kept as planes, and as deltas.
 	PlanesRaw, PlanesStored uint64
 	DeltaRaw, DeltaStored   uint64
+
+	Naming uint8 // the number of the key by which its chunks are named: 0 is the store's first
 }
 
 // AddDead counts chunks of the given payload bytes as dead, or as needed
@@ -259,9 +261,9 @@ func (p *PackRecord) AddDead(chunks, bytes int64) {
 
 // Encode gives the value: version, state, name, then uvarints domain, size,
 // chunks, raw, stored, dead, dead chunks, hasty, planes raw and stored, delta
-// raw and stored.
+// raw and stored, naming.
 func (p PackRecord) Encode() []byte {
-	b := make([]byte, 0, 2+32+12*10)
+	b := make([]byte, 0, 2+32+13*10)
 	b = append(b, packRecordVersion, byte(p.State))
 	b = append(b, p.Name[:]...)
 	b = binary.AppendUvarint(b, uint64(p.Domain))
@@ -271,7 +273,7 @@ func (p PackRecord) Encode() []byte {
 	b = binary.AppendUvarint(b, p.Stored)
 	b = binary.AppendUvarint(b, p.Dead)
 	b = binary.AppendUvarint(b, p.DeadChunks)
-	for _, v := range [...]uint64{p.Hasty, p.PlanesRaw, p.PlanesStored, p.DeltaRaw, p.DeltaStored} {
+	for _, v := range [...]uint64{p.Hasty, p.PlanesRaw, p.PlanesStored, p.DeltaRaw, p.DeltaStored, uint64(p.Naming)} {
 		b = binary.AppendUvarint(b, v)
 	}
 	return b
@@ -302,6 +304,9 @@ func DecodePackRecord(b []byte) (PackRecord, error) {
 		for _, v := range [...]*uint64{&p.PlanesRaw, &p.PlanesStored, &p.DeltaRaw, &p.DeltaStored} {
 			*v = r.upTo(math.MaxInt64)
 		}
+	}
+	if b[0] >= 5 {
+		p.Naming = uint8(r.upTo(math.MaxUint8))
 	}
 	if p.State != PackLive && p.State != PackRetiring {
 		r.fail("pack state")

@@ -49,7 +49,7 @@ const (
 	PrefixChunkRef  = 'c' // see chunk.go
 	PrefixChunkDead = 'd' // see chunk.go
 	PrefixChunkBase = 'b' // see chunk.go
-	PrefixTreeRef   = 'o' // o holder id                  -> empty; object of a sealed step's tree
+	PrefixTreeRef   = 'o' // o holder id                  -> empty: object of a sealed step's tree; or TreeRefContent
 	PrefixDeadHold  = 'm' // m holder                     -> empty; dead, but still holds chunks
 	PrefixExpired   = 'E' // E seq                        -> empty; a snapshot that is gone, what it alone saw is not
 	PrefixClock     = 'k' // k store time                 -> newest snapshot's number at that time
@@ -251,6 +251,10 @@ func TreeHolder(seq uint64) uint64 { return seq | 1<<63 }
 
 // IsTreeHolder says whether a holder of chunks is a snapshot's tree.
 func IsTreeHolder(holder uint64) bool { return holder>>63 != 0 }
+
+// TreeRefContent is the value of a TreeRefKey of what is no object, but content that
+// the tree alone names.
+var TreeRefContent = []byte{1}
 
 // TreeRefKey lists an object of a tree.
 func TreeRefKey(holder uint64, id [32]byte) []byte {

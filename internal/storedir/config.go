@@ -26,8 +26,9 @@ import (
 // Version 3 knows more of a step and of a file that was made longer, version 4
 // what is excluded from snapshots, version 5 chunks that are planes of floats or
 // made from others, version 6 those that are made from a part of another,
-// version 7 packs that are only in the bucket.
-const FormatVersion = 7
+// version 7 packs that are only in the bucket, version 8 chunks that are named by
+// an older key than others.
+const FormatVersion = 8
 
 // The config file is text, for a person with nothing but a pager:
 //
@@ -52,18 +53,53 @@ type Config struct {
 	Polynomial chunker.Pol       // where restic/chunker cuts; drawn so that cut points leak nothing
 	Key        [32]byte          // of the keyed BLAKE3 that names chunks
 	Domain     uint32            // the one domain of chunk names so far
+	Older      []Naming          // what the store cut and named chunks by before it joined a bucket, the first first
 	Settings   map[string]string // flag name to value; flags and environment win over these
 }
 
+// Naming decides where content is cut, and how its chunks are named.
+type Naming struct {
+	Polynomial chunker.Pol
+	Key        [32]byte
+}
+
+// MaxOlder is how many older namings a store may have.
+const MaxOlder = 15
+
 // configJSON is Config as it stands in the file.
 type configJSON struct {
-	ID         string            `json:"id"`
-	Created    time.Time         `json:"created"`
-	Polynomial string            `json:"polynomial"`
-	Key        string            `json:"key"`
-	Domain     uint32            `json:"domain"`
-	Settings   map[string]string `json:"settings,omitempty"`
+	ID      string    `json:"id"`
+	Created time.Time `json:"created"`
+	namingJSON
+	Domain   uint32            `json:"domain"`
+	Older    []namingJSON      `json:"older,omitempty"`
+	Settings map[string]string `json:"settings,omitempty"`
 }
+
+type namingJSON struct {
+	Polynomial string `json:"polynomial"`
+	Key        string `json:"key"`
+}
+
+func (n Naming) encode() namingJSON {
+	return namingJSON{Polynomial: fmt.Sprintf("%#x", uint64(n.Polynomial)), Key: hex.EncodeToString(n.Key[:])}
+}
+
+func (j namingJSON) decode() (n Naming, err error) {
+	pol, err := strconv.ParseUint(j.Polynomial, 0, 64)
+	if n.Polynomial = chunker.Pol(pol); err != nil || !n.Polynomial.Irreducible() {
+		return n, fmt.Errorf("%w: chunker polynomial %q", ErrCorruptConfig, j.Polynomial)
+	}
+	key, err := hex.DecodeString(j.Key)
+	if err != nil || len(key) != len(n.Key) {
+		return n, fmt.Errorf("%w: chunk name key", ErrCorruptConfig) // the key itself is nobody's business
+	}
+	copy(n.Key[:], key)
+	return n, nil
+}
+
+// naming is what content is cut and named by from now on.
+func (c Config) naming() Naming { return Naming{c.Polynomial, c.Key} }
 
 func newConfig() (Config, error) {
 	pol, err := chunker.RandomPolynomial()
@@ -80,11 +116,11 @@ func newConfig() (Config, error) {
 
 // encode gives the bytes of the config file.
 func (c Config) encode() ([]byte, error) {
-	body, err := json.MarshalIndent(configJSON{
-		ID: c.ID, Created: c.Created, Domain: c.Domain, Settings: c.Settings,
-		Polynomial: fmt.Sprintf("%#x", uint64(c.Polynomial)),
-		Key:        hex.EncodeToString(c.Key[:]),
-	}, "", "  ")
+	j := configJSON{ID: c.ID, Created: c.Created, namingJSON: c.naming().encode(), Domain: c.Domain, Settings: c.Settings}
+	for _, n := range c.Older {
+		j.Older = append(j.Older, n.encode())
+	}
+	body, err := json.MarshalIndent(j, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encoding the store config: %w", err)
 	}
@@ -132,15 +168,21 @@ func decodeBody(version int, body []byte) (Config, error) {
 	if id, err := hex.DecodeString(j.ID); err != nil || len(id) != 16 {
 		return Config{}, fmt.Errorf("%w: store id %q", ErrCorruptConfig, j.ID)
 	}
-	pol, err := strconv.ParseUint(j.Polynomial, 0, 64)
-	if c.Polynomial = chunker.Pol(pol); err != nil || !c.Polynomial.Irreducible() {
-		return Config{}, fmt.Errorf("%w: chunker polynomial %q", ErrCorruptConfig, j.Polynomial)
+	now, err := j.namingJSON.decode()
+	if err != nil {
+		return Config{}, err
 	}
-	key, err := hex.DecodeString(j.Key)
-	if err != nil || len(key) != len(c.Key) {
-		return Config{}, fmt.Errorf("%w: chunk name key", ErrCorruptConfig) // the key itself is nobody's business
+	c.Polynomial, c.Key = now.Polynomial, now.Key
+	if len(j.Older) > MaxOlder {
+		return Config{}, fmt.Errorf("%w: %d older keys", ErrCorruptConfig, len(j.Older))
 	}
-	copy(c.Key[:], key)
+	for _, o := range j.Older {
+		n, err := o.decode()
+		if err != nil {
+			return Config{}, err
+		}
+		c.Older = append(c.Older, n)
+	}
 	return c, nil
 }
 

@@ -408,6 +408,24 @@ func (d *Dir) SaveNaming(pol chunker.Pol, key [32]byte, domain uint32) error {
 	return nil
 }
 
+// Rename has content cut and named by n from now on. What it was by until now is kept:
+// that is what the chunks are named by which are there.
+func (d *Dir) Rename(n Naming) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	cfg := d.config
+	if len(cfg.Older) >= MaxOlder {
+		return fmt.Errorf("the store has joined %d buckets before: make a new one", MaxOlder)
+	}
+	cfg.Older = append(slices.Clone(cfg.Older), cfg.naming())
+	cfg.Polynomial, cfg.Key = n.Polynomial, n.Key
+	if err := writeConfig(d.path, cfg); err != nil {
+		return err
+	}
+	d.config = cfg
+	return nil
+}
+
 // Space is what statfs says about the filesystem below, in bytes. Avail is
 // what this user may still write.
 type Space struct{ Total, Free, Avail int64 }

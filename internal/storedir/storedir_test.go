@@ -8,10 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/restic/chunker"
 	"github.com/zeebo/blake3"
 
 	"stepfs/internal/hostile"
@@ -102,9 +104,9 @@ func TestBadInput(t *testing.T) {
 		}},
 		{name: "missing, not to be made", noMake: true, want: ErrNoStore, says: "stepfs mount", prepare: func(*testing.T, string) {}},
 		{name: "empty, not to be made", noMake: true, want: ErrNoStore, prepare: func(t *testing.T, p string) { mkdir(t, p) }},
-		{name: "newer format", want: ErrNewerFormat, says: "99, and this stepfs knows up to 7", prepare: func(t *testing.T, p string) {
+		{name: "newer format", want: ErrNewerFormat, says: "99, and this stepfs knows up to 8", prepare: func(t *testing.T, p string) {
 			makeStore(t, p)
-			edit(t, p, func(s string) string { return strings.Replace(s, "stepfs store 7", "stepfs store 99", 1) })
+			edit(t, p, func(s string) string { return strings.Replace(s, "stepfs store 8", "stepfs store 99", 1) })
 		}},
 		{name: "one letter changed", want: ErrCorruptConfig, says: "cp -p", prepare: func(t *testing.T, p string) {
 			makeStore(t, p)
@@ -186,7 +188,7 @@ func TestConfigFields(t *testing.T) {
 	good, err := cfg.encode()
 	must(t, err)
 	for name, change := range map[string][2]string{
-		"version":    {"stepfs store 7", "stepfs store 0"},
+		"version":    {"stepfs store 8", "stepfs store 0"},
 		"json":       {"{", "["},
 		"id":         {cfg.ID, cfg.ID[2:]},
 		"polynomial": {fmt.Sprintf("%#x", uint64(cfg.Polynomial)), "0x10"},
@@ -216,9 +218,9 @@ func FuzzDecodeConfig(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(good)
-	f.Add([]byte("stepfs store 7\n\nblake3 "))
+	f.Add([]byte("stepfs store 8\n\nblake3 "))
 	f.Add([]byte("stepfs store 99999999999999999999\n"))
-	f.Add(bytes.Replace(good, []byte("stepfs store 7"), []byte("stepfs store 1"), 1))
+	f.Add(bytes.Replace(good, []byte("stepfs store 8"), []byte("stepfs store 1"), 1))
 	f.Add(append(bytes.Clone(good), "trailing"...))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		// With a checksum that is right, so that the fuzzer gets behind it.
@@ -467,5 +469,39 @@ func TestOlderFormat(t *testing.T) {
 		if got, err := readConfigFile(filepath.Join(path, name)); err != nil || got.Format != FormatVersion {
 			t.Errorf("%s: format %d, %v", name, got.Format, err)
 		}
+	}
+}
+
+// TestRename: what chunks were named by before is kept, in order, on the disk and over
+// an Open; a config that says nothing of it has none.
+func TestRename(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store")
+	makeStore(t, path)
+	d, err := Open(path, Options{})
+	must(t, err)
+	var want []Naming
+	for k := range MaxOlder {
+		want = append(want, d.Config().naming())
+		next := Naming{Key: [32]byte{byte(k), 1}}
+		next.Polynomial, err = chunker.RandomPolynomial()
+		must(t, err)
+		must(t, d.Rename(next))
+		for _, name := range []string{ConfigName, backupName} {
+			got, err := readConfigFile(filepath.Join(path, name))
+			if err != nil || got.naming() != next || !slices.Equal(got.Older, want) {
+				t.Fatalf("%s after %d: %+v, %v", name, k+1, got, err)
+			}
+		}
+	}
+	now := d.Config()
+	if err := d.Rename(Naming{}); err == nil {
+		t.Error("renamed without end")
+	}
+	must(t, d.Close())
+	d, err = Open(path, Options{})
+	must(t, err)
+	defer d.Close()
+	if got := d.Config(); got.naming() != now.naming() || !slices.Equal(got.Older, want) || got.ID != now.ID {
+		t.Errorf("opened as %+v", got)
 	}
 }
