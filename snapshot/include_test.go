@@ -40,6 +40,7 @@ func newOutsideWith(t *testing.T, cfg include.Config, conf func(*snapshot.Config
 	for k, p := range paths {
 		paths[k] = filepath.Join(o.dir, p)
 	}
+	cfg.Fresh = 50 * time.Millisecond
 	cfg.Paths, cfg.Scratch = paths, filepath.Join(o.dir, "scratch")
 	o.world = newWorld(t, func(c *snapshot.Config) {
 		set, err := include.New(cfg)

@@ -163,7 +163,7 @@ func open(disk *simdisk.Disk, conf storeConf) (s *store, err error) {
 		cfg.HotLimit = 1
 	}
 	if conf.out != nil {
-		if cfg.Include, err = include.New(include.Config{Paths: []string{conf.out.path}}); err != nil {
+		if cfg.Include, err = include.New(include.Config{Paths: []string{conf.out.path}, Fresh: 50 * time.Millisecond}); err != nil {
 			return s, err
 		}
 	}

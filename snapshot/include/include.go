@@ -60,6 +60,10 @@ type Config struct {
 
 	MaxFiles int   // default MaxFiles
 	MaxBytes int64 // default MaxBytes
+
+	// Fresh is how old a change must be to be told by its time from one that comes
+	// next; default Fresh.
+	Fresh time.Duration
 }
 
 // New checks what can be known beforehand.
@@ -72,6 +76,9 @@ func New(cfg Config) (*Set, error) {
 	}
 	if cfg.MaxBytes == 0 {
 		cfg.MaxBytes = MaxBytes
+	}
+	if cfg.Fresh == 0 {
+		cfg.Fresh = Fresh
 	}
 	s := &Set{cfg: cfg, have: map[string]*node{}}
 	var errs []error

@@ -15,9 +15,10 @@ import (
 // tries is how often a file that changes while it is copied is copied.
 const tries = 3
 
-// fresh is how old a change must be to be told by its time from one that comes
-// next: clocks of filesystems have ticks.
-const fresh = 50 * time.Millisecond
+// Fresh is the default of how old a change must be: clocks of filesystems have ticks.
+// Those of Linux were seen to be 50 ms late on a virtual machine, Lustre counts
+// seconds, and FAT every other one.
+const Fresh = 2 * time.Second
 
 var errTime = fmt.Errorf("it was not taken: the time for all included files, %v, was over", MaxTime)
 
@@ -42,7 +43,7 @@ func openIncluded(path string) (*os.File, error) {
 
 // tells says whether a file that is read now will have another key once it is
 // changed.
-func (k key) tells(now time.Time) bool {
+func (k key) tells(now time.Time, fresh time.Duration) bool {
 	return now.Sub(time.Unix(0, max(k.file.ctime, k.wal.mtime))) >= fresh
 }
 
@@ -85,7 +86,7 @@ func (s *Set) takeOnce(ctx context.Context, t Tree, dir uint64, name string, it 
 		return false, errors.New("it is not a file any more")
 	}
 	before := keyOf(it.real, fi)
-	if *k = before; !before.tells(begin) {
+	if *k = before; !before.tells(begin, s.cfg.Fresh) {
 		*k = key{}
 	}
 	var src io.Reader = f
