@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -129,6 +130,68 @@ func (w *world) onlyNewest(i snapshot.Info) {
 	if _, err := w.eng.Get(schema.TreeRefKey(schema.TreeHolder(i.Seq), i.Tree)); err != nil {
 		w.t.Error(err)
 	}
+}
+
+// TestJoinRootIsLast: the root of a tree that was stored anew is put once all that it
+// leads to is durable. A repair finds roots in packs, and takes the newest of a step for
+// the one that is whole.
+func TestJoinRootIsLast(t *testing.T) {
+	w := alone(t)
+	steps := w.fill(drifting(40<<10, 3), noise(3, 1<<20))
+	w.join()
+	b := mem.New()
+	w.publishing(b, snapshot.Publish{})
+	conf, seen := w.conf, &rootLast{}
+	w.conf = func(c *snapshot.Config) {
+		conf(c)
+		seen.Chunks, c.Chunks = c.Chunks, seen
+	}
+	w.ok(w.stop(true))
+	w.open()
+	w.published()
+	if seen.mu.Lock(); seen.roots != len(steps) || seen.early > 0 {
+		t.Errorf("of %d roots for %d steps, %d were put while something was not durable", seen.roots, len(steps), seen.early)
+	}
+	seen.mu.Unlock()
+	for _, i := range steps {
+		w.comesBack(b, i)
+	}
+}
+
+// rootLast sees whether what was put is durable when a root is.
+type rootLast struct {
+	snapshot.Chunks
+	mu           sync.Mutex
+	open         bool // something was put since the last flush
+	roots, early int
+}
+
+func (r *rootLast) Put(ctx context.Context, data []byte) (*chunkstore.Pending, error) {
+	r.mu.Lock()
+	if data[0] == schema.ObjectRoot {
+		r.roots++
+		if r.open {
+			r.early++
+		}
+	}
+	r.open = true
+	r.mu.Unlock()
+	return r.Chunks.Put(ctx, data)
+}
+
+func (r *rootLast) IngestOver(ctx context.Context, src chunkstore.Source, plan chunkstore.Plan) (*chunkstore.Pending, error) {
+	r.mu.Lock()
+	r.open = true
+	r.mu.Unlock()
+	return r.Chunks.IngestOver(ctx, src, plan)
+}
+
+func (r *rootLast) Flush(ctx context.Context) error {
+	err := r.Chunks.Flush(ctx)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.open = r.open && err != nil
+	return err
 }
 
 // TestJoinKilled: a daemon that is killed, or loses power, in the middle of storing
