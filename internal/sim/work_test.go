@@ -222,7 +222,7 @@ func (k *worker) flags() uint32 {
 func (k *worker) open(path string, id int, flags uint32) bool {
 	flags |= k.flags()
 	return k.do(fmt.Sprintf("open %s %#x", path, flags), func(s *treeState) {
-		n := s.nodes[id]
+		n := s.nodes[id].unlogged()      // a kill may have left it open
 		n.log = flags&unix.O_APPEND != 0 // a log is one that is opened for that
 		if flags&unix.O_TRUNC != 0 {
 			n.log = n.log && k.content(n) == ""
