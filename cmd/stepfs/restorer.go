@@ -75,16 +75,19 @@ func (r *restorer) run(ctx context.Context, top node, name string) error {
 			return err
 		}
 	}
+	if err := r.sync(); err != nil {
+		return err
+	}
+	if err := note.end(r); err != nil { // its going changes a directory's time
+		return err
+	}
 	for i := len(r.dirs) - 1; i >= 0; i-- {
 		d := r.dirs[i]
 		if err := r.check(d.name, r.finishDir(d)); err != nil {
 			return err
 		}
 	}
-	if err := r.sync(); err != nil {
-		return err
-	}
-	return note.end(r)
+	return r.sync()
 }
 
 // walk restores n as name and, for a directory, what is in it.
