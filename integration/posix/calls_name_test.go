@@ -80,15 +80,22 @@ func callFchmod(s *side, a []string) (string, error) {
 	return "", unix.Fchmod(s.fd(a[0]), uint32(num(a[1])))
 }
 
-func callChown(s *side, a []string) (string, error) {
-	return "", unix.Fchownat(s.root, expand(a[0]), int(num(a[1])), int(num(a[2])), 0)
-}
+func callChown(s *side, a []string) (string, error)  { return s.chown(a, 0) }
+func callLchown(s *side, a []string) (string, error) { return s.chown(a, unix.AT_SYMLINK_NOFOLLOW) }
 
-func callLchown(s *side, a []string) (string, error) {
-	return "", unix.Fchownat(s.root, expand(a[0]), int(num(a[1])), int(num(a[2])), unix.AT_SYMLINK_NOFOLLOW)
+func (s *side) chown(a []string, flags int) (string, error) {
+	var st unix.Stat_t
+	if unix.Fstatat(s.root, expand(a[0]), &st, flags) == nil && notAsked(&st, a) {
+		return skipped, nil
+	}
+	return "", unix.Fchownat(s.root, expand(a[0]), int(num(a[1])), int(num(a[2])), flags)
 }
 
 func callFchown(s *side, a []string) (string, error) {
+	var st unix.Stat_t
+	if unix.Fstat(s.fd(a[0]), &st) == nil && notAsked(&st, a) {
+		return skipped, nil
+	}
 	return "", unix.Fchown(s.fd(a[0]), int(num(a[1])), int(num(a[2])))
 }
 

@@ -22,6 +22,7 @@ import (
 //	compareRef       what O_PATH alone has open cannot be opened again
 //	argument         no set-group-id without group execution, no more attributes
 //	                 than ext4 has room for
+//	notAsked         chown(2) of nothing, of others' programs
 //	callSendfile     a file sent into itself: what is sent is not defined
 
 // unaligned says whether a call at the descriptor's position would be one that
@@ -42,6 +43,14 @@ func (d *desc) unaligned() bool {
 func (d *desc) beyond(off string) bool {
 	var st unix.Stat_t
 	return num(off) > 1<<42 && (d.direct || unix.Fstat(d.fd, &st) != nil || st.Mode&0o6000 != 0)
+}
+
+// notAsked says whether chown(2) of nothing must not be tried: of a file of somebody
+// else, with bits that it takes away. ext4 refuses that. Of a FUSE file the kernel does
+// not ask whose it is, and what it sends looks as what it sends of its own accord.
+func notAsked(st *unix.Stat_t, a []string) bool {
+	me := unix.Geteuid()
+	return num(a[1]) == -1 && num(a[2]) == -1 && st.Mode&0o6000 != 0 && me != 0 && uint32(me) != st.Uid
 }
 
 // seekRight says whether the answer to SEEK_DATA or SEEK_HOLE is a right one.
