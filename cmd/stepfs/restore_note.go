@@ -22,6 +22,7 @@ import (
 // maxNote bounds what is read of a note.
 const maxNote = 256
 
+// unsynced is the note of a restore.
 type unsynced struct {
 	path string
 	ours bool // no earlier restore has left it

@@ -37,6 +37,14 @@ func packFiles(t *testing.T, d *harness.Daemon) (here, away int) {
 	return here, away - here
 }
 
+// stagingFiles counts the whole copies that a store has, and what it has not stored yet.
+func stagingFiles(t *testing.T, d *harness.Daemon) int {
+	t.Helper()
+	all, err := filepath.Glob(filepath.Join(d.Store, "staging", "*", "*"))
+	must(t, err)
+	return len(all)
+}
+
 // stepData is what save writes as a step.
 func stepData(name string, n int) string {
 	data := make([]byte, n)
@@ -154,7 +162,7 @@ func TestCacheSize(t *testing.T) {
 			}
 			wait(t, "the last one is published, and gone", func() bool {
 				here, _ := packFiles(t, d)
-				return here == 0 && uploadsOf(t, d).Published == steps+1
+				return here+stagingFiles(t, d) == 0 && uploadsOf(t, d).Published == steps+1
 			})
 			if got, err := readStep(d, "later"); err != nil || got != stepData("later", size) {
 				t.Fatal(err)
