@@ -80,6 +80,7 @@ func runRestore(ctx context.Context, store, what, to string, o restoreOptions) e
 		o.workers = min(8, runtime.GOMAXPROCS(0))
 	}
 	r := newRestorer(from.src, dirSink{dir}, o)
+	r.what = from.info.ID + ":" + from.path
 	err = r.run(ctx, top, name)
 	return r.finish(from.info, to, err)
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -17,31 +18,46 @@ import (
 // time is taken for whole. That is so until the machine goes down. Then name, size and
 // time may be on the disk, and bytes not. So from before the first file until all are
 // synced a note lies beside them, with the boot in which it began: where there is one of
-// another boot, no file is taken for whole.
+// another boot, no file is taken for whole. Such a note goes when the same is restored
+// again: a restore of something else mends only what is its own. (Within a boot it goes
+// with any: what is synced then is all.)
 
 // maxNote bounds what is read of a note.
-const maxNote = 256
+const maxNote = 4 << 10
 
 // unsynced is the note of a restore.
 type unsynced struct {
 	path string
 	ours bool // no earlier restore has left it
+	stay bool // what it tells of is not what is restored now, and not mended by that
 }
 
 // beginNote finds out whether files that are there can be taken for whole, and leaves a
 // note that what comes is not synced yet.
 func (r *restorer) beginNote(name string) (unsynced, error) {
-	note := unsynced{path: notePath(name)}
-	boot := storedir.BootID()
-	switch text, err := r.readNote(note.path); {
-	case err == nil:
-		r.doubt = boot == "" || text != boot
-		return note, nil // of the first of several that were cut off
-	case !errors.Is(err, fs.ErrNotExist):
-		return note, fmt.Errorf("reading %s: %w", note.path, err)
+	note, boot := unsynced{path: notePath(name)}, storedir.BootID()
+	doubts := func(path string) (there, mine bool, err error) {
+		text, err := r.readNote(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, false, nil
+		}
+		began, what, _ := strings.Cut(text, "\n")
+		r.doubt = r.doubt || boot == "" || began != boot
+		return true, what == r.what, err
 	}
-	note.ours = true
-	if err := r.writeNote(note.path, boot); err != nil {
+	there, mine, err := doubts(note.path)
+	note.stay = r.doubt && !mine
+	if err == nil && name != "." { // one of the whole directory tells of each file in it, too
+		_, _, err = doubts(filepath.Join(filepath.Dir(name), notePath(".")))
+	}
+	if err != nil {
+		return note, fmt.Errorf("reading the note of a restore that was cut off: %w", err)
+	}
+	if there {
+		return note, nil // of the first of several
+	}
+	note.ours, note.stay = true, false
+	if err := r.writeNote(note.path, boot+"\n"+r.what); err != nil {
 		if end := ending(err); end != nil {
 			err = end
 		}
@@ -52,7 +68,10 @@ func (r *restorer) beginNote(name string) (unsynced, error) {
 
 // notePath is where the note of what is restored as name lies.
 func notePath(name string) string {
-	return filepath.Join(filepath.Dir(name), snapshot.RestorePrefix+"unsynced")
+	if name == "." {
+		return snapshot.RestorePrefix + "unsynced"
+	}
+	return tempName(snapshot.RestorePrefix+"unsynced-", name)
 }
 
 func (r *restorer) readNote(note string) (string, error) {
@@ -72,12 +91,12 @@ func (r *restorer) readNote(note string) (string, error) {
 }
 
 // writeNote returns once the note is durable.
-func (r *restorer) writeNote(note, boot string) error {
+func (r *restorer) writeNote(note, text string) error {
 	f, err := r.to.Create(note)
 	if err != nil {
 		return err
 	}
-	if _, err = f.WriteAt([]byte(boot), 0); err == nil {
+	if _, err = f.WriteAt([]byte(text), 0); err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
@@ -95,6 +114,9 @@ func (r *restorer) writeNote(note, boot string) error {
 
 // end says that all is synced.
 func (n unsynced) end(r *restorer) error {
+	if n.stay {
+		return nil
+	}
 	if err := r.to.Remove(n.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing %s: %w", n.path, err)
 	}

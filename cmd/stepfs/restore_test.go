@@ -330,7 +330,7 @@ func TestRestoreAfterPowerCut(t *testing.T) {
 		must(t, unix.Stat(torn, &st))
 		must(t, os.WriteFile(torn, make([]byte, st.Size), 0))
 		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, torn, []unix.Timespec{st.Atim, st.Mtim}, 0))
-		must(t, os.WriteFile(note, []byte(boot), 0o600))
+		must(t, os.WriteFile(note, []byte(boot+"\none@1:."), 0o600))
 		restore()
 		if got := describe(t, to) == want; got != again {
 			t.Errorf("a note of boot %q: written anew: %v", boot, got)
@@ -339,6 +339,63 @@ func TestRestoreAfterPowerCut(t *testing.T) {
 		restore()
 		if got := describe(t, to); got != want {
 			t.Errorf("got\n%s\nwant\n%s", got, want)
+		}
+	}
+}
+
+// An import copies one checkpoint after the other: that one is whole says nothing of
+// another that was being copied when the machine went down.
+func TestNotesOfSeveral(t *testing.T) {
+	src, out := &dirSource{t.TempDir()}, t.TempDir()
+	dir, err := os.OpenRoot(out)
+	must(t, err)
+	defer dir.Close()
+	for _, name := range []string{"a", "b"} {
+		must(t, os.WriteFile(src.root+"/"+name, []byte(name), 0o600))
+		must(t, os.WriteFile(out+"/"+name, []byte{0}, 0o600))
+		n, err := src.Stat(name)
+		must(t, err)
+		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, out+"/"+name, n.times(), 0))
+	}
+	must(t, os.WriteFile(out+"/"+notePath("b"), []byte("another\n"), 0o600))
+	for _, name := range []string{"a", "b"} {
+		top, err := src.Stat(name)
+		must(t, err)
+		must(t, newRestorer(src, dirSink{dir}, restoreOptions{workers: 1, out: io.Discard, errs: io.Discard}).run(t.Context(), top, name))
+	}
+	if b, err := os.ReadFile(out + "/b"); err != nil || string(b) != "b" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+// What was cut off may be a restore of something else: its note is heeded, also by who
+// restores one file to the directory, and stays, but for one of this boot: what is synced
+// then is all.
+func TestRestoreBesideTorn(t *testing.T) {
+	src, out := &dirSource{t.TempDir()}, t.TempDir()
+	must(t, os.WriteFile(src.root+"/a", []byte("whole"), 0o600))
+	note := out + "/.stepfs-restore-unsynced"
+	for _, name := range []string{".", "a"} {
+		for boot, stays := range map[string]bool{storedir.BootID(): name != ".", "another": true} {
+			must(t, os.WriteFile(note, []byte(boot+"\nsomething else"), 0o600))
+			must(t, os.WriteFile(out+"/a", []byte("\x00\x00\x00\x00\x00"), 0o600))
+			n, err := src.Stat("a")
+			must(t, err)
+			must(t, unix.UtimesNanoAt(unix.AT_FDCWD, out+"/a", n.times(), 0))
+			dir, err := os.OpenRoot(out)
+			must(t, err)
+			top, err := src.Stat(name)
+			must(t, err)
+			must(t, newRestorer(src, dirSink{dir}, restoreOptions{workers: 1, out: io.Discard, errs: io.Discard}).run(t.Context(), top, name))
+			must(t, dir.Close())
+			b, err := os.ReadFile(out + "/a")
+			must(t, err)
+			if _, err := os.Lstat(note); (err == nil) != stays || (string(b) == "whole") != (boot == "another") {
+				t.Errorf("%s beside a note of %q: %q, and the note: %v", name, boot, b, err)
+			}
+			if left, _ := filepath.Glob(out + "/.stepfs-restore-unsynced-*"); len(left) > 0 {
+				t.Errorf("left: %v", left)
+			}
 		}
 	}
 }
@@ -365,7 +422,7 @@ func TestRestoreNote(t *testing.T) {
 		t.Fatal(err)
 	}
 	text, err := dir.ReadFile(".stepfs-restore-unsynced")
-	if want := "create note, sync note, sync dir, create file"; err != nil || string(text) != storedir.BootID() || !strings.HasPrefix(strings.Join(cut.log, ", "), want) {
+	if want := "create note, sync note, sync dir, create file"; err != nil || string(text) != storedir.BootID()+"\n" || !strings.HasPrefix(strings.Join(cut.log, ", "), want) {
 		t.Errorf("%q, %v, after %v", text, err, cut.log)
 	}
 }

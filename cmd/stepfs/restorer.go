@@ -24,7 +24,8 @@ type restorer struct {
 
 	files, skipped, others, bytes, failed atomic.Int64
 
-	doubt bool // the machine has gone down since, so that what is there may not be whole
+	what  string // is restored, as a note of it says
+	doubt bool   // the machine has gone down since, so that what is there may not be whole
 	total int64
 	first map[uint64]string // of files with several names: inode to the name restored first
 	links []hardLink
